@@ -1,0 +1,134 @@
+//! The settings of a manager: their defaults and what is wrong with them.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::key::Namespace;
+
+/// The shortest lease that leaves room for a heartbeat to be late.
+const MIN_LEASE_HEARTBEATS: u32 = 4;
+
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) application_name: Option<String>,
+    pub(crate) namespace: Option<Namespace>,
+    pub(crate) max_locks: Option<usize>,
+    pub(crate) queue_capacity: usize,
+    pub(crate) heartbeat: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) response_timeout: Duration,
+    pub(crate) reconnect_min: Duration,
+    pub(crate) reconnect_max: Duration,
+    pub(crate) wait_while_unavailable: bool,
+    pub(crate) retry_min: Duration,
+    pub(crate) retry_max: Duration,
+    pub(crate) lease: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            application_name: None,
+            namespace: None,
+            max_locks: None,
+            queue_capacity: 1024,
+            heartbeat: Duration::from_millis(30),
+            connect_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(10),
+            reconnect_min: Duration::from_millis(50),
+            reconnect_max: Duration::from_secs(5),
+            wait_while_unavailable: false,
+            retry_min: Duration::from_millis(1),
+            retry_max: Duration::from_millis(50),
+            lease: Some(Duration::from_secs(10)),
+        }
+    }
+}
+
+impl Settings {
+    /// Refuses what cannot work, naming the setter.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let refused = |message| Err(Error::config(message));
+        if self.max_locks == Some(0) {
+            return refused("max_locks must be at least 1; leave it unset for no limit");
+        }
+        if self.queue_capacity == 0 {
+            return refused("queue_capacity must be at least 1");
+        }
+        let nonzero = [
+            (self.heartbeat, "heartbeat must be longer than zero"),
+            (
+                self.connect_timeout,
+                "connect_timeout must be longer than zero",
+            ),
+            (
+                self.response_timeout,
+                "response_timeout must be longer than zero",
+            ),
+            (
+                self.reconnect_min,
+                "reconnect_backoff must be longer than zero",
+            ),
+            (self.retry_min, "retry_interval must be longer than zero"),
+        ];
+        if let Some((_, message)) = nonzero.iter().find(|(value, _)| value.is_zero()) {
+            return refused(message);
+        }
+        if self.reconnect_min > self.reconnect_max {
+            return refused("reconnect_backoff must not have a first wait above its longest");
+        }
+        if self.retry_min > self.retry_max {
+            return refused("retry_interval must not have a first pause above its longest");
+        }
+        match self.lease {
+            Some(lease) if lease < self.heartbeat.saturating_mul(MIN_LEASE_HEARTBEATS) => {
+                refused("lease must be at least four heartbeats long")
+            }
+            // idle_session_timeout is an int of milliseconds.
+            Some(lease) if i32::try_from(lease.as_millis()).is_err() => {
+                refused("lease must be at most 2^31 milliseconds (24 days)")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How long one round trip may take before the session is given up.
+    pub(crate) fn stall_limit(&self) -> Duration {
+        self.lease.map_or(self.response_timeout, |lease| {
+            lease.min(self.response_timeout)
+        })
+    }
+}
+
+/// The driver's view of `dsn`, with the application name and connect timeout put in.
+///
+/// The driver's parse errors are passed on only where they are known to quote no
+/// part of the input, which may hold a password.
+pub(crate) fn parse_dsn(dsn: &str, settings: &Settings) -> Result<postgres::Config, Error> {
+    let mut config: postgres::Config = dsn.parse().map_err(|error: postgres::Error| {
+        let message = "the connection string is neither `key=value` pairs nor a postgres:// URL";
+        match error.source().map(ToString::to_string) {
+            Some(cause) if cause.starts_with("invalid value for option") => {
+                Error::config("the connection string has a bad value").caused_by(error)
+            }
+            _ => Error::config(message),
+        }
+    })?;
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        return Err(Error::config("the connection string names no host"));
+    }
+    match &settings.application_name {
+        Some(name) => {
+            config.application_name(name);
+        }
+        None if config.get_application_name().is_none() => {
+            config.application_name("distlock");
+        }
+        None => {}
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(settings.connect_timeout);
+    }
+    Ok(config)
+}

@@ -1,0 +1,345 @@
+//! What a manager's threads share: the lock table, the session's state and the ways
+//! to the worker.
+//!
+//! The worker does all the work, but owns none of what others need when it hangs in
+//! the driver: it holds the state's mutex only between two round trips. So `close`
+//! and the watchdog can answer everybody without the worker's help, and a caller's
+//! deadline is the caller's own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::Mutex;
+use tracing::{debug, warn};
+
+use crate::clock;
+use crate::config::Settings;
+use crate::error::Error;
+use crate::key::Key;
+use crate::reply::{Replier, ReplyPool};
+use crate::request::{Answer, Grant, Message, Mode, Note, Request};
+use crate::stats::{Counters, Stats};
+use crate::table::{Desk, Limits, Refusal, Table};
+use crate::watch::{Ended, SessionState};
+use crate::worker;
+
+/// How long [`Core::close`] waits for the worker to end the connection.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A round trip that takes longer than this has the caller told `Unavailable` at its
+/// deadline, and not that the lock is taken.
+const SLOW: Duration = Duration::from_millis(100);
+
+/// What managers and guards hold. When the last one goes, the queue disconnects and
+/// the worker ends.
+pub(crate) struct Handle {
+    pub(crate) core: Arc<Core>,
+    pub(crate) queue: Sender<Message>,
+}
+
+impl Handle {
+    /// Leaves a note for the worker, without ever waiting.
+    pub(crate) fn leave(&self, note: Note) {
+        self.core.notes.lock().push(note);
+        if !self.core.noted.swap(true, Ordering::SeqCst) {
+            self.wake();
+        }
+        if self.core.is_closed() {
+            self.core.drain();
+        }
+    }
+
+    /// Wakes the worker if it sleeps. With a full queue it does not.
+    fn wake(&self) {
+        let (Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) =
+            self.queue.try_send(Message::Wake);
+    }
+
+    pub(crate) fn close(&self) -> Result<(), Error> {
+        if !self.core.shut(Ended::Closed, &Error::closed()) {
+            return Ok(());
+        }
+        self.wake();
+        // Nothing is ever sent: the worker drops its end when the connection is gone.
+        match self.core.worker_gone.recv_timeout(CLOSE_PATIENCE) {
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
+                let thread = self.core.state.lock().thread.take();
+                if let Some(thread) = thread {
+                    // It has nothing left to do but return.
+                    thread.join().ok();
+                }
+                debug!("closed");
+                Ok(())
+            }
+            _ => {
+                warn!("closed while the database does not answer; its connection is left behind");
+                Err(Error::unavailable(
+                    "closed, but the database does not answer: the server frees the locks \
+                     when it notices that the connection is gone",
+                ))
+            }
+        }
+    }
+}
+
+/// What the worker answers to.
+pub(crate) struct Waiter {
+    pub(crate) reply: Replier<Answer>,
+}
+
+pub(crate) struct State {
+    pub(crate) table: Table<Waiter>,
+    /// The session that grants are made on; `None` while there is none.
+    pub(crate) session: Option<Arc<SessionState>>,
+    /// Explicit unlocks whose result the server still has to give.
+    pub(crate) unlocking: Vec<(Key, Replier<Answer>)>,
+    /// Why requests are refused at once, while the database is away.
+    pub(crate) refusing: Option<Error>,
+    /// Which worker is in charge. One that finds another number here has been
+    /// replaced, and leaves.
+    pub(crate) epoch: u64,
+    pub(crate) generation: u64,
+    pub(crate) thread: Option<std::thread::JoinHandle<()>>,
+}
+
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) config: postgres::Config,
+    pub(crate) counters: Counters,
+    pub(crate) replies: ReplyPool<Answer>,
+    pub(crate) state: Mutex<State>,
+    pub(crate) notes: Mutex<Vec<Note>>,
+    /// Are there notes that the worker has been woken for?
+    pub(crate) noted: AtomicBool,
+    /// For whoever has to answer in the worker's place.
+    pub(crate) queue: Receiver<Message>,
+    /// When the present round trip began, on [`clock::now`]; 0 outside of one.
+    pub(crate) busy_since: AtomicU64,
+    /// Wakes the watchdog.
+    pub(crate) alarm: Sender<()>,
+    /// Does the watchdog sleep until it is woken?
+    pub(crate) unguarded: AtomicBool,
+    closed: AtomicBool,
+    /// Disconnects when the worker in charge has ended.
+    worker_gone: Receiver<()>,
+    /// The worker's end of `worker_gone`, for its successor to take over.
+    pub(crate) worker_alive: Mutex<Option<Sender<()>>>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: postgres::Config,
+        settings: Settings,
+        queue: Receiver<Message>,
+        alarm: Sender<()>,
+    ) -> Arc<Self> {
+        let limits = Limits {
+            max_locks: settings.max_locks,
+            retry_min: settings.retry_min,
+            retry_max: settings.retry_max,
+        };
+        let (worker_alive, worker_gone) = bounded(0);
+        // Only to spread retries: a time and a process differ where it matters.
+        let seed = clock::nanos(
+            std::time::UNIX_EPOCH
+                .elapsed()
+                .unwrap_or(Duration::from_secs(1)),
+        ) ^ u64::from(std::process::id());
+        Arc::new(Core {
+            state: Mutex::new(State {
+                table: Table::new(limits, seed),
+                session: None,
+                unlocking: Vec::new(),
+                refusing: None,
+                epoch: 0,
+                generation: 0,
+                thread: None,
+            }),
+            settings,
+            config,
+            counters: Counters::default(),
+            replies: ReplyPool::new(),
+            notes: Mutex::default(),
+            noted: AtomicBool::new(false),
+            queue,
+            busy_since: AtomicU64::new(0),
+            alarm,
+            unguarded: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            worker_gone,
+            worker_alive: Mutex::new(Some(worker_alive)),
+        })
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// The worker turns to the database, and the watchdog to the worker.
+    pub(crate) fn begin_round_trip(&self) {
+        self.busy_since.store(clock::now(), Ordering::SeqCst);
+        if self.unguarded.swap(false, Ordering::SeqCst) {
+            self.alarm.try_send(()).ok();
+        }
+    }
+
+    pub(crate) fn end_round_trip(&self) {
+        self.busy_since.store(0, Ordering::SeqCst);
+    }
+
+    /// Where the table's grants go, on `session`.
+    pub(crate) fn desk<'a>(&'a self, session: Option<&'a Arc<SessionState>>) -> FrontDesk<'a> {
+        FrontDesk {
+            session,
+            counters: &self.counters,
+            settings: &self.settings,
+        }
+    }
+
+    /// Is the worker in a round trip that the database is slow to answer?
+    pub(crate) fn is_slow(&self) -> bool {
+        let since = self.busy_since.load(Ordering::Acquire);
+        since != 0 && clock::now().saturating_sub(since) > clock::nanos(SLOW)
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let state = self.state.lock();
+        let released = self
+            .notes
+            .lock()
+            .iter()
+            .filter(|note| matches!(note, Note::Release { .. }))
+            .count();
+        let held = state.table.held().saturating_sub(released);
+        self.counters.snapshot(held, state.table.waiting())
+    }
+
+    /// Ends everything: trips every watch with `ended` and answers every request with
+    /// `error`, now and from now on. False if that was done already.
+    pub(crate) fn shut(&self, ended: Ended, error: &Error) -> bool {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return false;
+        }
+        let mut state = self.state.lock();
+        state.lose(ended, &self.counters);
+        state.dismiss(true, error);
+        drop(state);
+        self.drain();
+        self.alarm.try_send(()).ok();
+        true
+    }
+
+    /// Answers what still arrives after the end. Whoever sends looks afterwards
+    /// whether the manager is closed, so nothing stays unanswered.
+    pub(crate) fn drain(&self) {
+        while let Ok(message) = self.queue.try_recv() {
+            if let Message::Acquire(Request { reply, .. }) = message {
+                reply.send(Answer::Failed(Error::closed())).ok();
+            }
+        }
+        let notes = std::mem::take(&mut *self.notes.lock());
+        for note in notes {
+            if let Note::Release {
+                reply: Some(reply), ..
+            } = note
+            {
+                reply.send(Answer::Failed(Error::closed())).ok();
+            }
+        }
+    }
+
+    /// The worker hangs in the round trip that began at `since`: gives its session up
+    /// and starts another worker. The old one finds out when the driver lets it go;
+    /// by then its answers have no takers and its grants no session.
+    pub(crate) fn replace_worker(self: &Arc<Self>, since: u64) {
+        let mut state = self.state.lock();
+        if self.is_closed() || self.busy_since.load(Ordering::Acquire) != since {
+            return;
+        }
+        warn!("the database does not answer; giving its connection up");
+        let error = Error::unavailable("the database did not answer in time");
+        state.lose(Ended::SessionLost, &self.counters);
+        state.refuse(error, &self.settings);
+        state.epoch += 1;
+        self.busy_since.store(0, Ordering::Release);
+        if let Err(error) = worker::spawn(self, &mut state, None) {
+            drop(state);
+            self.shut(Ended::SessionLost, &error);
+        }
+    }
+}
+
+impl State {
+    /// The session is gone: every hold ends, every wait goes on.
+    pub(crate) fn lose(&mut self, ended: Ended, counters: &Counters) {
+        if let Some(session) = self.session.take() {
+            session.trip(ended);
+        }
+        let lost = self.table.lose();
+        counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
+        for (_, reply) in self.unlocking.drain(..) {
+            reply.send(Answer::Failed(Error::ended(ended))).ok();
+        }
+    }
+
+    /// The database is away: tells those who are not to wait for it, now and until
+    /// `refusing` is taken back.
+    pub(crate) fn refuse(&mut self, error: Error, settings: &Settings) {
+        self.dismiss(!settings.wait_while_unavailable, &error);
+        self.refusing = Some(error);
+    }
+
+    fn dismiss(&mut self, all: bool, error: &Error) {
+        self.table.dismiss(all, |waiter| {
+            waiter.reply.send(Answer::Failed(error.clone())).ok();
+        });
+    }
+}
+
+/// Carries the table's decisions to the callers.
+pub(crate) struct FrontDesk<'a> {
+    session: Option<&'a Arc<SessionState>>,
+    counters: &'a Counters,
+    settings: &'a Settings,
+}
+
+impl Desk<Waiter> for FrontDesk<'_> {
+    fn grant(&mut self, waiter: Waiter, key: Key, mode: Mode, id: u64, handed_over: bool) -> bool {
+        let session = self.session.expect("there is no grant without a session");
+        let grant = Grant {
+            key,
+            mode,
+            id,
+            session: Arc::clone(session),
+        };
+        // Before the answer: the caller may look at the figures at once.
+        self.counters.acquired.fetch_add(1, Ordering::Relaxed);
+        if handed_over {
+            self.counters.hand_overs.fetch_add(1, Ordering::Relaxed);
+        }
+        let taken = waiter.reply.send(Answer::Granted(grant)).is_ok();
+        if !taken {
+            self.counters.acquired.fetch_sub(1, Ordering::Relaxed);
+            if handed_over {
+                self.counters.hand_overs.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        taken
+    }
+
+    fn refuse(&mut self, waiter: Waiter, refusal: Refusal) {
+        let answer = match refusal {
+            Refusal::Busy => Answer::Busy,
+            Refusal::LimitReached => Answer::Failed(Error::limit_reached(
+                self.settings.max_locks.unwrap_or(usize::MAX),
+            )),
+        };
+        waiter.reply.send(answer).ok();
+    }
+
+    fn contended(&mut self) {
+        self.counters.contended.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,212 @@
+//! What is locked: a number in one of Postgres's two advisory key spaces.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use fnv::FnvHasher;
+use sha2::{Digest, Sha256};
+
+/// What is locked.
+///
+/// Postgres knows advisory locks by number, in two separate spaces: one `bigint`
+/// or two `integer`s ([Advisory Lock Functions]). A `Key` is such a number. Most
+/// programs never name the type: everything that becomes a key may be passed to
+/// [`Manager::lock`](crate::Manager::lock) as it is.
+///
+/// | from | number | namespaced |
+/// |---|---|---|
+/// | `&str`, `String` | SHA-256 of the UTF-8 bytes, its first 8 bytes, big-endian | yes |
+/// | [`Key::fnv1a64`] | FNV-1a, 64 bits | no |
+/// | `i64` | itself, in the space of one `bigint` | no |
+/// | `(i32, i32)` | themselves, in the space of two `integer`s | no |
+///
+/// Any string is a name: empty, with NUL bytes, a megabyte long. Any program that
+/// can run SQL gets the same number for a name and so takes part:
+///
+/// ```sql
+/// SELECT ('x' || left(encode(sha256(convert_to('nightly-report', 'UTF8')), 'hex'), 16))::bit(64)::bigint;
+/// ```
+///
+/// In a namespace ([`Builder::namespace`](crate::Builder::namespace)) the number of
+/// a name is the first 8 bytes of
+/// `sha256(sha256(namespace) || first 8 bytes of sha256(name))`. The mapping will
+/// not change: programs of different versions exclude each other.
+///
+/// Two keys are equal if they are the same number in the same space. Two names with
+/// one number are one lock; by the birthday bound that has a chance of about one in
+/// 10⁷ among two million names.
+///
+/// ```
+/// use distlock::Key;
+///
+/// let key = Key::from("nightly-report");
+/// assert_eq!(key, Key::from(key.as_i64()));
+/// assert_eq!(Key::from(42).to_string(), "42");
+/// assert_eq!(Key::from((4, 2)).to_string(), "(4, 2)");
+/// ```
+///
+/// [Advisory Lock Functions]: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADVISORY-LOCKS
+#[derive(Clone, Copy)]
+pub struct Key {
+    number: Number,
+    /// Made from a name, so that a namespace applies to it.
+    named: bool,
+}
+
+/// A number in one of the two key spaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Number {
+    One(i64),
+    Two(i32, i32),
+}
+
+impl Key {
+    /// The key that the Go package `ldelossa/distlock` (ClairCore) uses for `name`:
+    /// FNV-1a, 64 bits ([draft-eastlake-fnv]). A namespace does not apply to it, so
+    /// that a Rust process and a Go process exclude each other on the same name.
+    ///
+    /// ```
+    /// use distlock::Key;
+    ///
+    /// assert_eq!(Key::fnv1a64("foobar").as_i64() as u64, 0x85944171f73967e8);
+    /// ```
+    ///
+    /// [draft-eastlake-fnv]: https://datatracker.ietf.org/doc/draft-eastlake-fnv/
+    pub fn fnv1a64(name: &str) -> Key {
+        let mut hasher = FnvHasher::default();
+        hasher.write(name.as_bytes());
+        Key::from(hasher.finish().cast_signed())
+    }
+
+    /// The key as one number.
+    ///
+    /// In [`pg_locks`] its upper half is `classid` and its lower half `objid`, both
+    /// unsigned, with `objsubid` 1 for a single `bigint` and 2 for two `integer`s,
+    /// which this call joins in that order.
+    ///
+    /// [`pg_locks`]: https://www.postgresql.org/docs/current/view-pg-locks.html
+    pub fn as_i64(&self) -> i64 {
+        match self.number {
+            Number::One(number) => number,
+            Number::Two(high, low) => i64::from(high) << 32 | i64::from(low.cast_unsigned()),
+        }
+    }
+
+    /// The inverse of [`as_i64`](Key::as_i64), for what the server reports.
+    pub(crate) fn from_server(number: i64, two: bool) -> Key {
+        if two {
+            // Each half fits its integer; the shifts spread the sign.
+            Key::from(((number >> 32) as i32, (number << 32 >> 32) as i32))
+        } else {
+            Key::from(number)
+        }
+    }
+
+    pub(crate) fn number(&self) -> Number {
+        self.number
+    }
+
+    /// The key that `self` stands for in `namespace`: itself if it is not a name.
+    pub(crate) fn within(self, namespace: Option<&Namespace>) -> Key {
+        match (namespace, self.number) {
+            (Some(Namespace(digest)), Number::One(number)) if self.named => {
+                let digest = Sha256::new()
+                    .chain_update(digest)
+                    .chain_update(number.to_be_bytes())
+                    .finalize();
+                Key::from(leading_i64(&digest))
+            }
+            _ => self,
+        }
+    }
+}
+
+/// What keeps the names of two applications on one database apart.
+#[derive(Clone, Debug)]
+pub(crate) struct Namespace([u8; 32]);
+
+impl Namespace {
+    pub(crate) fn new(name: &str) -> Self {
+        Namespace(Sha256::digest(name.as_bytes()).into())
+    }
+}
+
+fn leading_i64(digest: &[u8]) -> i64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    i64::from_be_bytes(first)
+}
+
+impl From<&str> for Key {
+    fn from(name: &str) -> Self {
+        Key {
+            number: Number::One(leading_i64(&Sha256::digest(name.as_bytes()))),
+            named: true,
+        }
+    }
+}
+
+impl From<String> for Key {
+    fn from(name: String) -> Self {
+        Key::from(name.as_str())
+    }
+}
+
+impl From<&String> for Key {
+    fn from(name: &String) -> Self {
+        Key::from(name.as_str())
+    }
+}
+
+impl From<i64> for Key {
+    fn from(number: i64) -> Self {
+        Key {
+            number: Number::One(number),
+            named: false,
+        }
+    }
+}
+
+impl From<(i32, i32)> for Key {
+    fn from((first, second): (i32, i32)) -> Self {
+        Key {
+            number: Number::Two(first, second),
+            named: false,
+        }
+    }
+}
+
+impl From<&Key> for Key {
+    fn from(key: &Key) -> Self {
+        *key
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.number.hash(state);
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.number {
+            Number::One(number) => number.fmt(f),
+            Number::Two(first, second) => write!(f, "({first}, {second})"),
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({self})")
+    }
+}

@@ -1,0 +1,387 @@
+//! The front door: [`Builder`] and [`Manager`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+use tracing::info;
+
+use crate::acquire::{Acquire, Limit};
+use crate::config::{self, Settings};
+use crate::core::{Core, Handle};
+use crate::error::Error;
+use crate::guard::Guard;
+use crate::key::{Key, Namespace};
+use crate::stats::Stats;
+use crate::{watchdog, worker};
+
+/// Takes and keeps locks, over one database connection.
+///
+/// Cheap to clone, and every thread may use the same one: all clones are one manager.
+/// Its worker ends when the last clone *and* the last guard are gone, or at
+/// [`close`](Manager::close).
+///
+/// The methods come in one pattern, as those of `std::sync::Mutex` and `parking_lot`:
+/// `lock` waits, `try_lock` never does, `try_lock_for` and `try_lock_until` wait for so
+/// long; each has a `_shared` twin, whose holders exclude only exclusive ones. All take
+/// anything that becomes a [`Key`].
+///
+/// # Errors
+///
+/// Every acquire may return, at once:
+/// [`Unavailable`](crate::ErrorKind::Unavailable) while the database is away (see
+/// [`Builder::wait_while_unavailable`]) or when it does not answer;
+/// [`Closed`](crate::ErrorKind::Closed);
+/// [`LimitReached`](crate::ErrorKind::LimitReached);
+/// [`LockTableFull`](crate::ErrorKind::LockTableFull);
+/// [`Database`](crate::ErrorKind::Database) for any other error of the server.
+#[derive(Clone)]
+pub struct Manager {
+    handle: Arc<Handle>,
+}
+
+impl Manager {
+    /// Connects with the default settings. See [`Builder::connect`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::connect`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mgr = distlock::Manager::connect("postgres://app@db.example.com/app")?;
+    /// let _guard = mgr.lock("nightly-report")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connect(dsn: &str) -> Result<Manager, Error> {
+        Manager::builder(dsn).connect()
+    }
+
+    /// A manager's settings, to be changed before it connects to `dsn`: a
+    /// `postgres://` URL or `key=value` pairs as
+    /// [`postgres::Config`](https://docs.rs/postgres/latest/postgres/config/struct.Config.html)
+    /// reads them, with one host or several.
+    pub fn builder(dsn: &str) -> Builder {
+        Builder {
+            dsn: dsn.to_owned(),
+            settings: Settings::default(),
+        }
+    }
+
+    /// Waits for the lock, first come first served among the threads of this process.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every acquire](Manager#errors).
+    pub fn lock(&self, key: impl Into<Key>) -> Result<Guard, Error> {
+        self.acquire(key).lock()
+    }
+
+    /// Takes the lock if it is free now. `Ok(None)`: somebody else has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every acquire](Manager#errors).
+    pub fn try_lock(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
+        self.acquire(key).run(Limit::Once)
+    }
+
+    /// Waits for the lock for at most `timeout`. Zero is one look.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every acquire](Manager#errors).
+    pub fn try_lock_for(
+        &self,
+        key: impl Into<Key>,
+        timeout: Duration,
+    ) -> Result<Option<Guard>, Error> {
+        self.acquire(key).run(Limit::within(timeout))
+    }
+
+    /// Waits for the lock until `deadline`. One that has passed allows one look.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every acquire](Manager#errors).
+    pub fn try_lock_until(
+        &self,
+        key: impl Into<Key>,
+        deadline: Instant,
+    ) -> Result<Option<Guard>, Error> {
+        self.acquire(key).run(Limit::until(deadline))
+    }
+
+    /// Waits for a share of the lock. Waiting exclusive requests go first.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every acquire](Manager#errors).
+    pub fn lock_shared(&self, key: impl Into<Key>) -> Result<Guard, Error> {
+        self.acquire(key).shared().lock()
+    }
+
+    /// Takes a share of the lock if that is possible now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every acquire](Manager#errors).
+    pub fn try_lock_shared(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
+        self.acquire(key).shared().run(Limit::Once)
+    }
+
+    /// Waits for a share of the lock for at most `timeout`. Zero is one look.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every acquire](Manager#errors).
+    pub fn try_lock_shared_for(
+        &self,
+        key: impl Into<Key>,
+        timeout: Duration,
+    ) -> Result<Option<Guard>, Error> {
+        self.acquire(key).shared().run(Limit::within(timeout))
+    }
+
+    /// Waits for a share of the lock until `deadline`. One that has passed allows one
+    /// look.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every acquire](Manager#errors).
+    pub fn try_lock_shared_until(
+        &self,
+        key: impl Into<Key>,
+        deadline: Instant,
+    ) -> Result<Option<Guard>, Error> {
+        self.acquire(key).shared().run(Limit::until(deadline))
+    }
+
+    /// An acquire with options: shared, with a timeout, ended by a token.
+    pub fn acquire(&self, key: impl Into<Key>) -> Acquire<'_> {
+        let namespace = self.handle.core.settings.namespace.as_ref();
+        Acquire::new(&self.handle, key.into().within(namespace))
+    }
+
+    /// The manager's figures.
+    pub fn stats(&self) -> Stats {
+        self.handle.core.stats()
+    }
+
+    /// Ends the manager for all its clones: every watch trips with
+    /// [`Ended::Closed`](crate::Ended::Closed), every waiting or later request is
+    /// answered with [`ErrorKind::Closed`](crate::ErrorKind::Closed), the connection is
+    /// closed and the worker thread joined. Closing twice is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if the database did not answer
+    /// for two seconds. The manager is closed all the same, but its locks are free
+    /// only when the server notices that the connection is gone.
+    pub fn close(&self) -> Result<(), Error> {
+        self.handle.close()
+    }
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settings of a [`Manager`], from [`Manager::builder`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), distlock::Error> {
+/// use std::time::Duration;
+///
+/// let mgr = distlock::Manager::builder("host=db1,db2 user=app")
+///     .namespace("billing")
+///     .max_locks(100)
+///     .lease(Duration::from_secs(10))
+///     .connect()?;
+/// # drop(mgr);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `connect`"]
+pub struct Builder {
+    dsn: String,
+    settings: Settings,
+}
+
+impl Builder {
+    /// The name of the session in `pg_stat_activity`.
+    ///
+    /// Default: the connection string's `application_name`, or else `distlock`.
+    pub fn application_name(mut self, name: &str) -> Builder {
+        self.settings.application_name = Some(name.to_owned());
+        self
+    }
+
+    /// Keeps this application's lock names apart from those of others on the same
+    /// database. It applies to names, not to keys that are numbers (see [`Key`]).
+    ///
+    /// Default: none.
+    pub fn namespace(mut self, name: &str) -> Builder {
+        self.settings.namespace = Some(Namespace::new(name));
+        self
+    }
+
+    /// How many guards may be out at once. At the limit every acquire answers
+    /// [`LimitReached`](crate::ErrorKind::LimitReached) at once, one that waits when
+    /// its turn comes. 0 is refused.
+    ///
+    /// Default: no limit.
+    pub fn max_locks(mut self, max: usize) -> Builder {
+        self.settings.max_locks = Some(max);
+        self
+    }
+
+    /// How many requests may lie in the worker's queue. When it is full callers wait
+    /// for room, the timed ones until their deadline. 0 is refused.
+    ///
+    /// Default: 1024.
+    pub fn queue_capacity(mut self, requests: usize) -> Builder {
+        self.settings.queue_capacity = requests;
+        self
+    }
+
+    /// How long the connection may be silent while anything is held or awaited; then
+    /// the worker looks whether it is alive. An idle manager sends nothing. It is
+    /// also how late a lost session is noticed. Zero is refused.
+    ///
+    /// Default: 30 ms.
+    pub fn heartbeat(mut self, interval: Duration) -> Builder {
+        self.settings.heartbeat = interval;
+        self
+    }
+
+    /// How long a connect may take, for each host that the connection string names.
+    /// The connection string's own `connect_timeout` goes first. Zero is refused.
+    ///
+    /// Default: 10 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
+        self.settings.connect_timeout = timeout;
+        self
+    }
+
+    /// How long the server may take to answer. After that its session is given up,
+    /// the manager makes another, and the locks are lost. The lease is the limit where
+    /// it is shorter. Zero is refused.
+    ///
+    /// Default: 10 s.
+    pub fn response_timeout(mut self, timeout: Duration) -> Builder {
+        self.settings.response_timeout = timeout;
+        self
+    }
+
+    /// How long to wait between two attempts to reconnect: `first`, then twice as long
+    /// each time up to `longest`, always up to a quarter less, by chance. After a
+    /// session that had lasted, the first attempt is made at once. Zero is refused.
+    ///
+    /// Default: 50 ms to 5 s.
+    pub fn reconnect_backoff(mut self, first: Duration, longest: Duration) -> Builder {
+        self.settings.reconnect_min = first;
+        self.settings.reconnect_max = longest;
+        self
+    }
+
+    /// What an acquire does while the database is away: fail at once with
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) (`false`), or wait for it within
+    /// its own deadline (`true`; `try_lock` has none to wait for and fails).
+    ///
+    /// In both cases requests that find the connection just broken wait for one
+    /// reconnect, a second at most, before they fail.
+    ///
+    /// Default: `false`.
+    pub fn wait_while_unavailable(mut self, wait: bool) -> Builder {
+        self.settings.wait_while_unavailable = wait;
+        self
+    }
+
+    /// How often to look again at a lock that another process has. The interval grows
+    /// with the time already waited, of which it stays below a tenth, from `first` up
+    /// to `longest`. Zero is refused.
+    ///
+    /// Default: 1 ms to 50 ms.
+    pub fn retry_interval(mut self, first: Duration, longest: Duration) -> Builder {
+        self.settings.retry_min = first;
+        self.settings.retry_max = longest;
+        self
+    }
+
+    /// How long the holder of a lock may be silent, in whole milliseconds: frozen,
+    /// or cut off from the server. The server then ends its session
+    /// ([`idle_session_timeout`], PostgreSQL 14 and later; on an older server there is
+    /// no lease, with a warning logged) and its locks are free. The holder stops
+    /// believing in them a tenth of the lease earlier, by its own clock
+    /// ([`Ended::LeaseExpired`](crate::Ended::LeaseExpired)). At least four heartbeats.
+    /// `None` turns it off.
+    ///
+    /// Default: 10 s.
+    ///
+    /// [`idle_session_timeout`]: https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-IDLE-SESSION-TIMEOUT
+    pub fn lease(mut self, lease: impl Into<Option<Duration>>) -> Builder {
+        self.settings.lease = lease.into();
+        self
+    }
+
+    /// Connects and starts the worker.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) for a malformed connection string or a
+    /// setting that cannot work; [`Unavailable`](crate::ErrorKind::Unavailable) if the
+    /// server cannot be reached, has no connection slot or does not answer within the
+    /// [`connect_timeout`](Builder::connect_timeout);
+    /// [`Database`](crate::ErrorKind::Database) if it refuses the login or does not
+    /// have the database.
+    pub fn connect(self) -> Result<Manager, Error> {
+        self.settings.check()?;
+        let config = config::parse_dsn(&self.dsn, &self.settings)?;
+        let generation = 1;
+        let answer = worker::dial(&config, &self.settings, generation)?;
+        let session = answer
+            .recv_timeout(worker::dial_limit(&config, &self.settings))
+            .map_err(|error| match error {
+                RecvTimeoutError::Timeout => {
+                    Error::unavailable("the database did not answer within the connect timeout")
+                }
+                RecvTimeoutError::Disconnected => {
+                    Error::unavailable("the thread that connects has panicked")
+                }
+            })??;
+        info!(
+            hosts = ?config.get_hosts(),
+            dbname = config.get_dbname(),
+            "connected"
+        );
+        let (queue, requests) = bounded(self.settings.queue_capacity);
+        let (alarm, alarms) = bounded(1);
+        let core = Core::new(config, self.settings, requests, alarm);
+        let handle = Arc::new(Handle {
+            core: Arc::clone(&core),
+            queue,
+        });
+        watchdog::spawn(&core, alarms)?;
+        {
+            let mut state = core.state.lock();
+            state.generation = generation;
+            worker::spawn(&core, &mut state, Some(session))?;
+        }
+        Ok(Manager { handle })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The connection string may hold a password.
+        f.debug_struct("Builder").finish_non_exhaustive()
+    }
+}

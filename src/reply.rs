@@ -1,0 +1,225 @@
+//! The way back from the worker to one caller, from a pool.
+//!
+//! A reply is a one-slot channel and a ticket. The slot means that answering never
+//! waits for the caller to be scheduled. The ticket decides, once, between "the
+//! worker answered" and "the caller gave up": whoever moves it first. So a caller
+//! that left is noticed by the worker, which then takes its grant back, and a late
+//! answer cannot reach the next call that uses the same slot, because that call has
+//! the next ticket.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
+use object_pool::{Pool, Reusable};
+
+/// Replies made before the first call needs one.
+const SEED: usize = 16;
+
+/// The two states of a ticket; each use of a slot takes the next even number.
+const OPEN: u64 = 0;
+const SETTLED: u64 = 1;
+
+struct Slot<T> {
+    ticket: AtomicU64,
+    sender: Sender<Option<T>>,
+    receiver: Receiver<Option<T>>,
+}
+
+impl<T> Slot<T> {
+    fn new() -> Arc<Self> {
+        let (sender, receiver) = bounded(1);
+        Arc::new(Slot {
+            ticket: AtomicU64::new(SETTLED),
+            sender,
+            receiver,
+        })
+    }
+
+    /// True for the one of both sides that comes first.
+    fn settle(&self, ticket: u64) -> bool {
+        self.ticket
+            .compare_exchange(
+                ticket | OPEN,
+                ticket | SETTLED,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            )
+            .is_ok()
+    }
+}
+
+/// Replies waiting for their next call. Grows to the largest number of calls that
+/// were ever under way at once, and never blocks.
+pub(crate) struct ReplyPool<T> {
+    slots: Pool<Arc<Slot<T>>>,
+}
+
+impl<T> ReplyPool<T> {
+    pub(crate) fn new() -> Self {
+        ReplyPool {
+            slots: Pool::new(SEED, Slot::new),
+        }
+    }
+
+    /// Both ends of a reply.
+    pub(crate) fn open(&self) -> (PendingReply<'_, T>, Replier<T>) {
+        let slot = self.slots.pull(Slot::new);
+        // Nobody else moves a settled ticket: a plain load and store will do.
+        let ticket = (slot.ticket.load(Ordering::Acquire) | SETTLED) + 1;
+        slot.ticket.store(ticket | OPEN, Ordering::Release);
+        let replier = Replier {
+            slot: Arc::clone(&slot),
+            ticket,
+        };
+        (PendingReply { slot, ticket }, replier)
+    }
+}
+
+/// The worker's end. Dropped without an answer, it tells the caller so.
+pub(crate) struct Replier<T> {
+    slot: Arc<Slot<T>>,
+    ticket: u64,
+}
+
+impl<T> Replier<T> {
+    /// Answers, without ever waiting. Gives the answer back if the caller has left.
+    pub(crate) fn send(self, answer: T) -> Result<(), T> {
+        if self.slot.settle(self.ticket) {
+            // The slot is empty: one answer a ticket, and the caller takes it.
+            self.slot.sender.try_send(Some(answer)).ok();
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    }
+
+    /// Has the caller left?
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.slot.ticket.load(Ordering::Acquire) != self.ticket | OPEN
+    }
+}
+
+impl<T> Drop for Replier<T> {
+    fn drop(&mut self) {
+        if self.slot.settle(self.ticket) {
+            self.slot.sender.try_send(None).ok();
+        }
+    }
+}
+
+/// How a wait for a reply ended.
+pub(crate) enum Waited<T> {
+    Answered(T),
+    /// The worker's end was dropped: there will be no answer.
+    Dropped,
+    /// The deadline passed. The caller has left, and the worker can see it.
+    TimedOut,
+    /// The interrupting channel disconnected. The caller has left.
+    Interrupted,
+}
+
+/// The caller's end.
+pub(crate) struct PendingReply<'pool, T> {
+    slot: Reusable<'pool, Arc<Slot<T>>>,
+    ticket: u64,
+}
+
+impl<T> PendingReply<'_, T> {
+    /// Waits for the answer, no longer than until `deadline` or until `interrupt`
+    /// disconnects. An answer that was given before either counts.
+    pub(crate) fn wait(
+        self,
+        deadline: Option<Instant>,
+        interrupt: Option<&Receiver<Infallible>>,
+    ) -> Waited<T> {
+        let answers = &self.slot.receiver;
+        let received = match (interrupt, deadline) {
+            (None, None) => answers.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            (None, Some(deadline)) => answers.recv_deadline(deadline),
+            (Some(interrupt), deadline) => {
+                let timeout = deadline.map_or_else(never, crossbeam_channel::at);
+                select! {
+                    recv(answers) -> answer => answer.map_err(|_| RecvTimeoutError::Disconnected),
+                    recv(interrupt) -> _ => Err(RecvTimeoutError::Disconnected),
+                    recv(timeout) -> _ => Err(RecvTimeoutError::Timeout),
+                }
+            }
+        };
+        match received {
+            Ok(answer) => answer.map_or(Waited::Dropped, Waited::Answered),
+            Err(why) if self.slot.settle(self.ticket) => match why {
+                RecvTimeoutError::Timeout => Waited::TimedOut,
+                // The slot holds both ends of its own channel: only an interrupt disconnects.
+                RecvTimeoutError::Disconnected => Waited::Interrupted,
+            },
+            // The other side was first: its answer is in the slot or about to be.
+            Err(_) => match answers.recv() {
+                Ok(Some(answer)) => Waited::Answered(answer),
+                Ok(None) | Err(_) => Waited::Dropped,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn past() -> Option<Instant> {
+        Some(Instant::now())
+    }
+
+    #[test]
+    fn an_answer_reaches_its_caller_and_the_slot_is_used_again() {
+        let pool = ReplyPool::new();
+        for n in 0..100 {
+            let (pending, replier) = pool.open();
+            assert!(replier.send(n).is_ok());
+            assert!(matches!(pending.wait(None, None), Waited::Answered(m) if m == n));
+            assert_eq!(pool.slots.len(), SEED);
+        }
+    }
+
+    #[test]
+    fn a_late_answer_comes_back_and_never_reaches_the_next_call() {
+        let pool = ReplyPool::new();
+        let (pending, late) = pool.open();
+        assert!(matches!(pending.wait(past(), None), Waited::TimedOut));
+        let (pending, replier) = pool.open();
+        assert!(Arc::ptr_eq(&late.slot, &replier.slot));
+        assert!(late.is_abandoned());
+        assert_eq!(late.send("late"), Err("late"));
+        assert!(replier.send("own").is_ok());
+        assert!(matches!(pending.wait(None, None), Waited::Answered("own")));
+    }
+
+    #[test]
+    fn a_dropped_request_wakes_its_caller() {
+        let pool = ReplyPool::<()>::new();
+        let (pending, replier) = pool.open();
+        drop(replier);
+        assert!(matches!(pending.wait(None, None), Waited::Dropped));
+        // Also when both race: the slot goes back empty.
+        let (pending, replier) = pool.open();
+        drop(replier);
+        assert!(matches!(pending.wait(past(), None), Waited::Dropped));
+        assert!(pool.slots.pull(Slot::new).receiver.is_empty());
+    }
+
+    #[test]
+    fn an_interrupt_ends_the_wait() {
+        let pool = ReplyPool::<()>::new();
+        let (pending, _replier) = pool.open();
+        let (sender, interrupt) = bounded(0);
+        drop(sender);
+        let far = Instant::now() + Duration::from_secs(3600);
+        assert!(matches!(
+            pending.wait(Some(far), Some(&interrupt)),
+            Waited::Interrupted
+        ));
+    }
+}

@@ -1,0 +1,439 @@
+//! All SQL, and the one connection that it runs on.
+//!
+//! A step at the server must never be guessed: after an error nobody knows which
+//! steps of the statement took effect, because session-level advisory locks survive
+//! its rollback ([Advisory Locks]). So the session asks `pg_locks` what it holds and
+//! goes on from there, one step at a time; if even that fails it is given up whole.
+//!
+//! [Advisory Locks]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use postgres::error::SqlState;
+use postgres::types::ToSql;
+use postgres::{Client, NoTls, Statement};
+use tracing::{trace, warn};
+
+use crate::clock;
+use crate::config::Settings;
+use crate::error::{Error, ErrorKind};
+use crate::key::{Key, Number};
+use crate::request::Mode;
+use crate::stats::Counters;
+use crate::table::{Action, Op};
+use crate::watch::SessionState;
+
+// A row only when the function said true: the caller counts rows and reads none.
+const LOCK: &str = "SELECT FROM pg_catalog.pg_try_advisory_lock($1) AS l WHERE l";
+const UNLOCK: &str = "SELECT FROM pg_catalog.pg_advisory_unlock($1) AS u WHERE u";
+
+/// One unlock and one lock, the commonest batch. The number of rows says which of
+/// the two said true: 1 the unlock, 2 the lock, 3 both.
+const UNLOCK_AND_LOCK: &str = "SELECT FROM pg_catalog.generate_series(1, \
+     CASE WHEN pg_catalog.pg_advisory_unlock($1) THEN 1 ELSE 0 END \
+     + CASE WHEN pg_catalog.pg_try_advisory_lock($2) THEN 2 ELSE 0 END)";
+
+/// Any batch. One value for all of it, a character a step, so that the driver's
+/// allocations do not grow with the batch. Two-integer keys come as one number.
+const BATCH: &str = "SELECT pg_catalog.string_agg(CASE WHEN \
+     CASE code \
+     WHEN 0 THEN pg_catalog.pg_try_advisory_lock(n) \
+     WHEN 1 THEN pg_catalog.pg_try_advisory_lock_shared(n) \
+     WHEN 2 THEN pg_catalog.pg_try_advisory_lock((n >> 32)::int4, (n << 32 >> 32)::int4) \
+     WHEN 3 THEN pg_catalog.pg_try_advisory_lock_shared((n >> 32)::int4, (n << 32 >> 32)::int4) \
+     WHEN 4 THEN pg_catalog.pg_advisory_unlock(n) \
+     WHEN 5 THEN pg_catalog.pg_advisory_unlock_shared(n) \
+     WHEN 6 THEN pg_catalog.pg_advisory_unlock((n >> 32)::int4, (n << 32 >> 32)::int4) \
+     WHEN 7 THEN pg_catalog.pg_advisory_unlock_shared((n >> 32)::int4, (n << 32 >> 32)::int4) \
+     END THEN '1' ELSE '0' END, '') \
+     FROM ROWS FROM (pg_catalog.unnest($1::int2[]), pg_catalog.unnest($2::int8[])) \
+     AS step(code, n)";
+
+/// What this session holds.
+const HELD: &str = "SELECT (classid::int8 << 32) | objid::int8, objsubid = 2, \
+     mode = 'ExclusiveLock' FROM pg_catalog.pg_locks \
+     WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted";
+
+/// How often a step is tried that the server did not refuse but cancelled.
+const ATTEMPTS: u32 = 3;
+
+/// idle_session_timeout came with this version (release notes of PostgreSQL 14).
+const FIRST_WITH_LEASE: i32 = 140_000;
+
+/// What became of one step.
+pub(crate) enum Outcome {
+    /// The lock function's own answer.
+    Said(bool),
+    /// The server could not do it, and it has no effect.
+    Failed(Error),
+}
+
+/// The session is of no use any more: its locks must be taken for lost.
+pub(crate) struct Lost(pub(crate) Error);
+
+pub(crate) struct Session {
+    client: Client,
+    state: Arc<SessionState>,
+    /// How long the server lets the session be silent, if it is to end it at all.
+    lease: Option<Duration>,
+    /// Does the server watch over the lease now?
+    armed: bool,
+    lock: Statement,
+    unlock: Statement,
+    // Prepared when first needed: few programs need all of them, and each costs a
+    // round trip of the connect.
+    unlock_and_lock: Option<Statement>,
+    batch: Option<Statement>,
+    held: Option<Statement>,
+    codes: Vec<i16>,
+    numbers: Vec<i64>,
+}
+
+impl Session {
+    /// Connects, which may take long: not on a thread that somebody waits for.
+    pub(crate) fn connect(
+        config: &postgres::Config,
+        settings: &Settings,
+        generation: u64,
+    ) -> Result<Session, Error> {
+        let mut config = config.clone();
+        // The server warns about unlocks that this module checks for itself.
+        config.notice_callback(|notice| trace!(%notice, "the server says"));
+        let mut client = config.connect(NoTls).map_err(connect_error)?;
+        let lease = prepare_session(&mut client, settings).map_err(connect_error)?;
+        let lock = client.prepare(LOCK).map_err(connect_error)?;
+        let unlock = client.prepare(UNLOCK).map_err(connect_error)?;
+        Ok(Session {
+            client,
+            state: Arc::new(SessionState::new(generation)),
+            lease,
+            armed: false,
+            lock,
+            unlock,
+            unlock_and_lock: None,
+            batch: None,
+            held: None,
+            codes: Vec::new(),
+            numbers: Vec::new(),
+        })
+    }
+
+    pub(crate) fn state(&self) -> &Arc<SessionState> {
+        &self.state
+    }
+
+    /// Does `batch` at the server, in one round trip if all goes well, and puts the
+    /// outcome of each step into `outcomes`.
+    pub(crate) fn apply(
+        &mut self,
+        batch: &[Op],
+        outcomes: &mut Vec<Outcome>,
+        counters: &Counters,
+    ) -> Result<(), Lost> {
+        self.arm(counters)?;
+        let started = clock::now();
+        match self.run(batch, outcomes) {
+            Ok(()) => {
+                self.renew(started);
+                Ok(())
+            }
+            Err(error) if self.is_gone(&error) => Err(lost(error)),
+            Err(_) => self.recover(batch, outcomes, counters),
+        }
+    }
+
+    /// Shows the server that this side lives, and this side that the server does.
+    pub(crate) fn heartbeat(&mut self) -> Result<(), Lost> {
+        for _ in 0..ATTEMPTS {
+            let started = clock::now();
+            match self.client.check_connection() {
+                Ok(()) => {
+                    self.renew(started);
+                    return Ok(());
+                }
+                // pg_cancel_backend came just now; it has cancelled nothing of ours.
+                Err(error) if is_cancelled(&error) && !self.client.is_closed() => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        Err(Lost(Error::unavailable(
+            "the server cancels every heartbeat",
+        )))
+    }
+
+    /// Must the lease be renewed although nothing is held?
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed
+    }
+
+    /// Lets the server forget the lease, so that a session that holds nothing may be
+    /// silent for as long as it likes.
+    pub(crate) fn rest(&mut self) -> Result<(), Lost> {
+        self.client
+            .batch_execute("SET idle_session_timeout = 0")
+            .map_err(lost)?;
+        self.armed = false;
+        self.state.trust_until(clock::NEVER);
+        Ok(())
+    }
+
+    /// Has the server watch over the lease, before the first lock that counts on it.
+    fn arm(&mut self, counters: &Counters) -> Result<(), Lost> {
+        let Some(lease) = self.lease.filter(|_| !self.armed) else {
+            return Ok(());
+        };
+        counters.round_trip();
+        let started = clock::now();
+        let arm = format!("SET idle_session_timeout = {}", lease.as_millis());
+        self.client.batch_execute(&arm).map_err(lost)?;
+        self.armed = true;
+        self.state.trust_until(started.saturating_add(trust(lease)));
+        Ok(())
+    }
+
+    /// Ends the connection on a thread of its own: on a dead network that can take
+    /// as long as the network stack likes.
+    pub(crate) fn dispose(self) {
+        // Without a thread to be had it is dropped here after all.
+        let _ = thread::Builder::new()
+            .name("distlock-close".into())
+            .spawn(move || drop(self));
+    }
+
+    fn renew(&self, started: u64) {
+        if let Some(lease) = self.lease {
+            self.state.renew(started.saturating_add(trust(lease)));
+        }
+    }
+
+    /// The round trip. On an error `outcomes` is as it was.
+    fn run(&mut self, batch: &[Op], outcomes: &mut Vec<Outcome>) -> Result<(), postgres::Error> {
+        if let [op] = *batch
+            && let Some(number) = scalar(op)
+        {
+            let statement = match op.action {
+                Action::Lock => &self.lock,
+                Action::Unlock => &self.unlock,
+            };
+            let rows = self.client.execute(statement, &[&number])?;
+            outcomes.push(Outcome::Said(rows == 1));
+        } else if let [unlock, lock] = *batch
+            && (unlock.action, lock.action) == (Action::Unlock, Action::Lock)
+            && let (Some(old), Some(new)) = (scalar(unlock), scalar(lock))
+        {
+            let statement = prepared(&mut self.unlock_and_lock, &mut self.client, UNLOCK_AND_LOCK)?;
+            let rows = self.client.execute(statement, &[&old, &new])?;
+            outcomes.push(Outcome::Said(rows & 1 != 0));
+            outcomes.push(Outcome::Said(rows & 2 != 0));
+        } else {
+            self.codes.clear();
+            self.codes.extend(batch.iter().map(code));
+            self.numbers.clear();
+            self.numbers.extend(batch.iter().map(|op| op.key.as_i64()));
+            let statement = prepared(&mut self.batch, &mut self.client, BATCH)?;
+            let params: [&(dyn ToSql + Sync); 2] = [&self.codes, &self.numbers];
+            let row = self.client.query_one(statement, &params)?;
+            let answers: &str = row.try_get(0)?;
+            outcomes.extend(answers.bytes().map(|byte| Outcome::Said(byte == b'1')));
+        }
+        Ok(())
+    }
+
+    /// After a failed batch: finds out what it did, then does the rest step by step,
+    /// so that one step's failure is its own.
+    fn recover(
+        &mut self,
+        batch: &[Op],
+        outcomes: &mut Vec<Outcome>,
+        counters: &Counters,
+    ) -> Result<(), Lost> {
+        outcomes.clear();
+        let held = self.held(counters)?;
+        for &op in batch {
+            let outcome = if is_done(op, &held) {
+                Outcome::Said(true)
+            } else {
+                self.retry(op, counters)?
+            };
+            outcomes.push(outcome);
+        }
+        Ok(())
+    }
+
+    fn retry(&mut self, op: Op, counters: &Counters) -> Result<Outcome, Lost> {
+        let mut said = Vec::with_capacity(1);
+        for attempt in 1.. {
+            let started = clock::now();
+            counters.round_trip();
+            let error = match self.run(&[op], &mut said) {
+                Ok(()) => {
+                    self.renew(started);
+                    break;
+                }
+                Err(error) if self.is_gone(&error) => return Err(lost(error)),
+                Err(error) => error,
+            };
+            if is_done(op, &self.held(counters)?) {
+                return Ok(Outcome::Said(true));
+            }
+            if attempt < ATTEMPTS && is_cancelled(&error) {
+                continue;
+            }
+            return match op.action {
+                Action::Lock => Ok(Outcome::Failed(lock_error(error))),
+                // A lock that cannot be given back goes with the session.
+                Action::Unlock => Err(lost(error)),
+            };
+        }
+        Ok(said.pop().expect("one step has one outcome"))
+    }
+
+    /// What the session holds, by the server's own account.
+    fn held(&mut self, counters: &Counters) -> Result<HashSet<(Number, Mode)>, Lost> {
+        for attempt in 1.. {
+            counters.round_trip();
+            let rows = prepared(&mut self.held, &mut self.client, HELD)
+                .cloned()
+                .and_then(|statement| self.client.query(&statement, &[]));
+            match rows {
+                Ok(rows) => {
+                    return rows
+                        .iter()
+                        .map(|row| {
+                            let key = Key::from_server(row.try_get(0)?, row.try_get(1)?);
+                            let mode = match row.try_get(2)? {
+                                true => Mode::Exclusive,
+                                false => Mode::Shared,
+                            };
+                            Ok((key.number(), mode))
+                        })
+                        .collect::<Result<_, postgres::Error>>()
+                        .map_err(lost);
+                }
+                Err(error) if attempt < ATTEMPTS && !self.is_gone(&error) => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        unreachable!("the loop returns")
+    }
+
+    fn is_gone(&self, error: &postgres::Error) -> bool {
+        // 57P01 to 57P05: the server ends the session, whatever the driver knows yet.
+        self.client.is_closed()
+            || error
+                .code()
+                .is_none_or(|code| code.code().starts_with("57P"))
+    }
+}
+
+/// Makes the session fit to hold locks; returns the lease that the server can keep.
+fn prepare_session(
+    client: &mut Client,
+    settings: &Settings,
+) -> Result<Option<Duration>, postgres::Error> {
+    let version: i32 = client
+        .query_one(
+            "SELECT pg_catalog.current_setting('server_version_num')::int4",
+            &[],
+        )?
+        .try_get(0)?;
+    // What a role or database may have set against long statements and idle sessions
+    // is not meant for this one.
+    client.batch_execute(
+        "SET statement_timeout = 0; SET lock_timeout = 0; \
+         SET idle_in_transaction_session_timeout = 0",
+    )?;
+    if version >= FIRST_WITH_LEASE {
+        client.batch_execute("SET idle_session_timeout = 0")?;
+        return Ok(settings.lease);
+    }
+    if settings.lease.is_some() {
+        warn!(
+            version,
+            "no lease: a server before PostgreSQL 14 cannot end silent sessions"
+        );
+    }
+    Ok(None)
+}
+
+/// How long this side believes in a lease after it was renewed, in nanoseconds: a
+/// tenth less than the server, to have time to act on its end.
+fn trust(lease: Duration) -> u64 {
+    clock::nanos(lease - lease / 10)
+}
+
+fn prepared<'a>(
+    slot: &'a mut Option<Statement>,
+    client: &mut Client,
+    sql: &str,
+) -> Result<&'a Statement, postgres::Error> {
+    match slot {
+        Some(statement) => Ok(statement),
+        None => Ok(slot.insert(client.prepare(sql)?)),
+    }
+}
+
+/// The key's number, if the scalar statements can do the step.
+fn scalar(op: Op) -> Option<i64> {
+    match (op.mode, op.key.number()) {
+        (Mode::Exclusive, Number::One(number)) => Some(number),
+        _ => None,
+    }
+}
+
+/// The step's branch in [`BATCH`].
+fn code(op: &Op) -> i16 {
+    let shared = i16::from(op.mode == Mode::Shared);
+    let two = i16::from(matches!(op.key.number(), Number::Two(..)));
+    let unlock = i16::from(op.action == Action::Unlock);
+    shared | two << 1 | unlock << 2
+}
+
+fn is_done(op: Op, held: &HashSet<(Number, Mode)>) -> bool {
+    held.contains(&(op.key.number(), op.mode)) == (op.action == Action::Lock)
+}
+
+fn is_cancelled(error: &postgres::Error) -> bool {
+    error.code() == Some(&SqlState::QUERY_CANCELED)
+}
+
+fn lock_error(error: postgres::Error) -> Error {
+    if error.code() == Some(&SqlState::OUT_OF_MEMORY) {
+        Error::new(
+            ErrorKind::LockTableFull,
+            "the server's lock table is full; raise max_locks_per_transaction",
+        )
+        .caused_by(error)
+    } else {
+        Error::new(ErrorKind::Database, "the server could not take the lock").caused_by(error)
+    }
+}
+
+fn lost(error: postgres::Error) -> Lost {
+    Lost(Error::unavailable("the connection to the database was lost").caused_by(error))
+}
+
+fn connect_error(error: postgres::Error) -> Error {
+    let code = error.code().map(SqlState::code);
+    let (kind, message) = match code {
+        Some("53300") => (
+            ErrorKind::Unavailable,
+            "the server has no connection slot free",
+        ),
+        // The server starts, stops or recovers.
+        Some(code) if code.starts_with("57P") => (
+            ErrorKind::Unavailable,
+            "the server takes no connections now",
+        ),
+        Some(code) if code.starts_with("28") => {
+            (ErrorKind::Database, "the server refused the login")
+        }
+        Some("3D000") => (ErrorKind::Database, "the database does not exist"),
+        Some(_) => (ErrorKind::Database, "the server refused the session"),
+        None => (ErrorKind::Unavailable, "cannot connect to the database"),
+    };
+    Error::new(kind, message).caused_by(error)
+}

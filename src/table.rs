@@ -1,0 +1,549 @@
+//! Who holds and who waits, in this process. Pure: no I/O and no clock of its own.
+//!
+//! The table alone decides between the threads of one process, because the server
+//! cannot: to it they are one session, and a session may take the same advisory lock
+//! again and again. The server decides between processes: for each key the table
+//! holds at most one server lock, of one mode, however many guards share it.
+//!
+//! Waiters of a key are served first in, first out. A released lock goes straight to
+//! the next waiter of the same mode, without the server, until this process has had
+//! it for [`TENURE`]; then the server lock is given up and left alone for as long as
+//! another process may need to look at it.
+
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::backoff::{self, Dice};
+use crate::key::Key;
+use crate::request::{Mode, Patience};
+
+/// How long a process may pass a lock on inside before others get their turn.
+const TENURE: Duration = Duration::from_millis(20);
+
+/// One step at the server. A batch has at most one for each key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Op {
+    pub(crate) key: Key,
+    pub(crate) mode: Mode,
+    pub(crate) action: Action,
+}
+
+// In the order of a batch: what frees comes before what takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Action {
+    Unlock,
+    Lock,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Somebody else has the lock.
+    Busy,
+    /// The process has as many locks as it may.
+    LimitReached,
+}
+
+/// Where the table's decisions go.
+pub(crate) trait Desk<W> {
+    /// The lock is `waiter`'s, under the number `id`, after a guard of this process
+    /// if `handed_over`. False if the waiter has left and does not take it.
+    fn grant(&mut self, waiter: W, key: Key, mode: Mode, id: u64, handed_over: bool) -> bool;
+
+    fn refuse(&mut self, waiter: W, refusal: Refusal);
+
+    /// An acquire found its lock taken; said once for each.
+    fn contended(&mut self);
+}
+
+/// What became of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Released {
+    /// The lock is free for this process or has gone to its next holder.
+    Done,
+    /// The server lock has no holder any more: an unlock is due.
+    UnlockDue,
+    /// There is no such hold.
+    Stale,
+}
+
+struct Waiter<W> {
+    inner: W,
+    mode: Mode,
+    patience: Patience,
+    since: Instant,
+    contended: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holders {
+    None,
+    Exclusive(u64),
+    Shared(usize),
+}
+
+struct Entry<W> {
+    /// What the session holds at the server.
+    server: Option<Mode>,
+    holders: Holders,
+    queue: VecDeque<Waiter<W>>,
+    /// Since when this process has had the server lock without giving others a turn.
+    tenure: Option<Instant>,
+    /// When to look again. None: at once.
+    look_at: Option<Instant>,
+    /// Is the key in `ready`?
+    listed: bool,
+}
+
+impl<W> Entry<W> {
+    /// May a request that cannot wait be tried at all?
+    fn is_open_to(&self, mode: Mode) -> bool {
+        match mode {
+            Mode::Exclusive => self.holders == Holders::None && self.queue.is_empty(),
+            Mode::Shared => {
+                !matches!(self.holders, Holders::Exclusive(_))
+                    && self.queue.iter().all(|waiter| waiter.mode == Mode::Shared)
+            }
+        }
+    }
+
+    /// May the first in the queue have the lock without the server?
+    fn can_hand_over(&self, now: Instant) -> bool {
+        let Some(first) = self.queue.front() else {
+            return false;
+        };
+        self.server == Some(first.mode)
+            && match self.holders {
+                Holders::None => !self.is_tenure_over(now),
+                Holders::Exclusive(_) => false,
+                // Its fellow holders keep the server lock anyway.
+                Holders::Shared(_) => true,
+            }
+    }
+
+    fn is_tenure_over(&self, now: Instant) -> bool {
+        self.tenure
+            .is_some_and(|start| now.saturating_duration_since(start) >= TENURE)
+    }
+
+    fn needs_server(&self) -> bool {
+        match self.server {
+            Some(_) => self.holders == Holders::None,
+            None => true,
+        }
+    }
+
+    fn has_impatient(&self) -> bool {
+        self.queue
+            .iter()
+            .any(|waiter| waiter.patience == Patience::Once)
+    }
+}
+
+/// A look that is due at a time. Stale if the entry has another time by then.
+#[derive(PartialEq, Eq)]
+struct Due {
+    at: Instant,
+    key: Key,
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        // The heap's greatest is the earliest.
+        other.at.cmp(&self.at)
+    }
+}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+pub(crate) struct Limits {
+    pub(crate) max_locks: Option<usize>,
+    pub(crate) retry_min: Duration,
+    pub(crate) retry_max: Duration,
+}
+
+pub(crate) struct Table<W> {
+    limits: Limits,
+    entries: HashMap<Key, Entry<W>>,
+    /// Keys whose entry has to be looked at for the next batch.
+    ready: VecDeque<Key>,
+    due: BinaryHeap<Due>,
+    /// Emptied queues, kept for their memory.
+    spare: Vec<VecDeque<Waiter<W>>>,
+    held: usize,
+    waiting: usize,
+    last_id: u64,
+    dice: Dice,
+}
+
+impl<W> Table<W> {
+    pub(crate) fn new(limits: Limits, seed: u64) -> Self {
+        Table {
+            limits,
+            entries: HashMap::new(),
+            ready: VecDeque::new(),
+            due: BinaryHeap::new(),
+            spare: Vec::new(),
+            held: 0,
+            waiting: 0,
+            last_id: 0,
+            dice: Dice::new(seed),
+        }
+    }
+
+    /// Guards out.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Requests without an answer.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Has [`plan`](Table::plan) something to do already?
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// When [`plan`](Table::plan) will have something to do by itself.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.due.peek().map(|due| due.at)
+    }
+
+    /// Somebody wants `key`.
+    pub(crate) fn acquire(
+        &mut self,
+        key: Key,
+        mode: Mode,
+        patience: Patience,
+        waiter: W,
+        now: Instant,
+        desk: &mut impl Desk<W>,
+    ) {
+        if self.is_full(0) {
+            return desk.refuse(waiter, Refusal::LimitReached);
+        }
+        let spare = &mut self.spare;
+        let entry = self.entries.entry(key).or_insert_with(|| Entry {
+            server: None,
+            holders: Holders::None,
+            queue: VecDeque::new(),
+            tenure: None,
+            look_at: None,
+            listed: false,
+        });
+        let open = entry.is_open_to(mode);
+        if !open {
+            desk.contended();
+            if patience == Patience::Once {
+                return desk.refuse(waiter, Refusal::Busy);
+            }
+        }
+        if entry.queue.capacity() == 0 {
+            entry.queue = spare.pop().unwrap_or_default();
+        }
+        entry.queue.push_back(Waiter {
+            inner: waiter,
+            mode,
+            patience,
+            since: now,
+            contended: !open,
+        });
+        self.waiting += 1;
+        self.advance(key, now, false, desk);
+    }
+
+    /// The holder with number `id` gives `key` back.
+    pub(crate) fn release(
+        &mut self,
+        key: Key,
+        id: u64,
+        now: Instant,
+        desk: &mut impl Desk<W>,
+    ) -> Released {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return Released::Stale;
+        };
+        entry.holders = match entry.holders {
+            Holders::Exclusive(holder) if holder == id => Holders::None,
+            Holders::Shared(1) => Holders::None,
+            Holders::Shared(count) => Holders::Shared(count - 1),
+            Holders::None | Holders::Exclusive(_) => return Released::Stale,
+        };
+        self.held -= 1;
+        self.advance(key, now, true, desk);
+        if self.is_unlock_due(key) {
+            Released::UnlockDue
+        } else {
+            Released::Done
+        }
+    }
+
+    /// Does the session hold `key` for nobody?
+    pub(crate) fn is_unlock_due(&self, key: Key) -> bool {
+        self.entries
+            .get(&key)
+            .is_some_and(|entry| entry.server.is_some() && entry.holders == Holders::None)
+    }
+
+    /// Drops the waiters of `key` that are `gone`.
+    pub(crate) fn sweep(
+        &mut self,
+        key: Key,
+        gone: impl Fn(&W) -> bool,
+        now: Instant,
+        desk: &mut impl Desk<W>,
+    ) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            let before = entry.queue.len();
+            entry.queue.retain(|waiter| !gone(&waiter.inner));
+            self.waiting -= before - entry.queue.len();
+            self.advance(key, now, false, desk);
+        }
+    }
+
+    /// Puts into `batch` what is to be done at the server now, at most `cap` steps.
+    /// Every step's result must come back through [`settle`](Table::settle) or
+    /// [`fail`](Table::fail) before the next plan.
+    pub(crate) fn plan(
+        &mut self,
+        now: Instant,
+        cap: usize,
+        batch: &mut Vec<Op>,
+        desk: &mut impl Desk<W>,
+    ) {
+        while let Some(due) = self.due.peek() {
+            if due.at > now {
+                break;
+            }
+            let Due { at, key } = self.due.pop().expect("it was just seen");
+            if let Some(entry) = self.entries.get_mut(&key)
+                && entry.look_at == Some(at)
+            {
+                entry.look_at = None;
+                self.list(key);
+            }
+        }
+        let mut locks = 0;
+        for _ in 0..self.ready.len() {
+            if batch.len() >= cap {
+                break;
+            }
+            let key = self.ready.pop_front().expect("it was just counted");
+            let entry = self
+                .entries
+                .get_mut(&key)
+                .expect("listed keys have entries");
+            entry.listed = false;
+            if !entry.needs_server() {
+                continue;
+            }
+            if let Some(mode) = entry.server {
+                batch.push(Op {
+                    key,
+                    mode,
+                    action: Action::Unlock,
+                });
+                continue;
+            }
+            let Some(first) = entry.queue.front() else {
+                self.remove(key);
+                continue;
+            };
+            let mode = first.mode;
+            if entry.look_at.is_some() && !entry.has_impatient() {
+                continue;
+            }
+            if self.is_full(0) {
+                self.refuse_all(key, Refusal::LimitReached, desk);
+            } else if self.is_full(locks) {
+                // The locks of this batch may be the last that fit: see how they end.
+                self.list(key);
+            } else {
+                locks += 1;
+                batch.push(Op {
+                    key,
+                    mode,
+                    action: Action::Lock,
+                });
+            }
+        }
+        batch.sort_unstable_by_key(|op| op.action);
+    }
+
+    /// The server has done `op`. For a lock, `yes` means that it was free.
+    pub(crate) fn settle(&mut self, op: Op, yes: bool, now: Instant, desk: &mut impl Desk<W>) {
+        let Some(entry) = self.entries.get_mut(&op.key) else {
+            return;
+        };
+        match op.action {
+            Action::Lock if yes => {
+                entry.server = Some(op.mode);
+                entry.look_at = None;
+                entry.tenure.get_or_insert(now);
+                self.advance(op.key, now, false, desk);
+            }
+            Action::Lock => self.put_off(op.key, now, desk),
+            Action::Unlock => {
+                entry.server = None;
+                let over = entry.is_tenure_over(now);
+                if over && let Some(start) = entry.tenure.take() {
+                    // Longer than the pause of whoever has waited since the tenure began.
+                    let tenure = now.saturating_duration_since(start);
+                    let pause = backoff::proportional(
+                        tenure.saturating_mul(5) / 4,
+                        self.limits.retry_min,
+                        self.limits.retry_max,
+                    );
+                    self.look_later(op.key, now + pause);
+                }
+                self.list(op.key);
+            }
+        }
+    }
+
+    /// The server could not do a lock step: its waiters are out, to be told why.
+    pub(crate) fn fail(&mut self, key: Key, mut tell: impl FnMut(W)) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            self.waiting -= entry.queue.len();
+            entry.queue.drain(..).for_each(|waiter| tell(waiter.inner));
+            self.list(key);
+        }
+    }
+
+    /// The session is gone, and all its locks. Everybody who waits goes on waiting.
+    /// Returns how many holds were lost.
+    pub(crate) fn lose(&mut self) -> usize {
+        self.due.clear();
+        self.ready.clear();
+        for (&key, entry) in &mut self.entries {
+            entry.server = None;
+            entry.holders = Holders::None;
+            entry.tenure = None;
+            entry.look_at = None;
+            entry.listed = true;
+            self.ready.push_back(key);
+        }
+        std::mem::take(&mut self.held)
+    }
+
+    /// Sends away those who wait: all, or only those who cannot wait.
+    pub(crate) fn dismiss(&mut self, all: bool, mut tell: impl FnMut(W)) {
+        for entry in self.entries.values_mut() {
+            for _ in 0..entry.queue.len() {
+                let waiter = entry.queue.pop_front().expect("it was just counted");
+                if all || waiter.patience == Patience::Once {
+                    self.waiting -= 1;
+                    tell(waiter.inner);
+                } else {
+                    entry.queue.push_back(waiter);
+                }
+            }
+        }
+    }
+
+    /// Would one more lock, beside `more` that are on their way, be too many?
+    fn is_full(&self, more: usize) -> bool {
+        self.limits
+            .max_locks
+            .is_some_and(|max| self.held + more >= max)
+    }
+
+    /// Gives the lock to the first waiters for as long as that needs no server, and
+    /// lists the key if something is left for the server to do.
+    fn advance(&mut self, key: Key, now: Instant, handed_over: bool, desk: &mut impl Desk<W>) {
+        let full = self.limits.max_locks;
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        while entry.can_hand_over(now) {
+            let waiter = entry.queue.pop_front().expect("it can be handed over to");
+            self.waiting -= 1;
+            if full.is_some_and(|max| self.held >= max) {
+                desk.refuse(waiter.inner, Refusal::LimitReached);
+                continue;
+            }
+            self.last_id += 1;
+            let id = self.last_id;
+            if desk.grant(waiter.inner, key, waiter.mode, id, handed_over) {
+                self.held += 1;
+                entry.holders = match (waiter.mode, entry.holders) {
+                    (Mode::Exclusive, _) => Holders::Exclusive(id),
+                    (Mode::Shared, Holders::Shared(count)) => Holders::Shared(count + 1),
+                    (Mode::Shared, _) => Holders::Shared(1),
+                };
+            }
+        }
+        // Held locks keep no queue memory: there may be many of them.
+        if entry.queue.is_empty() && entry.queue.capacity() > 0 {
+            self.spare.push(std::mem::take(&mut entry.queue));
+        }
+        if entry.needs_server() {
+            self.list(key);
+        }
+    }
+
+    /// The lock is taken elsewhere: who cannot wait leaves, the others look later.
+    fn put_off(&mut self, key: Key, now: Instant, desk: &mut impl Desk<W>) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        for _ in 0..entry.queue.len() {
+            let mut waiter = entry.queue.pop_front().expect("it was just counted");
+            if !waiter.contended {
+                waiter.contended = true;
+                desk.contended();
+            }
+            match waiter.patience {
+                Patience::Wait => entry.queue.push_back(waiter),
+                Patience::Once => {
+                    self.waiting -= 1;
+                    desk.refuse(waiter.inner, Refusal::Busy);
+                }
+            }
+        }
+        match entry.queue.front() {
+            Some(first) => {
+                let waited = now.saturating_duration_since(first.since);
+                let pause =
+                    backoff::proportional(waited, self.limits.retry_min, self.limits.retry_max);
+                let at = now + self.dice.jitter(pause);
+                self.look_later(key, at);
+            }
+            None => self.remove(key),
+        }
+    }
+
+    fn refuse_all(&mut self, key: Key, refusal: Refusal, desk: &mut impl Desk<W>) {
+        self.fail(key, |waiter| desk.refuse(waiter, refusal));
+    }
+
+    fn look_later(&mut self, key: Key, at: Instant) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.look_at = Some(at);
+            self.due.push(Due { at, key });
+        }
+    }
+
+    fn list(&mut self, key: Key) {
+        if let Some(entry) = self.entries.get_mut(&key)
+            && !entry.listed
+        {
+            entry.listed = true;
+            self.ready.push_back(key);
+        }
+    }
+
+    fn remove(&mut self, key: Key) {
+        if let Some(entry) = self.entries.remove(&key)
+            && entry.queue.capacity() > 0
+        {
+            debug_assert!(entry.queue.is_empty() && !entry.listed);
+            self.spare.push(entry.queue);
+        }
+    }
+}

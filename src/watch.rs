@@ -1,0 +1,282 @@
+//! Whether a lock may still be believed in: per session, per hold, and as the
+//! [`Watch`] that users see.
+//!
+//! A hold ends once, with the first cause there is. Losing a session is one store
+//! for all its locks; only holds that somebody watches have state of their own.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::clock;
+
+/// Why a hold ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Ended {
+    /// The guard was dropped or unlocked.
+    Unlocked = 1,
+    /// The database session that held the lock is gone, and the lock with it.
+    SessionLost,
+    /// The session was silent for so long that the server may have ended it.
+    LeaseExpired,
+    /// The acquire's [`CancelToken`](crate::CancelToken) was cancelled.
+    Cancelled,
+    /// The manager was closed.
+    Closed,
+}
+
+/// Set once, to the first cause.
+#[derive(Default)]
+struct Cause(AtomicU8);
+
+impl Cause {
+    fn get(&self) -> Option<Ended> {
+        [
+            Ended::Unlocked,
+            Ended::SessionLost,
+            Ended::LeaseExpired,
+            Ended::Cancelled,
+            Ended::Closed,
+        ]
+        .into_iter()
+        .find(|&ended| ended as u8 == self.0.load(Ordering::Acquire))
+    }
+
+    /// True if `ended` is the first cause.
+    fn set(&self, ended: Ended) -> bool {
+        self.0
+            .compare_exchange(0, ended as u8, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
+/// One database session's locks: whether they may still be believed in.
+pub(crate) struct SessionState {
+    generation: u64,
+    cause: Cause,
+    /// On [`clock::now`]; [`clock::NEVER`] without a lease.
+    trusted_until: AtomicU64,
+    /// The holds to tell. Dead ones are swept out when the list has doubled.
+    watched: Mutex<Vec<Weak<Hold>>>,
+}
+
+impl SessionState {
+    pub(crate) fn new(generation: u64) -> Self {
+        SessionState {
+            generation,
+            cause: Cause::default(),
+            trusted_until: AtomicU64::new(clock::NEVER),
+            watched: Mutex::default(),
+        }
+    }
+
+    /// Which of the manager's sessions this is, counted from 1.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Ends every hold of the session. Only the first cause counts.
+    pub(crate) fn trip(&self, ended: Ended) {
+        if self.cause.set(ended) {
+            // Out of the mutex first: ending a hold wakes its watchers.
+            let watched = std::mem::take(&mut *self.watched.lock());
+            for hold in watched.iter().filter_map(Weak::upgrade) {
+                hold.end(ended);
+            }
+        }
+    }
+
+    /// Why the session's locks are lost, if they are. The clock alone can decide:
+    /// no thread has to run for a lease to expire.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        let ended = self.cause.get();
+        if ended.is_none() && clock::now() >= self.trusted_until.load(Ordering::Acquire) {
+            // Latched, so that a late renewal cannot bring the lock back to life.
+            self.trip(Ended::LeaseExpired);
+            return self.cause.get();
+        }
+        ended
+    }
+
+    /// The server has answered: believe until `until`, unless it is too late for that.
+    pub(crate) fn renew(&self, until: u64) {
+        if self.ended().is_none() {
+            self.trust_until(until);
+        }
+    }
+
+    /// While nothing is held: believe until `until` from now on.
+    pub(crate) fn trust_until(&self, until: u64) {
+        self.trusted_until.store(until, Ordering::Release);
+    }
+
+    /// When the clock ends the session's locks, if nobody renews them.
+    pub(crate) fn trusted_until(&self) -> u64 {
+        self.trusted_until.load(Ordering::Acquire)
+    }
+}
+
+/// One lock that somebody watches.
+pub(crate) struct Hold {
+    session: Arc<SessionState>,
+    cause: Cause,
+    /// Nothing is ever sent: dropping the sender is the signal.
+    signal: Mutex<Option<Sender<Infallible>>>,
+    over: Receiver<Infallible>,
+}
+
+impl Hold {
+    pub(crate) fn new(session: &Arc<SessionState>) -> Arc<Self> {
+        let (sender, over) = bounded(0);
+        let hold = Arc::new(Hold {
+            session: Arc::clone(session),
+            cause: Cause::default(),
+            signal: Mutex::new(Some(sender)),
+            over,
+        });
+        {
+            let mut watched = session.watched.lock();
+            if watched.len() == watched.capacity() {
+                watched.retain(|hold| hold.strong_count() > 0);
+            }
+            watched.push(Arc::downgrade(&hold));
+        }
+        // A trip that came before the push has not told this hold.
+        if let Some(ended) = session.ended() {
+            hold.end(ended);
+        }
+        hold
+    }
+
+    /// True if this call ended the hold with `ended`, and not an earlier cause.
+    pub(crate) fn end(&self, ended: Ended) -> bool {
+        let cause = self.session.cause.get().unwrap_or(ended);
+        let first = self.cause.set(cause);
+        if first {
+            let signal = self.signal.lock().take();
+            drop(signal);
+        }
+        first && cause == ended
+    }
+
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.cause.get().or_else(|| self.session.ended())
+    }
+
+    fn wait(&self, deadline: Option<Instant>) -> Option<Ended> {
+        loop {
+            if let Some(ended) = self.ended() {
+                return Some(ended);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return None;
+            }
+            let trusted = self.session.trusted_until();
+            let trust = (trusted != clock::NEVER)
+                .then(|| Duration::from_nanos(trusted.saturating_sub(clock::now())));
+            let left = deadline.map(|deadline| deadline.duration_since(Instant::now()));
+            let pause = match (trust, left) {
+                (Some(trust), Some(left)) => Some(trust.min(left)),
+                (trust, left) => trust.or(left),
+            };
+            let outcome = match pause {
+                Some(pause) => self.over.recv_timeout(pause),
+                None => self.over.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match outcome {
+                Ok(never) => match never {},
+                // Either way, the state says what happened.
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        }
+    }
+}
+
+/// Tells when a hold ends, on any thread, for as long as anybody asks.
+///
+/// Made by [`Guard::watch`](crate::Guard::watch); outlives the guard. Clones watch
+/// the same hold.
+///
+/// ```no_run
+/// # fn main() -> Result<(), distlock::Error> {
+/// let mgr = distlock::Manager::connect("host=localhost user=app")?;
+/// let guard = mgr.lock("leader")?;
+/// let watch = guard.watch();
+/// std::thread::spawn(move || {
+///     let why = watch.wait();
+///     eprintln!("no longer the leader: {why:?}");
+/// });
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Watch {
+    hold: Arc<Hold>,
+}
+
+impl Watch {
+    pub(crate) fn new(hold: Arc<Hold>) -> Self {
+        Watch { hold }
+    }
+
+    /// Was the lock lost? True as soon as this side must assume that somebody else
+    /// can have it, and true from then on. False while it is held, and after it was
+    /// given back by its guard: that is no loss ([`ended`](Watch::ended) tells).
+    pub fn is_lost(&self) -> bool {
+        self.ended().is_some_and(|ended| ended != Ended::Unlocked)
+    }
+
+    /// Why the hold ended; `None` while it lasts.
+    pub fn ended(&self) -> Option<Ended> {
+        self.hold.ended()
+    }
+
+    /// Waits until the hold ends and says why. It also returns, by the clock, when
+    /// the lease expires and nothing else in the process can run.
+    pub fn wait(&self) -> Ended {
+        self.hold
+            .wait(None)
+            .expect("a wait without a deadline ends with the hold")
+    }
+
+    /// Like [`wait`](Watch::wait) for at most `timeout`; `None` if the hold lasts
+    /// longer.
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<Ended> {
+        self.hold.wait(Instant::now().checked_add(timeout))
+    }
+
+    /// A channel that disconnects when the hold ends and never carries a message,
+    /// for [`crossbeam_channel::select!`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let (_stop, stop) = crossbeam_channel::bounded::<()>(0);
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let guard = mgr.lock("leader")?;
+    /// crossbeam_channel::select! {
+    ///     recv(guard.watch().channel()) -> _ => eprintln!("lost: stop at once"),
+    ///     recv(stop) -> _ => eprintln!("asked to stop"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn channel(&self) -> Receiver<Infallible> {
+        self.hold.over.clone()
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("ended", &self.ended())
+            .finish()
+    }
+}

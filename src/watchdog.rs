@@ -1,0 +1,78 @@
+//! The thread that looks after the worker.
+//!
+//! The worker can hang in the driver for as long as the network stack likes. Then the
+//! watchdog gives its session up and starts another worker. It also tells watchers
+//! that a lease has expired when the worker does not. It sleeps until the first
+//! moment at which either could be needed, and for good while nothing is going on.
+
+use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::clock;
+use crate::core::Core;
+use crate::error::Error;
+
+pub(crate) fn spawn(core: &Arc<Core>, alarm: Receiver<()>) -> Result<(), Error> {
+    // Weak: the core must not live for its watchdog's sake.
+    let core = Arc::downgrade(core);
+    thread::Builder::new()
+        .name("distlock-watch".into())
+        .spawn(move || run(&core, &alarm))
+        .map(drop)
+        .map_err(|error| Error::unavailable("no thread for the watchdog").caused_by(error))
+}
+
+fn run(core: &Weak<Core>, alarm: &Receiver<()>) {
+    let mut alarmed = false;
+    while let Some(pause) = core.upgrade().and_then(|core| look(&core, alarmed)) {
+        let woken = match pause {
+            Some(pause) => alarm.recv_timeout(pause),
+            None => alarm.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        alarmed = match woken {
+            Ok(()) => true,
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+    }
+}
+
+/// Does what is due. Returns how long to sleep (`None`: until woken), or nothing at
+/// all if the manager is closed.
+fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
+    if core.is_closed() {
+        return None;
+    }
+    let limit = clock::nanos(core.settings.stall_limit());
+    // First the flag, then the look: a round trip that begins after the look rings.
+    core.unguarded.store(true, Ordering::SeqCst);
+    let busy_since = core.busy_since.load(Ordering::SeqCst);
+    let mut until = clock::NEVER;
+    if busy_since != 0 {
+        until = busy_since.saturating_add(limit);
+        if clock::now() >= until {
+            core.replace_worker(busy_since);
+        }
+    } else if alarmed {
+        // Where there was one round trip there will be more. One that begins right
+        // now may not last longer than to the next look.
+        until = clock::now().saturating_add(limit);
+    }
+    let session = core.state.lock().session.clone();
+    if let Some(session) = session
+        && session.ended().is_none()
+    {
+        until = until.min(session.trusted_until());
+    }
+    if until == clock::NEVER {
+        return Some(None);
+    }
+    core.unguarded.store(false, Ordering::SeqCst);
+    let pause = until.saturating_sub(clock::now());
+    Some(Some(Duration::from_nanos(pause)))
+}

@@ -1,0 +1,561 @@
+//! The loop of the one thread that talks to the database.
+//!
+//! Each turn takes what callers have asked for meanwhile, makes one batch of it, with
+//! at most one step for each key, does the batch in one round trip, and answers. The
+//! worker never waits for a caller, and never for a connect either: another thread
+//! dials, so that while the database is away requests are still answered.
+
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded, select};
+use tracing::{debug, info, warn};
+
+use crate::backoff::{self, Dice};
+use crate::clock;
+use crate::config::Settings;
+use crate::core::{Core, State, Waiter};
+use crate::error::{Error, ErrorKind};
+use crate::request::{Answer, Message, Note, Patience, Request};
+use crate::session::{Lost, Outcome, Session};
+use crate::table::{Action, Op, Released};
+use crate::watch::Ended;
+
+/// Requests taken in, and steps sent, in one turn.
+const BATCH_CAP: usize = 1024;
+
+/// How long requests that met a broken connection wait for the first reconnect before
+/// they are told that the database is away.
+const RECONNECT_GRACE: Duration = Duration::from_secs(1);
+
+/// Starts the worker in charge, with its first connection if there is one.
+pub(crate) fn spawn(
+    core: &Arc<Core>,
+    state: &mut State,
+    session: Option<Session>,
+) -> Result<(), Error> {
+    let now = Instant::now();
+    state.session = session.as_ref().map(|session| Arc::clone(session.state()));
+    let worker = Worker {
+        core: Arc::clone(core),
+        queue: core.queue.clone(),
+        epoch: state.epoch,
+        link: session.map_or(Link::Down { redial_at: now }, Link::Up),
+        attempt: 0,
+        connected_at: now,
+        last_contact: now,
+        next: Some(now),
+        inbox: Vec::with_capacity(BATCH_CAP),
+        notes: Vec::new(),
+        batch: Vec::with_capacity(BATCH_CAP),
+        outcomes: Vec::with_capacity(BATCH_CAP),
+        dice: Dice::new(clock::now()),
+    };
+    let thread = thread::Builder::new()
+        .name("distlock-worker".into())
+        .spawn(move || worker.run())
+        .map_err(|error| Error::unavailable("no thread for the worker").caused_by(error))?;
+    // A replaced worker is not waited for: dropping its handle detaches it.
+    state.thread = Some(thread);
+    Ok(())
+}
+
+/// Connects on a thread of its own. If nobody waits for the session any more when it
+/// is there, it is closed on that thread.
+pub(crate) fn dial(
+    config: &postgres::Config,
+    settings: &Settings,
+    generation: u64,
+) -> Result<Receiver<Result<Session, Error>>, Error> {
+    let (sender, answer) = bounded(1);
+    let (config, settings) = (config.clone(), settings.clone());
+    thread::Builder::new()
+        .name("distlock-dial".into())
+        .spawn(move || {
+            sender
+                .send(Session::connect(&config, &settings, generation))
+                .ok();
+        })
+        .map_err(|error| Error::unavailable("no thread for the connect").caused_by(error))?;
+    Ok(answer)
+}
+
+/// How long a dial may take in all: the driver's own limit holds for each host's TCP
+/// connect, but not for a server that accepts and then says nothing.
+pub(crate) fn dial_limit(config: &postgres::Config, settings: &Settings) -> Duration {
+    let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
+    config
+        .get_connect_timeout()
+        .copied()
+        .unwrap_or(settings.connect_timeout)
+        .saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX).max(1))
+}
+
+enum Link {
+    Up(Session),
+    Down {
+        redial_at: Instant,
+    },
+    Dialling {
+        answer: Receiver<Result<Session, Error>>,
+        give_up_at: Instant,
+        /// When the requests that wait for it are told.
+        patience_ends: Option<Instant>,
+    },
+}
+
+/// What the worker goes to the database for.
+enum Errand {
+    Batch,
+    Heartbeat,
+    /// To say that it will be silent for long.
+    Rest,
+}
+
+struct Worker {
+    core: Arc<Core>,
+    queue: Receiver<Message>,
+    epoch: u64,
+    link: Link,
+    /// Dials since the last session that lasted.
+    attempt: u32,
+    connected_at: Instant,
+    /// When the last successful round trip began.
+    last_contact: Instant,
+    /// When the next turn is due if nobody calls. None: not at all.
+    next: Option<Instant>,
+    // Kept from turn to turn for their memory.
+    inbox: Vec<Message>,
+    notes: Vec<Note>,
+    batch: Vec<Op>,
+    outcomes: Vec<Outcome>,
+    dice: Dice,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let core = Arc::clone(&self.core);
+        // Also when a bug makes the worker panic: nobody may be left waiting for it.
+        let _last_words = LastWords {
+            core: &core,
+            epoch: self.epoch,
+        };
+        while self.wait() && self.turn() {}
+        // The session ends here, before the last words say that it has.
+        drop(self);
+    }
+
+    /// Waits for something to do. False if there can be nothing any more.
+    fn wait(&mut self) -> bool {
+        let received = match (&self.link, self.next) {
+            (Link::Dialling { answer, .. }, next) => {
+                let timeout = next.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
+                select! {
+                    recv(self.queue) -> message => message.map_err(|_| RecvTimeoutError::Disconnected),
+                    recv(answer) -> outcome => {
+                        // A dialler that panicked has said nothing.
+                        let outcome = outcome.unwrap_or_else(|_| Err(Error::unavailable("the connect failed")));
+                        self.dialled(outcome);
+                        return true;
+                    }
+                    recv(timeout) -> _ => Err(RecvTimeoutError::Timeout),
+                }
+            }
+            (_, Some(next)) => self.queue.recv_deadline(next),
+            (_, None) => self
+                .queue
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match received {
+            Ok(message) => self.inbox.push(message),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        true
+    }
+
+    /// One turn. False if another worker, or nobody, is in charge now.
+    fn turn(&mut self) -> bool {
+        let core = Arc::clone(&self.core);
+        let mut state = core.state.lock();
+        if !self.is_in_charge(&state) {
+            return false;
+        }
+        let now = Instant::now();
+        self.take_in(&mut state, now);
+        if matches!(self.link, Link::Up(_)) {
+            if let Some(ended) = state.session.as_ref().and_then(|session| session.ended()) {
+                self.lose(&mut state, ended, Error::unavailable("the lease expired"));
+            } else {
+                self.plan(&mut state, now);
+                let Some(errand) = self.errand(&state, now) else {
+                    self.next = self.next_turn(&state);
+                    return true;
+                };
+                core.begin_round_trip();
+                drop(state);
+                let result = self.round_trip(errand);
+                state = core.state.lock();
+                if !self.is_in_charge(&state) {
+                    return false;
+                }
+                core.end_round_trip();
+                match result {
+                    Ok(()) => self.settle(&mut state),
+                    Err(Lost(error)) => self.lose(&mut state, Ended::SessionLost, error),
+                }
+            }
+        }
+        self.tend_link(&mut state);
+        self.next = self.next_turn(&state);
+        true
+    }
+
+    fn is_in_charge(&self, state: &State) -> bool {
+        state.epoch == self.epoch && !self.core.is_closed()
+    }
+
+    /// Reads the queue and the notes. The notes are taken after the queue and worked
+    /// off before it: a thread that drops a guard and then asks for the lock again
+    /// finds it free.
+    fn take_in(&mut self, state: &mut State, now: Instant) {
+        while self.inbox.len() < BATCH_CAP {
+            match self.queue.try_recv() {
+                Ok(message) => self.inbox.push(message),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        self.core.noted.store(false, Ordering::SeqCst);
+        mem::swap(&mut *self.core.notes.lock(), &mut self.notes);
+
+        let State {
+            table,
+            session,
+            unlocking,
+            refusing,
+            ..
+        } = state;
+        let mut desk = self.core.desk(session.as_ref());
+        for note in self.notes.drain(..) {
+            match note {
+                Note::Release { grant, reply } => {
+                    let current = session
+                        .as_ref()
+                        .is_some_and(|session| session.generation() == grant.session.generation());
+                    let released = if current {
+                        table.release(grant.key, grant.id, now, &mut desk)
+                    } else {
+                        Released::Stale
+                    };
+                    if released != Released::Stale {
+                        self.core.counters.released.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let Some(reply) = reply else { continue };
+                    match released {
+                        Released::UnlockDue => unlocking.push((grant.key, reply)),
+                        Released::Done => drop(reply.send(Answer::Released)),
+                        Released::Stale => {
+                            let ended = grant.session.ended().unwrap_or(Ended::SessionLost);
+                            reply.send(Answer::Failed(Error::ended(ended))).ok();
+                        }
+                    }
+                }
+                Note::GaveUp(key) => {
+                    table.sweep(key, |waiter| waiter.reply.is_abandoned(), now, &mut desk);
+                }
+            }
+        }
+        for message in self.inbox.drain(..) {
+            let Message::Acquire(request) = message else {
+                continue;
+            };
+            let Request {
+                key,
+                mode,
+                patience,
+                reply,
+            } = request;
+            if reply.is_abandoned() {
+                continue;
+            }
+            match refusing {
+                Some(error)
+                    if patience == Patience::Once || !self.core.settings.wait_while_unavailable =>
+                {
+                    reply.send(Answer::Failed(error.clone())).ok();
+                }
+                _ => table.acquire(key, mode, patience, Waiter { reply }, now, &mut desk),
+            }
+        }
+    }
+
+    fn plan(&mut self, state: &mut State, now: Instant) {
+        self.batch.clear();
+        let mut desk = self.core.desk(state.session.as_ref());
+        state.table.plan(now, BATCH_CAP, &mut self.batch, &mut desk);
+        // A lock that somebody else in the process has taken over needs no unlock.
+        let table = &state.table;
+        for (_, reply) in state
+            .unlocking
+            .extract_if(.., |(key, _)| !table.is_unlock_due(*key))
+        {
+            reply.send(Answer::Released).ok();
+        }
+    }
+
+    /// What to go to the database for now, if anything.
+    fn errand(&self, state: &State, now: Instant) -> Option<Errand> {
+        if !self.batch.is_empty() {
+            Some(Errand::Batch)
+        } else if self.contact_due(state).is_none_or(|due| now < due) {
+            None
+        } else if is_active(state) {
+            Some(Errand::Heartbeat)
+        } else {
+            Some(Errand::Rest)
+        }
+    }
+
+    /// When the database has to hear from us if there is no batch for it.
+    fn contact_due(&self, state: &State) -> Option<Instant> {
+        let Link::Up(session) = &self.link else {
+            return None;
+        };
+        let settings = &self.core.settings;
+        if is_active(state) {
+            Some(self.last_contact + settings.heartbeat)
+        } else if session.is_armed() {
+            // Early enough for the lease, late enough not to be undone at once.
+            settings.lease.map(|lease| self.last_contact + lease / 4)
+        } else {
+            None
+        }
+    }
+
+    /// Without the state's mutex: this may take as long as the database likes.
+    fn round_trip(&mut self, errand: Errand) -> Result<(), Lost> {
+        let Link::Up(session) = &mut self.link else {
+            unreachable!("only a worker with a session has errands");
+        };
+        let counters = &self.core.counters;
+        counters.round_trip();
+        self.outcomes.clear();
+        let started = Instant::now();
+        match errand {
+            Errand::Heartbeat => session.heartbeat()?,
+            Errand::Rest => session.rest()?,
+            Errand::Batch => {
+                counters.batch(self.batch.len());
+                session.apply(&self.batch, &mut self.outcomes, counters)?;
+            }
+        }
+        self.last_contact = started;
+        Ok(())
+    }
+
+    fn settle(&mut self, state: &mut State) {
+        // The answer may have come too late to be believed.
+        if let Some(ended) = state.session.as_ref().and_then(|session| session.ended()) {
+            return self.lose(
+                state,
+                ended,
+                Error::unavailable("the database answered after the lease"),
+            );
+        }
+        let now = Instant::now();
+        let mut stray = None;
+        let State {
+            table,
+            session,
+            unlocking,
+            ..
+        } = state;
+        let mut desk = self.core.desk(session.as_ref());
+        for (op, outcome) in self.batch.drain(..).zip(self.outcomes.drain(..)) {
+            match (op.action, outcome) {
+                (Action::Unlock, Outcome::Said(true)) => {
+                    table.settle(op, true, now, &mut desk);
+                    for (_, reply) in unlocking.extract_if(.., |(key, _)| *key == op.key) {
+                        reply.send(Answer::Released).ok();
+                    }
+                }
+                (Action::Unlock, Outcome::Said(false) | Outcome::Failed(_)) => {
+                    stray = Some(op.key);
+                }
+                (Action::Lock, Outcome::Said(yes)) => table.settle(op, yes, now, &mut desk),
+                (Action::Lock, Outcome::Failed(error)) => table.fail(op.key, |waiter| {
+                    waiter.reply.send(Answer::Failed(error.clone())).ok();
+                }),
+            }
+        }
+        if let Some(key) = stray {
+            // What else has gone astray cannot be known: start afresh.
+            let error = Error::new(
+                ErrorKind::Lost,
+                format!("the session did not hold the lock {key} that it gave back"),
+            );
+            self.lose(state, Ended::SessionLost, error);
+        }
+    }
+
+    /// The session is gone, or must go.
+    fn lose(&mut self, state: &mut State, ended: Ended, error: Error) {
+        self.batch.clear();
+        self.outcomes.clear();
+        warn!(
+            error = &error as &dyn std::error::Error,
+            held = state.table.held(),
+            "lost the database session"
+        );
+        state.lose(ended, &self.core.counters);
+        let settings = &self.core.settings;
+        let backoff =
+            |attempt| backoff::exponential(attempt, settings.reconnect_min, settings.reconnect_max);
+        if self.connected_at.elapsed() >= 2 * backoff(self.attempt) {
+            self.attempt = 0;
+        }
+        let now = Instant::now();
+        let redial_at = match self.attempt.checked_sub(1) {
+            // A session that had lasted is worth an immediate second one.
+            None => now,
+            Some(attempt) => {
+                state.refuse(error, settings);
+                now + self.dice.jitter(backoff(attempt))
+            }
+        };
+        if let Link::Up(session) = mem::replace(&mut self.link, Link::Down { redial_at }) {
+            session.dispose();
+        }
+    }
+
+    /// Dials when it is time to, and stops waiting for a dial that takes too long.
+    fn tend_link(&mut self, state: &mut State) {
+        let now = Instant::now();
+        match &mut self.link {
+            Link::Up(_) => {}
+            Link::Down { redial_at } if now < *redial_at => {}
+            Link::Down { .. } => {
+                let Core {
+                    config, settings, ..
+                } = &*self.core;
+                self.attempt = self.attempt.saturating_add(1);
+                state.generation += 1;
+                match dial(config, settings, state.generation) {
+                    Ok(answer) => {
+                        self.link = Link::Dialling {
+                            answer,
+                            give_up_at: now + dial_limit(config, settings),
+                            patience_ends: state
+                                .refusing
+                                .is_none()
+                                .then_some(now + RECONNECT_GRACE),
+                        }
+                    }
+                    Err(error) => self.dial_failed(state, error),
+                }
+            }
+            Link::Dialling {
+                give_up_at,
+                patience_ends,
+                ..
+            } => {
+                if now >= *give_up_at {
+                    let error = Error::unavailable("the database did not answer the connect");
+                    self.dial_failed(state, error);
+                } else if patience_ends.is_some_and(|end| now >= end) {
+                    *patience_ends = None;
+                    let error = Error::unavailable("the database is away");
+                    state.refuse(error, &self.core.settings);
+                }
+            }
+        }
+    }
+
+    fn dialled(&mut self, outcome: Result<Session, Error>) {
+        let core = Arc::clone(&self.core);
+        let mut state = core.state.lock();
+        if !self.is_in_charge(&state) {
+            return;
+        }
+        match outcome {
+            Ok(session) => {
+                info!(generation = session.state().generation(), "reconnected");
+                core.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+                state.session = Some(Arc::clone(session.state()));
+                state.refusing = None;
+                self.link = Link::Up(session);
+                self.connected_at = Instant::now();
+                self.last_contact = self.connected_at;
+            }
+            Err(error) => self.dial_failed(&mut state, error),
+        }
+        self.next = Some(Instant::now());
+    }
+
+    fn dial_failed(&mut self, state: &mut State, error: Error) {
+        let settings = &self.core.settings;
+        let wait = self.dice.jitter(backoff::exponential(
+            self.attempt.saturating_sub(1),
+            settings.reconnect_min,
+            settings.reconnect_max,
+        ));
+        let cause = &error as &dyn std::error::Error;
+        // One loud line an outage.
+        if self.attempt <= 1 {
+            warn!(error = cause, ?wait, "cannot reconnect");
+        } else {
+            debug!(error = cause, ?wait, "cannot reconnect");
+        }
+        state.refuse(
+            Error::unavailable("the database is away").caused_by(error),
+            settings,
+        );
+        self.link = Link::Down {
+            redial_at: Instant::now() + wait,
+        };
+    }
+
+    fn next_turn(&self, state: &State) -> Option<Instant> {
+        match &self.link {
+            Link::Up(_) if state.table.has_ready() => Some(Instant::now()),
+            Link::Up(_) => [state.table.next_look(), self.contact_due(state)]
+                .into_iter()
+                .flatten()
+                .min(),
+            Link::Down { redial_at } => Some(*redial_at),
+            Link::Dialling {
+                give_up_at,
+                patience_ends,
+                ..
+            } => Some(patience_ends.map_or(*give_up_at, |end| end.min(*give_up_at))),
+        }
+    }
+}
+
+/// Is anything held or awaited? If not, the worker sends nothing.
+fn is_active(state: &State) -> bool {
+    state.table.held() > 0 || state.table.waiting() > 0
+}
+
+/// Says that the worker is gone, however it went.
+struct LastWords<'a> {
+    core: &'a Core,
+    epoch: u64,
+}
+
+impl Drop for LastWords<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let error = Error::unavailable("the lock manager's worker has panicked");
+            self.core.shut(Ended::SessionLost, &error);
+        }
+        let in_charge = self.core.state.lock().epoch == self.epoch;
+        if in_charge {
+            self.core.worker_alive.lock().take();
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What all tests stand on: one server, a clean end, waiting for events.
+
+use std::fs;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use distlock::{Builder, Manager};
+use postgres::Client;
+use throwaway_postgres::Server;
+
+/// Long enough for any machine; a test that gets here has failed.
+pub(crate) const FOREVER: Duration = Duration::from_secs(60);
+
+/// The server of all tests that do not hurt theirs.
+pub(crate) fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::start().unwrap())
+}
+
+pub(crate) fn manager() -> Manager {
+    builder().connect().unwrap()
+}
+
+pub(crate) fn builder() -> Builder {
+    Manager::builder(&server().url())
+}
+
+/// Waits until `what` is true.
+#[track_caller]
+pub(crate) fn eventually(what: impl FnMut() -> bool) {
+    assert!(within(FOREVER, what), "it did not happen in a minute");
+}
+
+pub(crate) fn within(limit: Duration, mut what: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    while !what() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+/// At its end no advisory lock is left on the server and no thread of the crate in the
+/// process. Made first in a test, so that it is dropped last.
+pub(crate) struct Clean<'a>(&'a Server);
+
+pub(crate) fn clean() -> Clean<'static> {
+    Clean(server())
+}
+
+pub(crate) fn clean_on(server: &Server) -> Clean<'_> {
+    Clean(server)
+}
+
+impl Drop for Clean<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        eventually(|| threads().is_empty());
+        if self.0.is_running() {
+            let mut client = self.0.client();
+            eventually(|| advisory_locks(&mut client).is_empty());
+        }
+    }
+}
+
+/// The crate's threads in this process, by name.
+pub(crate) fn threads() -> Vec<String> {
+    fs::read_dir("/proc/self/task")
+        .unwrap()
+        .flatten()
+        // A thread may end while we look.
+        .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
+        .filter(|name| name.starts_with("distlock-"))
+        .collect()
+}
+
+/// The advisory locks on the server, as `Key::as_i64` numbers.
+pub(crate) fn advisory_locks(client: &mut Client) -> Vec<i64> {
+    client
+        .query(
+            "SELECT (classid::int8 << 32) | objid::int8 FROM pg_locks \
+             WHERE locktype = 'advisory' AND granted",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
+}
+
+/// Ends the sessions of all managers, as an administrator would.
+pub(crate) fn terminate_sessions(client: &mut Client) -> usize {
+    client
+        .query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE application_name = 'distlock'",
+            &[],
+        )
+        .unwrap()
+        .len()
+}
+
+/// The server processes of all managers' sessions.
+pub(crate) fn backends(client: &mut Client) -> Vec<i32> {
+    client
+        .query(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'distlock'",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
+}

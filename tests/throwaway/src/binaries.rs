@@ -1,0 +1,51 @@
+//! Where PostgreSQL's programs are.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The folder with `initdb` and `postgres`: `$PG_BINDIR`, else the newest of Debian's,
+/// else what `pg_config` or the `PATH` say.
+pub(crate) fn folder() -> io::Result<PathBuf> {
+    let mut candidates: Vec<PathBuf> = env::var_os("PG_BINDIR")
+        .map(PathBuf::from)
+        .into_iter()
+        .collect();
+    candidates.extend(debian());
+    candidates.extend(pg_config());
+    if let Some(path) = env::var_os("PATH") {
+        candidates.extend(env::split_paths(&path));
+    }
+    candidates
+        .into_iter()
+        .find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "no PostgreSQL server found; `apt-get install postgresql` brings one, \
+                 or PG_BINDIR names the folder of its programs",
+            )
+        })
+}
+
+fn debian() -> Vec<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let version = entry.file_name().to_str()?.parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
+        .collect();
+    found.sort_by(|a, b| b.cmp(a));
+    found.into_iter().map(|(_, folder)| folder).collect()
+}
+
+fn pg_config() -> Option<PathBuf> {
+    let output = Command::new("pg_config").arg("--bindir").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    Some(Path::new(text.trim()).to_owned())
+}

@@ -1,0 +1,30 @@
+//! A PostgreSQL server for one test run.
+//!
+//! [`Server::start`] makes a cluster in a temporary folder and serves it on a unix
+//! socket in that folder and on a loopback port of its own. Dropping the server stops
+//! it and removes the folder, also while unwinding.
+//!
+//! A process that is killed, or that keeps its server in a static, drops nothing. So
+//! each server has a guardian: a shell whose standard input is a pipe from this
+//! process. When the pipe closes, for whatever reason, the guardian ends the server
+//! and removes the folder.
+//!
+//! PostgreSQL refuses to run as root. Started by root, the server runs as the user
+//! `postgres`, or `nobody` where there is no such user.
+//!
+//! ```no_run
+//! use throwaway_postgres::{Server, Shutdown};
+//!
+//! let server = Server::builder().setting("max_connections", "20").start()?;
+//! assert_eq!(server.client().query_one("SELECT 1", &[])?.get::<_, i32>(0), 1);
+//! server.restart(Shutdown::Immediate)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+// A test tool: what it cannot do ends the test, with a message.
+#![allow(clippy::missing_panics_doc)]
+
+mod account;
+mod binaries;
+mod server;
+
+pub use server::{Builder, Server, Shutdown, pause, resume};
