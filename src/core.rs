@@ -198,10 +198,11 @@ impl Core {
         }
     }
 
-    /// Is the worker in a round trip that the database is slow to answer?
-    pub(crate) fn is_slow(&self) -> bool {
-        let since = self.busy_since.load(Ordering::Acquire);
-        since != 0 && clock::now().saturating_sub(since) > clock::nanos(SLOW)
+    /// Is the database away, or slow to answer the worker's present round trip?
+    pub(crate) fn is_out_of_touch(&self) -> bool {
+        let since = self.busy_since.load(Ordering::SeqCst);
+        (since != 0 && clock::now().saturating_sub(since) > clock::nanos(SLOW))
+            || self.state.lock().session.is_none()
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -1,5 +1,108 @@
-//! Locks that the threads and processes of a synchronous Rust program share through
-//! PostgreSQL.
+//! Locks that the threads and processes of a synchronous program share through
+//! PostgreSQL, with no other infrastructure.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), distlock::Error> {
+//! let mgr = distlock::Manager::connect("postgres://app@db.example.com/app")?;
+//! {
+//!     let _guard = mgr.lock("nightly-report")?;
+//!     // only one of us, on all machines, is here
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Manager`] owns one database connection and one worker thread, however many
+//! locks and threads it serves. [`Manager::lock`] waits, [`Manager::try_lock`] does
+//! not, [`Manager::try_lock_for`] waits for so long. The [`Guard`] releases on drop;
+//! its [`Watch`] trips the moment the lock is lost.
+//!
+//! # The protocol
+//!
+//! *Who decides.* A lock is a session-level [advisory lock] of the manager's one
+//! database session, by the number of its [`Key`]. Between processes the server
+//! decides. Between the threads of a process the manager decides, because to the
+//! server they are one session.
+//!
+//! *What ends a hold.* Its guard is dropped or unlocked; its [`CancelToken`] is
+//! cancelled; the manager is closed; or the session ends: the connection breaks, the
+//! server ends it, or the holder has been silent for the length of the
+//! [lease](Builder::lease). [`Ended`] says which.
+//!
+//! *How a loss is noticed.* While anything is held or awaited the worker makes a round
+//! trip at least every [heartbeat](Builder::heartbeat) (30 ms). One that fails trips
+//! every watch of the session. If the worker cannot run or the server does not answer,
+//! the clock trips them: a hold is believed in for nine tenths of the lease after the
+//! start of the last successful round trip, and the server keeps it for at least the
+//! whole.
+//!
+//! *What is not promised.* A lock can be lost while its holder works, and the holder
+//! learns of it only afterwards: up to a heartbeat and a round trip later if the
+//! server ended the session, before anybody else can have the lock if the holder was
+//! cut off or frozen and has a lease. Work that must not be done twice even then needs
+//! its own last line of defence, such as a transaction or a number that only grows.
+//!
+//! *Waiting.* Threads of one process are served first in, first out. A released lock
+//! goes to the next of them without the server for up to 20 ms on end; then other
+//! processes get their turn. A lock that another process has is looked at again in
+//! intervals that stay below a tenth of the time waited, all waiters of a process in
+//! one statement.
+//!
+//! # Recipes
+//!
+//! A cron job that must run once, wherever it starts:
+//!
+//! ```no_run
+//! # fn report() {}
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! match mgr.try_lock("nightly-report")? {
+//!     Some(_guard) => report(),
+//!     None => println!("somebody else is at it"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Work in steps that stops when the lock is lost:
+//!
+//! ```no_run
+//! # fn steps() -> std::vec::IntoIter<fn()> { Vec::new().into_iter() }
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! let guard = mgr.lock("import")?;
+//! for step in steps() {
+//!     if guard.is_lost() {
+//!         break;
+//!     }
+//!     step();
+//! }
+//! guard.unlock()?; // an error if the lock did not last to the end
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Many readers, one writer: [`Manager::lock_shared`] and [`Manager::lock`] of one key.
+//! All waits of a program that shuts down: [`Acquire::cancel`] with one [`CancelToken`].
+//!
+//! # Logs
+//!
+//! Through [`tracing`], whose `log` feature is on, so that they reach `log` as well:
+//! connects and reconnects at `info`, lost sessions and the first failed reconnect at
+//! `warn`, later ones and closing at `debug`. Nothing is logged for a single lock.
+//!
+//! # Limits
+//!
+//! * All parties must use the same *database*: advisory locks of two databases of a
+//!   server are two different locks, and a standby has its own.
+//! * The connection must be a session of its own. A pooler in transaction mode hands
+//!   each statement to another one.
+//! * Two processes that wait are served by chance, not in order.
+//! * The server's lock table is finite: about
+//!   `max_locks_per_transaction × (max_connections + max_prepared_transactions)` locks
+//!   of all kinds and sessions together.
+//!
+//! [advisory lock]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
 mod acquire;
 mod backoff;
@@ -28,3 +131,8 @@ pub use crate::key::Key;
 pub use crate::manager::{Builder, Manager};
 pub use crate::stats::Stats;
 pub use crate::watch::{Ended, Watch};
+
+/// Compiles the README's examples.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

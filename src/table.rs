@@ -7,18 +7,18 @@
 //!
 //! Waiters of a key are served first in, first out. A released lock goes straight to
 //! the next waiter of the same mode, without the server, until this process has had
-//! it for [`TENURE`]; then the server lock is given up and left alone for as long as
+//! it for [`entry::TENURE`]; then the server lock is given up and left alone for as long as
 //! another process may need to look at it.
+
+mod entry;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use self::entry::{Due, Entry, Holders, Waiter};
 use crate::backoff::{self, Dice};
 use crate::key::Key;
 use crate::request::{Mode, Patience};
-
-/// How long a process may pass a lock on inside before others get their turn.
-const TENURE: Duration = Duration::from_millis(20);
 
 /// One step at the server. A batch has at most one for each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,99 +64,6 @@ pub(crate) enum Released {
     UnlockDue,
     /// There is no such hold.
     Stale,
-}
-
-struct Waiter<W> {
-    inner: W,
-    mode: Mode,
-    patience: Patience,
-    since: Instant,
-    contended: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Holders {
-    None,
-    Exclusive(u64),
-    Shared(usize),
-}
-
-struct Entry<W> {
-    /// What the session holds at the server.
-    server: Option<Mode>,
-    holders: Holders,
-    queue: VecDeque<Waiter<W>>,
-    /// Since when this process has had the server lock without giving others a turn.
-    tenure: Option<Instant>,
-    /// When to look again. None: at once.
-    look_at: Option<Instant>,
-    /// Is the key in `ready`?
-    listed: bool,
-}
-
-impl<W> Entry<W> {
-    /// May a request that cannot wait be tried at all?
-    fn is_open_to(&self, mode: Mode) -> bool {
-        match mode {
-            Mode::Exclusive => self.holders == Holders::None && self.queue.is_empty(),
-            Mode::Shared => {
-                !matches!(self.holders, Holders::Exclusive(_))
-                    && self.queue.iter().all(|waiter| waiter.mode == Mode::Shared)
-            }
-        }
-    }
-
-    /// May the first in the queue have the lock without the server?
-    fn can_hand_over(&self, now: Instant) -> bool {
-        let Some(first) = self.queue.front() else {
-            return false;
-        };
-        self.server == Some(first.mode)
-            && match self.holders {
-                Holders::None => !self.is_tenure_over(now),
-                Holders::Exclusive(_) => false,
-                // Its fellow holders keep the server lock anyway.
-                Holders::Shared(_) => true,
-            }
-    }
-
-    fn is_tenure_over(&self, now: Instant) -> bool {
-        self.tenure
-            .is_some_and(|start| now.saturating_duration_since(start) >= TENURE)
-    }
-
-    fn needs_server(&self) -> bool {
-        match self.server {
-            Some(_) => self.holders == Holders::None,
-            None => true,
-        }
-    }
-
-    fn has_impatient(&self) -> bool {
-        self.queue
-            .iter()
-            .any(|waiter| waiter.patience == Patience::Once)
-    }
-}
-
-/// A look that is due at a time. Stale if the entry has another time by then.
-#[derive(PartialEq, Eq)]
-struct Due {
-    at: Instant,
-    key: Key,
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // The heap's greatest is the earliest.
-        other.at.cmp(&self.at)
-    }
-}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
 }
 
 pub(crate) struct Limits {
@@ -228,14 +135,7 @@ impl<W> Table<W> {
             return desk.refuse(waiter, Refusal::LimitReached);
         }
         let spare = &mut self.spare;
-        let entry = self.entries.entry(key).or_insert_with(|| Entry {
-            server: None,
-            holders: Holders::None,
-            queue: VecDeque::new(),
-            tenure: None,
-            look_at: None,
-            listed: false,
-        });
+        let entry = self.entries.entry(key).or_insert_with(Entry::new);
         let open = entry.is_open_to(mode);
         if !open {
             desk.contended();
