@@ -447,3 +447,6 @@ impl<W> Table<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

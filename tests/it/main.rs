@@ -5,3 +5,6 @@
 mod support;
 
 mod basics;
+mod faults;
+mod source_suite;
+mod stalled;

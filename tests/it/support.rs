@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::OnceLock;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use distlock::{Builder, Manager};
@@ -115,4 +116,34 @@ pub(crate) fn backends(client: &mut Client) -> Vec<i32> {
         .iter()
         .map(|row| row.get(0))
         .collect()
+}
+
+/// The results of `threads`, which must all end within a minute.
+#[track_caller]
+pub(crate) fn finish<T>(threads: Vec<JoinHandle<T>>) -> Vec<T> {
+    let limit = Instant::now() + FOREVER;
+    while !threads.iter().all(JoinHandle::is_finished) {
+        let stuck = threads.iter().filter(|thread| !thread.is_finished());
+        assert!(Instant::now() < limit, "{} threads hang", stuck.count());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    threads.into_iter().map(|t| t.join().unwrap()).collect()
+}
+
+/// Stopped processes, until this is dropped.
+pub(crate) struct Paused(Vec<i32>);
+
+impl Paused {
+    pub(crate) fn new(pids: impl IntoIterator<Item = i32>) -> Self {
+        let pids: Vec<i32> = pids.into_iter().collect();
+        assert!(!pids.is_empty());
+        pids.iter().for_each(|&pid| throwaway_postgres::pause(pid));
+        Paused(pids)
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|&pid| throwaway_postgres::resume(pid));
+    }
 }

@@ -1,0 +1,30 @@
+# Every target does its own set-up and leaves nothing running.
+
+CARGO := cargo
+
+.PHONY: help demo test lint package ci bench setup
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+demo: setup ## Worker processes share a list of jobs while things break
+	$(CARGO) run --release --locked --example batch_workers
+
+test: setup ## Run all tests against a real server
+	$(CARGO) test --workspace --locked
+
+lint: ## Format, clippy and docs, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --all-features --locked
+
+package: ## Build the package as it would be published
+	$(CARGO) package --locked -p distlock
+
+ci: setup lint test package ## All that continuous integration runs
+
+bench: setup ## Measure beside the bare client
+	$(CARGO) bench --locked
+
+setup:
+	@scripts/install-postgres

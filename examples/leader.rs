@@ -1,0 +1,85 @@
+//! Leadership: lead while the lock is held, stop the moment the watch trips, campaign
+//! again.
+//!
+//! Two candidates stand in two threads, each with a manager of its own, as two programs
+//! would. To show a loss, the example ends the leader's database session a few times.
+//! `DATABASE_URL` names the database, whose user must be allowed to do that; without it a
+//! throwaway server is started.
+// An example speaks on the terminal.
+#![allow(clippy::print_stdout)]
+
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, select, tick, unbounded};
+use distlock::{CancelToken, ErrorKind, Manager};
+use postgres::{Client, NoTls};
+use throwaway_postgres::Server;
+
+/// Losses to show.
+const TERMS: usize = 3;
+
+fn main() -> anyhow::Result<()> {
+    let url = std::env::var("DATABASE_URL").ok();
+    let server = url.is_none().then(Server::start).transpose()?;
+    let url = url.unwrap_or_else(|| server.as_ref().map(Server::url).unwrap_or_default());
+
+    let retire = CancelToken::new();
+    let (elected, elections) = unbounded();
+    thread::scope(|scope| {
+        for name in ["Anna", "Bert"] {
+            let (url, retire, elected) = (&url, &retire, elected.clone());
+            scope.spawn(move || candidate(name, url, retire, &elected));
+        }
+        let result = depose(&url, &elections);
+        // Whatever happened, the candidates must not campaign for ever.
+        retire.cancel();
+        result
+    })
+}
+
+/// Campaigns, leads, and campaigns again, until it is to retire.
+fn candidate(
+    name: &'static str,
+    url: &str,
+    retire: &CancelToken,
+    elected: &Sender<&'static str>,
+) -> Result<(), distlock::Error> {
+    let mgr = Manager::builder(url)
+        .application_name(name) // what the deposer looks for
+        .wait_while_unavailable(true)
+        .connect()?;
+    loop {
+        let guard = match mgr.acquire("leader").cancel(retire).lock() {
+            Ok(guard) => guard,
+            Err(error) if error.kind() == ErrorKind::Cancelled => return mgr.close(),
+            Err(error) => return Err(error),
+        };
+        println!("{name} leads");
+        elected.send(name).ok();
+
+        let watch = guard.watch();
+        let (over, work) = (watch.channel(), tick(Duration::from_millis(20)));
+        let mut steps = 0;
+        while watch.ended().is_none() {
+            select! {
+                recv(over) -> _ => {}
+                recv(work) -> _ => steps += 1, // a leader's work, in steps as short as this
+            }
+        }
+        println!("{name} led for {steps} steps, until {:?}", watch.wait());
+    }
+}
+
+/// Ends the session of each leader, a few times.
+fn depose(url: &str, elections: &Receiver<&str>) -> anyhow::Result<()> {
+    let mut client = Client::connect(url, NoTls)?;
+    for leader in elections.iter().take(TERMS) {
+        thread::sleep(Duration::from_millis(200)); // let it lead a little
+        client.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1",
+            &[&leader],
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,594 @@
+use std::ops::Range;
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+/// As documented: how long a lock is passed on inside.
+const TENURE: Duration = Duration::from_millis(20);
+const A: (i32, i32) = (0, 1);
+const B: (i32, i32) = (0, 2);
+
+/// Writes down what the table decides. A waiter is a number.
+#[derive(Default)]
+struct Book {
+    granted: Vec<u32>,
+    ids: Vec<u64>,
+    handed_over: usize,
+    refused: Vec<(u32, Refusal)>,
+    contended: usize,
+    /// These have left and take no grant.
+    gone: Vec<u32>,
+}
+
+impl Desk<u32> for Book {
+    fn grant(&mut self, waiter: u32, _: Key, _: Mode, id: u64, handed_over: bool) -> bool {
+        if self.gone.contains(&waiter) {
+            return false;
+        }
+        self.granted.push(waiter);
+        self.ids.push(id);
+        self.handed_over += usize::from(handed_over);
+        true
+    }
+
+    fn refuse(&mut self, waiter: u32, refusal: Refusal) {
+        self.refused.push((waiter, refusal));
+    }
+
+    fn contended(&mut self) {
+        self.contended += 1;
+    }
+}
+
+/// A table with its book and a clock that the test moves.
+struct Scene {
+    table: Table<u32>,
+    book: Book,
+    now: Instant,
+}
+
+impl Scene {
+    fn new(max_locks: Option<usize>) -> Self {
+        let limits = Limits {
+            max_locks,
+            retry_min: MS,
+            retry_max: 50 * MS,
+        };
+        Scene {
+            table: Table::new(limits, 7),
+            book: Book::default(),
+            now: Instant::now(),
+        }
+    }
+
+    fn ask(&mut self, key: (i32, i32), mode: Mode, patience: Patience, waiter: u32) {
+        self.table
+            .acquire(key.into(), mode, patience, waiter, self.now, &mut self.book);
+    }
+
+    fn wait(&mut self, key: (i32, i32), waiters: Range<u32>) {
+        for waiter in waiters {
+            self.ask(key, Mode::Exclusive, Patience::Wait, waiter);
+        }
+    }
+
+    fn once(&mut self, key: (i32, i32), waiter: u32) {
+        self.ask(key, Mode::Exclusive, Patience::Once, waiter);
+    }
+
+    fn share(&mut self, key: (i32, i32), waiter: u32) {
+        self.ask(key, Mode::Shared, Patience::Wait, waiter);
+    }
+
+    fn release(&mut self, key: (i32, i32), id: u64) -> Released {
+        self.table.release(key.into(), id, self.now, &mut self.book)
+    }
+
+    /// Gives back the lock that was granted last.
+    fn release_last(&mut self, key: (i32, i32)) -> Released {
+        let id = *self.book.ids.last().unwrap();
+        self.release(key, id)
+    }
+
+    fn plan(&mut self) -> Vec<Op> {
+        self.plan_up_to(100)
+    }
+
+    fn plan_up_to(&mut self, cap: usize) -> Vec<Op> {
+        let mut batch = Vec::new();
+        self.table.plan(self.now, cap, &mut batch, &mut self.book);
+        batch
+    }
+
+    fn settle(&mut self, batch: Vec<Op>, yes: bool) {
+        for op in batch {
+            self.table.settle(op, yes, self.now, &mut self.book);
+        }
+    }
+
+    /// One turn at a server where all goes well. Returns how much there was to do.
+    fn turn(&mut self) -> usize {
+        let batch = self.plan();
+        let steps = batch.len();
+        self.settle(batch, true);
+        steps
+    }
+
+    /// One turn at a server where others have the locks.
+    fn turned_away(&mut self) -> usize {
+        let batch = self.plan();
+        let steps = batch.len();
+        self.settle(batch, false);
+        steps
+    }
+
+    /// How long until the table wants to look again.
+    fn pause(&self) -> Duration {
+        self.table.next_look().unwrap() - self.now
+    }
+}
+
+fn op(key: (i32, i32), mode: Mode, action: Action) -> Op {
+    Op {
+        key: key.into(),
+        mode,
+        action,
+    }
+}
+
+fn lock(key: (i32, i32)) -> Op {
+    op(key, Mode::Exclusive, Action::Lock)
+}
+
+fn unlock(key: (i32, i32)) -> Op {
+    op(key, Mode::Exclusive, Action::Unlock)
+}
+
+#[test]
+fn waiters_are_served_first_in_first_out() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..5);
+    scene.turn();
+    for _ in 1..5 {
+        assert_eq!(scene.release_last(A), Released::Done);
+    }
+    assert_eq!(scene.book.granted, [0, 1, 2, 3, 4]);
+    assert_eq!((scene.table.held(), scene.table.waiting()), (1, 0));
+}
+
+#[test]
+fn an_exclusive_waiter_is_not_overtaken_by_later_shared_ones() {
+    let mut scene = Scene::new(None);
+    scene.share(A, 0);
+    scene.turn();
+    let first = scene.book.ids[0];
+    scene.wait(A, 1..2);
+    scene.share(A, 2);
+    scene.ask(A, Mode::Shared, Patience::Once, 3);
+    assert_eq!(scene.book.refused, [(3, Refusal::Busy)]);
+    assert_eq!(scene.book.granted, [0]);
+    assert_eq!(scene.release(A, first), Released::UnlockDue);
+    scene.turn();
+    scene.turn();
+    assert_eq!(scene.book.granted, [0, 1]);
+    scene.release_last(A);
+    scene.turn();
+    scene.turn();
+    assert_eq!(scene.book.granted, [0, 1, 2]);
+}
+
+#[test]
+fn shared_waiters_join_together_with_one_server_lock() {
+    let mut scene = Scene::new(None);
+    (0..4).for_each(|waiter| scene.share(A, waiter));
+    assert_eq!(scene.plan(), [op(A, Mode::Shared, Action::Lock)]);
+    scene.settle(vec![op(A, Mode::Shared, Action::Lock)], true);
+    assert_eq!(scene.book.granted, [0, 1, 2, 3]);
+    // A late one joins the holders without the server.
+    scene.share(A, 4);
+    assert_eq!(scene.plan(), []);
+    assert_eq!(scene.table.held(), 5);
+    let ids = scene.book.ids.clone();
+    for id in &ids[..4] {
+        assert_eq!(scene.release(A, *id), Released::Done);
+        assert_eq!(scene.plan(), []);
+    }
+    assert_eq!(scene.release(A, ids[4]), Released::UnlockDue);
+    assert_eq!(scene.plan(), [op(A, Mode::Shared, Action::Unlock)]);
+}
+
+#[test]
+fn a_lock_is_handed_over_without_the_server_within_the_tenure() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..3);
+    scene.turn();
+    scene.now += TENURE - MS;
+    scene.release_last(A);
+    assert_eq!(scene.book.granted, [0, 1]);
+    assert_eq!(scene.book.handed_over, 1);
+    assert_eq!(scene.plan(), []);
+}
+
+#[test]
+fn after_its_tenure_a_process_unlocks_and_pauses() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..2);
+    scene.turn();
+    scene.now += TENURE;
+    assert_eq!(scene.release_last(A), Released::UnlockDue);
+    assert_eq!(scene.plan(), [unlock(A)]);
+    scene.settle(vec![unlock(A)], true);
+    assert_eq!(scene.plan(), []);
+    let pause = scene.pause();
+    // Longer than that of one who has waited for the whole tenure.
+    assert!(pause > TENURE / 10, "{pause:?}");
+    scene.now += pause;
+    assert_eq!(scene.plan(), [lock(A)]);
+    scene.settle(vec![lock(A)], true);
+    assert_eq!(scene.book.granted, [0, 1]);
+    assert_eq!(scene.book.handed_over, 0);
+}
+
+#[test]
+fn a_new_tenure_begins_after_the_old_one() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..3);
+    scene.turn();
+    scene.now += TENURE;
+    scene.release_last(A);
+    scene.turn();
+    scene.now += scene.pause();
+    scene.turn();
+    scene.now += TENURE / 2;
+    assert_eq!(scene.release_last(A), Released::Done);
+    assert_eq!(scene.book.granted, [0, 1, 2]);
+}
+
+#[test]
+fn a_plan_has_one_step_for_each_key() {
+    let mut scene = Scene::new(None);
+    for key in [A, B] {
+        scene.wait(key, 0..10);
+        scene.share(key, 10);
+        scene.once(key, 11);
+    }
+    assert_eq!(scene.plan(), [lock(A), lock(B)]);
+    assert_eq!(scene.plan(), []);
+}
+
+#[test]
+fn a_failed_try_sends_away_those_who_cannot_wait() {
+    let mut scene = Scene::new(None);
+    scene.ask(A, Mode::Shared, Patience::Once, 0);
+    scene.ask(A, Mode::Shared, Patience::Wait, 1);
+    scene.ask(A, Mode::Shared, Patience::Once, 2);
+    assert_eq!(scene.turned_away(), 1);
+    let busy = [(0, Refusal::Busy), (2, Refusal::Busy)];
+    assert_eq!(scene.book.refused, busy);
+    assert_eq!((scene.table.held(), scene.table.waiting()), (0, 1));
+    assert_eq!(scene.book.contended, 3);
+    scene.now += scene.pause();
+    scene.turn();
+    assert_eq!(scene.book.granted, [1]);
+}
+
+#[test]
+fn who_cannot_wait_and_finds_a_queue_is_refused_without_the_server() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..1);
+    scene.turned_away();
+    scene.once(A, 1);
+    assert_eq!(scene.book.refused, [(1, Refusal::Busy)]);
+    assert_eq!(scene.plan(), []);
+    // One that could share with the queue is worth a look before its time.
+    scene.share(B, 2);
+    scene.turned_away();
+    scene.ask(B, Mode::Shared, Patience::Once, 3);
+    assert_eq!(scene.plan(), [op(B, Mode::Shared, Action::Lock)]);
+}
+
+#[test]
+fn contention_is_told_once_for_each_acquire() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..2);
+    for _ in 0..5 {
+        scene.turned_away();
+        scene.now += 50 * MS;
+    }
+    assert_eq!(scene.book.contended, 2);
+}
+
+#[test]
+fn the_pause_between_two_looks_grows_with_the_wait_up_to_its_cap() {
+    let mut scene = Scene::new(None);
+    let start = scene.now;
+    scene.wait(A, 0..1);
+    assert_eq!(scene.turned_away(), 1);
+    let mut looks = 1;
+    let mut last = Duration::ZERO;
+    while scene.now - start < 2000 * MS {
+        let pause = scene.pause();
+        let waited = scene.now - start;
+        assert!(
+            pause <= (waited / 10).clamp(MS, 50 * MS),
+            "{pause:?} after {waited:?}"
+        );
+        assert!(pause >= last.mul_f64(0.7), "{pause:?} after {last:?}");
+        last = pause;
+        // Not a moment earlier.
+        scene.now += pause - Duration::from_nanos(1);
+        assert_eq!(scene.plan(), []);
+        scene.now += Duration::from_nanos(1);
+        assert_eq!(scene.turned_away(), 1);
+        looks += 1;
+    }
+    assert!(last >= 37 * MS, "{last:?}");
+    assert!(looks < 120, "{looks}");
+}
+
+#[test]
+fn max_locks_holds_for_several_locks_in_one_batch() {
+    let mut scene = Scene::new(Some(2));
+    for n in 0..5 {
+        scene.once((9, n), n.unsigned_abs());
+    }
+    // No more than fit, the others when it is known whether these do.
+    assert_eq!(scene.plan().len(), 2);
+    scene.settle(vec![lock((9, 0))], true);
+    scene.settle(vec![lock((9, 1))], false);
+    assert_eq!(scene.plan(), [lock((9, 2))]);
+    scene.settle(vec![lock((9, 2))], true);
+    assert_eq!(scene.plan(), []);
+    assert_eq!(scene.book.granted, [0, 2]);
+    let full = Refusal::LimitReached;
+    assert_eq!(
+        scene.book.refused,
+        [(1, Refusal::Busy), (3, full), (4, full)]
+    );
+    scene.once((9, 7), 7);
+    assert_eq!(scene.book.refused[3], (7, full));
+    assert_eq!((scene.table.held(), scene.table.waiting()), (2, 0));
+}
+
+#[test]
+fn max_locks_holds_for_shared_joiners() {
+    let mut scene = Scene::new(Some(2));
+    (0..4).for_each(|waiter| scene.share(A, waiter));
+    scene.turn();
+    assert_eq!(scene.book.granted, [0, 1]);
+    let full = Refusal::LimitReached;
+    assert_eq!(scene.book.refused, [(2, full), (3, full)]);
+    assert_eq!(scene.table.waiting(), 0);
+}
+
+#[test]
+fn at_the_limit_a_lock_can_still_be_handed_over() {
+    let mut scene = Scene::new(Some(1));
+    scene.wait(A, 0..2);
+    scene.turn();
+    scene.release_last(A);
+    assert_eq!(scene.book.granted, [0, 1]);
+}
+
+#[test]
+fn a_grant_that_nobody_takes_goes_to_the_next() {
+    let mut scene = Scene::new(None);
+    scene.book.gone = vec![0, 1];
+    scene.wait(A, 0..3);
+    scene.turn();
+    assert_eq!(scene.book.granted, [2]);
+    assert_eq!((scene.table.held(), scene.table.waiting()), (1, 0));
+}
+
+#[test]
+fn a_grant_that_nobody_takes_at_all_is_unlocked() {
+    let mut scene = Scene::new(None);
+    scene.book.gone = vec![0, 1];
+    scene.wait(A, 0..2);
+    scene.turn();
+    assert_eq!((scene.table.held(), scene.table.waiting()), (0, 0));
+    assert_eq!(scene.plan(), [unlock(A)]);
+    // The same when a guard hands over to one who has left.
+    scene.wait(B, 2..3);
+    scene.turn();
+    scene.wait(B, 1..2);
+    assert_eq!(scene.release_last(B), Released::UnlockDue);
+}
+
+#[test]
+fn a_release_with_an_old_number_frees_nothing() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..2);
+    scene.turn();
+    let first = scene.book.ids[0];
+    assert_eq!(scene.release(A, first), Released::Done);
+    for _ in 0..2 {
+        assert_eq!(scene.release(A, first), Released::Stale);
+    }
+    assert_eq!(scene.release(B, first), Released::Stale);
+    assert_eq!(scene.table.held(), 1);
+    assert_eq!(scene.plan(), []);
+}
+
+#[test]
+fn a_sweep_drops_those_who_left_and_keeps_the_others_in_order() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..5);
+    scene.turn();
+    let (now, key) = (scene.now, Key::from(A));
+    let Scene { table, book, .. } = &mut scene;
+    table.sweep(key, |waiter| waiter % 2 == 1, now, book);
+    assert_eq!(scene.table.waiting(), 2);
+    scene.release_last(A);
+    scene.release_last(A);
+    assert_eq!(scene.book.granted, [0, 2, 4]);
+}
+
+#[test]
+fn a_sweep_lets_shared_ones_join_whom_an_exclusive_one_kept_waiting() {
+    let mut scene = Scene::new(None);
+    scene.share(A, 0);
+    scene.turn();
+    scene.wait(A, 1..2);
+    scene.share(A, 2);
+    let (now, key) = (scene.now, Key::from(A));
+    let Scene { table, book, .. } = &mut scene;
+    table.sweep(key, |waiter| *waiter == 1, now, book);
+    assert_eq!(scene.book.granted, [0, 2]);
+}
+
+#[test]
+fn a_key_whose_waiters_have_all_left_is_forgotten() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..2);
+    scene.turned_away();
+    let (now, key) = (scene.now, Key::from(A));
+    let Scene { table, book, .. } = &mut scene;
+    table.sweep(key, |_| true, now, book);
+    assert_eq!(scene.plan(), []);
+    assert!(scene.table.entries.is_empty());
+    assert_eq!(scene.table.waiting(), 0);
+}
+
+#[test]
+fn a_lost_session_forgets_holds_and_keeps_waiters() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..3);
+    scene.wait(B, 3..4);
+    scene.turn();
+    assert_eq!(scene.table.lose(), 2);
+    assert_eq!((scene.table.held(), scene.table.waiting()), (0, 2));
+    assert_eq!(scene.plan(), [lock(A)]);
+    scene.settle(vec![lock(A)], true);
+    let [lost, _, current] = *scene.book.ids else {
+        panic!("{:?}", scene.book.ids)
+    };
+    assert_eq!(scene.book.granted, [0, 3, 1]);
+    assert_eq!(scene.release(A, lost), Released::Stale);
+    assert_eq!(scene.release(A, current), Released::Done);
+    assert_eq!(scene.book.granted, [0, 3, 1, 2]);
+}
+
+#[test]
+fn a_lost_session_makes_waiters_for_others_look_at_once() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..1);
+    scene.turned_away();
+    assert_eq!(scene.plan(), []);
+    assert_eq!(scene.table.lose(), 0);
+    assert_eq!(scene.plan(), [lock(A)]);
+}
+
+#[test]
+fn a_dismissal_is_for_those_who_cannot_wait_or_for_all() {
+    let mut scene = Scene::new(None);
+    scene.once(A, 0);
+    scene.wait(A, 1..3);
+    scene.once(B, 3);
+    let mut told = Vec::new();
+    scene.table.dismiss(false, |waiter| told.push(waiter));
+    told.sort_unstable();
+    assert_eq!(told, [0, 3]);
+    assert_eq!(scene.table.waiting(), 2);
+    told.clear();
+    scene.table.dismiss(true, |waiter| told.push(waiter));
+    assert_eq!(told, [1, 2]);
+    assert_eq!(scene.table.waiting(), 0);
+    assert_eq!(scene.plan(), []);
+    assert!(scene.table.entries.is_empty());
+}
+
+#[test]
+fn a_failed_lock_step_tells_its_waiters_and_nobody_else() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..2);
+    scene.wait(B, 2..3);
+    assert_eq!(scene.plan(), [lock(A), lock(B)]);
+    let mut told = Vec::new();
+    scene.table.fail(A.into(), |waiter| told.push(waiter));
+    scene.settle(vec![lock(B)], true);
+    assert_eq!(told, [0, 1]);
+    assert_eq!(scene.book.granted, [2]);
+    assert_eq!(scene.plan(), []);
+    scene.wait(A, 3..4);
+    assert_eq!(scene.plan(), [lock(A)]);
+}
+
+#[test]
+fn a_batch_has_no_more_steps_than_its_cap_and_the_rest_comes_next() {
+    let mut scene = Scene::new(None);
+    for n in 0..10 {
+        scene.once((9, n), n.unsigned_abs());
+    }
+    let sizes: Vec<usize> = (0..4)
+        .map(|_| {
+            let batch = scene.plan_up_to(4);
+            let size = batch.len();
+            scene.settle(batch, true);
+            size
+        })
+        .collect();
+    assert_eq!(sizes, [4, 4, 2, 0]);
+    assert_eq!(scene.book.granted, (0..10).collect::<Vec<_>>());
+    assert!(!scene.table.has_ready());
+}
+
+#[test]
+fn what_frees_comes_first_in_a_batch() {
+    let mut scene = Scene::new(None);
+    for n in 0..5 {
+        scene.once((8, n), 0);
+    }
+    scene.turn();
+    for n in 0..5 {
+        scene.once((9, n), 0);
+        let id = scene.book.ids[n.unsigned_abs() as usize];
+        scene.release((8, n), id);
+    }
+    let actions: Vec<Action> = scene.plan().iter().map(|op| op.action).collect();
+    assert_eq!(actions[..5], [Action::Unlock; 5]);
+    assert_eq!(actions[5..], [Action::Lock; 5]);
+}
+
+#[test]
+fn a_drop_and_the_next_acquire_in_one_turn_need_no_server() {
+    let mut scene = Scene::new(None);
+    scene.once(A, 0);
+    scene.turn();
+    for waiter in 1..10 {
+        scene.release_last(A);
+        scene.once(A, waiter);
+        assert_eq!(scene.plan(), []);
+    }
+    assert_eq!(scene.book.granted, (0..10).collect::<Vec<_>>());
+    assert!(scene.book.refused.is_empty());
+}
+
+#[test]
+fn a_change_of_mode_goes_through_the_server() {
+    let mut scene = Scene::new(None);
+    scene.once(A, 0);
+    scene.turn();
+    scene.release_last(A);
+    scene.ask(A, Mode::Shared, Patience::Once, 1);
+    assert_eq!(scene.plan(), [unlock(A)]);
+    scene.settle(vec![unlock(A)], true);
+    assert_eq!(scene.plan(), [op(A, Mode::Shared, Action::Lock)]);
+    scene.settle(vec![op(A, Mode::Shared, Action::Lock)], true);
+    assert_eq!(scene.book.granted, [0, 1]);
+}
+
+#[test]
+fn nothing_is_kept_of_locks_that_are_over() {
+    let mut scene = Scene::new(None);
+    for n in 0..100 {
+        scene.wait((9, n), 0..2);
+        scene.turn();
+        scene.release_last((9, n));
+        scene.release_last((9, n));
+        while scene.turn() > 0 {}
+    }
+    assert!(scene.table.entries.is_empty());
+    assert!(scene.table.due.is_empty());
+    assert!(scene.table.spare.len() <= 2, "{}", scene.table.spare.len());
+}

@@ -1,0 +1,224 @@
+//! A server that is there and says nothing: its processes are stopped. What must not
+//! wait for it is called while it is stopped, and must return before it goes on.
+
+use std::thread;
+use std::time::Duration;
+
+use distlock::{CancelToken, Ended, Error, ErrorKind, Guard, Manager};
+use serial_test::serial;
+use throwaway_postgres::Server;
+
+use crate::support::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Stops the session of the one manager there is.
+fn pause_backend(server: &Server) -> Paused {
+    let mut client = server.client();
+    // That of an earlier test may still be ending.
+    eventually(|| backends(&mut client).len() == 1);
+    Paused::new(backends(&mut client))
+}
+
+/// The result of `call`, which must not need the stopped server.
+#[track_caller]
+fn meanwhile<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    finish(vec![thread::spawn(call)]).remove(0)
+}
+
+fn kind(result: Result<Option<Guard>, Error>) -> ErrorKind {
+    result.unwrap_err().kind()
+}
+
+#[test]
+#[serial]
+fn a_deadline_is_kept_and_the_watch_follows() {
+    let _clean = clean();
+    let mgr = builder()
+        .heartbeat(10 * MS)
+        .lease(1000 * MS)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("held").unwrap();
+    let paused = pause_backend(server());
+    let result = meanwhile({
+        let mgr = mgr.clone();
+        move || mgr.try_lock_for("other", 200 * MS)
+    });
+    assert_eq!(kind(result), ErrorKind::Unavailable);
+    // By the clock, or by the watchdog.
+    let ended = guard.watch().wait_timeout(FOREVER);
+    assert!(matches!(
+        ended,
+        Some(Ended::LeaseExpired | Ended::SessionLost)
+    ));
+    assert!(guard.is_lost());
+    drop(paused);
+}
+
+#[test]
+#[serial]
+fn a_deadline_is_kept_when_the_queue_is_full() {
+    let _clean = clean();
+    let mgr = builder().queue_capacity(1).connect().unwrap();
+    let _held = mgr.lock("held").unwrap();
+    let paused = pause_backend(server());
+    let calls = (0..20)
+        .map(|n| {
+            let mgr = mgr.clone();
+            thread::spawn(move || mgr.try_lock_for(n, 300 * MS))
+        })
+        .collect();
+    for result in finish(calls) {
+        assert_eq!(kind(result), ErrorKind::Unavailable);
+    }
+    drop(paused);
+    // Nothing that was given up is taken later.
+    mgr.lock("after").unwrap().unlock().unwrap();
+    assert_eq!(mgr.stats().held, 1);
+}
+
+#[test]
+#[serial]
+fn fault_05_a_silent_connection_is_given_up_and_fault_06_the_old_one_closed() {
+    let _clean = clean();
+    let mgr = builder()
+        .response_timeout(200 * MS)
+        .lease(None)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("old").unwrap();
+    let paused = pause_backend(server());
+    assert_eq!(
+        guard.watch().wait_timeout(FOREVER),
+        Some(Ended::SessionLost)
+    );
+    // The next connection works while the old backend is still stopped, and has its lock.
+    eventually(|| mgr.try_lock("new").is_ok_and(|guard| guard.is_some()));
+    assert!(mgr.try_lock("old").unwrap().is_none());
+    assert_eq!(mgr.stats().reconnects, 1);
+    drop(paused);
+    mgr.lock("old").unwrap().unlock().unwrap();
+    let mut client = server().client();
+    eventually(|| backends(&mut client).len() == 1);
+    assert_eq!(guard.unlock().unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[test]
+#[serial]
+fn try_lock_is_answered_when_the_whole_server_is_stopped() {
+    let _clean = clean();
+    let server = Server::start().unwrap();
+    let mgr = Manager::builder(&server.url())
+        .response_timeout(300 * MS)
+        .connect()
+        .unwrap();
+    let session = backends(&mut server.client());
+    let paused = Paused::new(session.into_iter().chain(server.pid()));
+    for _ in 0..50 {
+        let mgr = mgr.clone();
+        let result = meanwhile(move || mgr.try_lock("x"));
+        assert_eq!(kind(result), ErrorKind::Unavailable);
+    }
+    drop(paused);
+    eventually(|| mgr.try_lock("x").is_ok_and(|guard| guard.is_some()));
+}
+
+#[test]
+#[serial]
+fn a_timed_wait_for_a_database_that_is_away_is_not_told_that_the_lock_is_taken() {
+    let _clean = clean();
+    let server = Server::start().unwrap();
+    let mgr = Manager::builder(&server.url())
+        .wait_while_unavailable(true)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("held").unwrap();
+    // It takes connections, and then says nothing.
+    let paused = Paused::new(server.pid());
+    // Its supervisor cannot, so the session says goodbye by itself.
+    terminate_sessions(&mut connected_before(&server, &paused));
+    assert_eq!(guard.watch().wait(), Ended::SessionLost);
+    drop(paused);
+}
+
+#[test]
+#[serial]
+fn close_returns_and_answers_everybody() {
+    let _clean = clean();
+    let mgr = builder().queue_capacity(2).connect().unwrap();
+    let guard = mgr.lock("held").unwrap();
+    let paused = pause_backend(server());
+    let waits: Vec<_> = (0..10)
+        .map(|n: i64| {
+            let mgr = mgr.clone();
+            thread::spawn(move || mgr.lock(n).unwrap_err().kind())
+        })
+        .collect();
+    let close = meanwhile({
+        let mgr = mgr.clone();
+        move || mgr.close()
+    });
+    assert_eq!(close.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(guard.watch().wait(), Ended::Closed);
+    assert_eq!(finish(waits), [ErrorKind::Closed; 10]);
+    drop(paused);
+}
+
+#[test]
+#[serial]
+fn dropping_guards_never_waits() {
+    let _clean = clean();
+    let mgr = builder().queue_capacity(1).connect().unwrap();
+    let guards: Vec<Guard> = (0..50).map(|n: i64| mgr.lock(n).unwrap()).collect();
+    let paused = pause_backend(server());
+    // More than the queue takes.
+    let waits: Vec<_> = (0..5)
+        .map(|n: i64| {
+            let mgr = mgr.clone();
+            thread::spawn(move || mgr.lock(100 + n).unwrap().unlock().unwrap())
+        })
+        .collect();
+    meanwhile(move || drop(guards));
+    drop(paused);
+    finish(waits);
+    let mut client = server().client();
+    eventually(|| advisory_locks(&mut client).is_empty());
+    assert_eq!(mgr.stats().released, 55);
+}
+
+#[test]
+#[serial]
+fn fault_14_a_request_cannot_be_cancelled_while_it_waits() {
+    let _clean = clean();
+    let mgr = builder().queue_capacity(1).connect().unwrap();
+    let _held = mgr.lock("held").unwrap();
+    let paused = pause_backend(server());
+    let token = CancelToken::new();
+    let waits: Vec<_> = (0..10)
+        .map(|n: i64| {
+            let (mgr, token) = (mgr.clone(), token.clone());
+            thread::spawn(move || mgr.acquire(n).cancel(&token).lock().unwrap_err().kind())
+        })
+        .collect();
+    token.cancel();
+    assert_eq!(finish(waits), [ErrorKind::Cancelled; 10]);
+    drop(paused);
+    mgr.lock("after").unwrap().unlock().unwrap();
+    assert_eq!((mgr.stats().held, mgr.stats().waiting), (1, 0));
+}
+
+#[test]
+#[serial]
+fn fault_15_watchers_are_told_only_after_the_unlock() {
+    let _clean = clean();
+    let mgr = manager();
+    let token = CancelToken::new();
+    let guard = mgr.acquire("held").cancel(&token).lock().unwrap();
+    let watch = guard.watch();
+    let paused = pause_backend(server());
+    meanwhile(move || token.cancel());
+    assert_eq!(watch.ended(), Some(Ended::Cancelled));
+    assert!(guard.is_lost());
+    drop(paused);
+}
