@@ -1,8 +1,10 @@
-# Every target does its own set-up and leaves nothing running.
+# Every target does its own set-up and leaves no server running.
 
 CARGO := cargo
 
 .PHONY: help demo test lint package ci bench setup
+# The targets share one build folder; side by side they would only wait for its lock.
+.NOTPARALLEL:
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -13,18 +15,19 @@ demo: setup ## Worker processes share a list of jobs while things break
 test: setup ## Run all tests against a real server
 	$(CARGO) test --workspace --locked
 
-lint: ## Format, clippy and docs, warnings are errors
+lint: setup ## Format, clippy and docs, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --all-features --locked
 
-package: ## Build the package as it would be published
+package: setup ## Build the package as it would be published
 	$(CARGO) package --locked -p distlock
 
-ci: setup lint test package ## All that continuous integration runs
+ci: lint test package ## All that continuous integration runs
 
 bench: setup ## Measure beside the bare client
 	$(CARGO) bench --locked
 
 setup:
+	@command -v $(CARGO) >/dev/null || { echo "cargo not found: install Rust first" >&2; exit 1; }
 	@scripts/install-postgres

@@ -48,16 +48,20 @@ use sha2::{Digest, Sha256};
 /// [Advisory Lock Functions]: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADVISORY-LOCKS
 #[derive(Clone, Copy)]
 pub struct Key {
-    number: Number,
-    /// Made from a name, so that a namespace applies to it.
-    named: bool,
+    /// Two integers are its two halves.
+    number: i64,
+    space: Space,
 }
 
-/// A number in one of the two key spaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Number {
-    One(i64),
-    Two(i32, i32),
+/// Which of Postgres's two key spaces the number is in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Space {
+    /// One `bigint`, made from a name: a namespace applies to it.
+    Named,
+    /// One `bigint`.
+    One,
+    /// Two `integer`s.
+    Two,
 }
 
 impl Key {
@@ -86,33 +90,27 @@ impl Key {
     ///
     /// [`pg_locks`]: https://www.postgresql.org/docs/current/view-pg-locks.html
     pub fn as_i64(&self) -> i64 {
-        match self.number {
-            Number::One(number) => number,
-            Number::Two(high, low) => i64::from(high) << 32 | i64::from(low.cast_unsigned()),
-        }
+        self.number
     }
 
     /// The inverse of [`as_i64`](Key::as_i64), for what the server reports.
     pub(crate) fn from_server(number: i64, two: bool) -> Key {
-        if two {
-            // Each half fits its integer; the shifts spread the sign.
-            Key::from(((number >> 32) as i32, (number << 32 >> 32) as i32))
-        } else {
-            Key::from(number)
-        }
+        let space = if two { Space::Two } else { Space::One };
+        Key { number, space }
     }
 
-    pub(crate) fn number(&self) -> Number {
-        self.number
+    /// Is it two `integer`s, and not one `bigint`?
+    pub(crate) fn is_two(&self) -> bool {
+        self.space == Space::Two
     }
 
     /// The key that `self` stands for in `namespace`: itself if it is not a name.
     pub(crate) fn within(self, namespace: Option<&Namespace>) -> Key {
-        match (namespace, self.number) {
-            (Some(Namespace(digest)), Number::One(number)) if self.named => {
+        match namespace {
+            Some(Namespace(digest)) if self.space == Space::Named => {
                 let digest = Sha256::new()
                     .chain_update(digest)
-                    .chain_update(number.to_be_bytes())
+                    .chain_update(self.number.to_be_bytes())
                     .finalize();
                 Key::from(leading_i64(&digest))
             }
@@ -140,8 +138,8 @@ fn leading_i64(digest: &[u8]) -> i64 {
 impl From<&str> for Key {
     fn from(name: &str) -> Self {
         Key {
-            number: Number::One(leading_i64(&Sha256::digest(name.as_bytes()))),
-            named: true,
+            number: leading_i64(&Sha256::digest(name.as_bytes())),
+            space: Space::Named,
         }
     }
 }
@@ -161,8 +159,8 @@ impl From<&String> for Key {
 impl From<i64> for Key {
     fn from(number: i64) -> Self {
         Key {
-            number: Number::One(number),
-            named: false,
+            number,
+            space: Space::One,
         }
     }
 }
@@ -170,8 +168,8 @@ impl From<i64> for Key {
 impl From<(i32, i32)> for Key {
     fn from((first, second): (i32, i32)) -> Self {
         Key {
-            number: Number::Two(first, second),
-            named: false,
+            number: i64::from(first) << 32 | i64::from(second.cast_unsigned()),
+            space: Space::Two,
         }
     }
 }
@@ -184,7 +182,7 @@ impl From<&Key> for Key {
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
+        (self.number, self.is_two()) == (other.number, other.is_two())
     }
 }
 
@@ -192,15 +190,18 @@ impl Eq for Key {}
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.number.hash(state);
+        (self.number, self.is_two()).hash(state);
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.number {
-            Number::One(number) => number.fmt(f),
-            Number::Two(first, second) => write!(f, "({first}, {second})"),
+        if self.is_two() {
+            // The shifts spread the sign of each half.
+            let (first, second) = (self.number >> 32, self.number << 32 >> 32);
+            write!(f, "({first}, {second})")
+        } else {
+            self.number.fmt(f)
         }
     }
 }

@@ -61,8 +61,7 @@ impl Manager {
 
     /// A manager's settings, to be changed before it connects to `dsn`: a
     /// `postgres://` URL or `key=value` pairs as
-    /// [`postgres::Config`](https://docs.rs/postgres/latest/postgres/config/struct.Config.html)
-    /// reads them, with one host or several.
+    /// [`postgres::Config`] reads them, with one host or several.
     pub fn builder(dsn: &str) -> Builder {
         Builder {
             dsn: dsn.to_owned(),

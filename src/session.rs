@@ -7,6 +7,8 @@
 //!
 //! [Advisory Locks]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
+mod sql;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread;
@@ -17,49 +19,27 @@ use postgres::types::ToSql;
 use postgres::{Client, NoTls, Statement};
 use tracing::{trace, warn};
 
+use self::sql::{BATCH, BEGIN, END, HELD, LOCK, UNLOCK, UNLOCK_AND_LOCK, code, scalar};
 use crate::clock;
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind};
-use crate::key::{Key, Number};
+use crate::key::Key;
 use crate::request::Mode;
 use crate::stats::Counters;
 use crate::table::{Action, Op};
 use crate::watch::SessionState;
 
-// A row only when the function said true: the caller counts rows and reads none.
-const LOCK: &str = "SELECT FROM pg_catalog.pg_try_advisory_lock($1) AS l WHERE l";
-const UNLOCK: &str = "SELECT FROM pg_catalog.pg_advisory_unlock($1) AS u WHERE u";
-
-/// One unlock and one lock, the commonest batch. The number of rows says which of the
-/// two said true: 1 both, 2 only the lock, 3 only the unlock, 4 neither. The commonest
-/// answer is the shortest, and none at all is not mistaken for success.
-const UNLOCK_AND_LOCK: &str = "SELECT FROM pg_catalog.generate_series(1, 1 \
-     + CASE WHEN pg_catalog.pg_advisory_unlock($1) THEN 0 ELSE 1 END \
-     + CASE WHEN pg_catalog.pg_try_advisory_lock($2) THEN 0 ELSE 2 END)";
-
-/// Any batch. One value for all of it, a character a step, so that the driver's
-/// allocations do not grow with the batch. Two-integer keys come as one number.
-const BATCH: &str = "SELECT pg_catalog.string_agg(CASE WHEN \
-     CASE code \
-     WHEN 0 THEN pg_catalog.pg_try_advisory_lock(n) \
-     WHEN 1 THEN pg_catalog.pg_try_advisory_lock_shared(n) \
-     WHEN 2 THEN pg_catalog.pg_try_advisory_lock((n >> 32)::int4, (n << 32 >> 32)::int4) \
-     WHEN 3 THEN pg_catalog.pg_try_advisory_lock_shared((n >> 32)::int4, (n << 32 >> 32)::int4) \
-     WHEN 4 THEN pg_catalog.pg_advisory_unlock(n) \
-     WHEN 5 THEN pg_catalog.pg_advisory_unlock_shared(n) \
-     WHEN 6 THEN pg_catalog.pg_advisory_unlock((n >> 32)::int4, (n << 32 >> 32)::int4) \
-     WHEN 7 THEN pg_catalog.pg_advisory_unlock_shared((n >> 32)::int4, (n << 32 >> 32)::int4) \
-     END THEN '1' ELSE '0' END, '') \
-     FROM ROWS FROM (pg_catalog.unnest($1::int2[]), pg_catalog.unnest($2::int8[])) \
-     AS step(code, n)";
-
-/// What this session holds.
-const HELD: &str = "SELECT (classid::int8 << 32) | objid::int8, objsubid = 2, \
-     mode = 'ExclusiveLock' FROM pg_catalog.pg_locks \
-     WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted";
-
 /// How often a step is tried that the server did not refuse but cancelled.
 const ATTEMPTS: u32 = 3;
+
+/// With how many locks to open a transaction, and with how few to end it. A statement
+/// outside of one ends with a walk over all locks of the session (`LockReleaseAll`).
+const MANY: usize = 256;
+const FEW: usize = MANY / 2;
+
+/// How old that transaction may get, in nanoseconds: nobody's alarm for forgotten
+/// transactions shall go off.
+const OLD: u64 = 1_000_000_000;
 
 /// idle_session_timeout came with this version (release notes of PostgreSQL 14).
 const FIRST_WITH_LEASE: i32 = 140_000;
@@ -82,6 +62,10 @@ pub(crate) struct Session {
     lease: Option<Duration>,
     /// Does the server watch over the lease now?
     armed: bool,
+    /// Locks at the server.
+    locks: usize,
+    /// When the open transaction began.
+    transaction: Option<u64>,
     lock: Statement,
     unlock: Statement,
     // Prepared when first needed: few programs need all of them, and each costs a
@@ -112,6 +96,8 @@ impl Session {
             state: Arc::new(SessionState::new(generation)),
             lease,
             armed: false,
+            locks: 0,
+            transaction: None,
             lock,
             unlock,
             unlock_and_lock: None,
@@ -137,32 +123,61 @@ impl Session {
         self.arm(counters)?;
         let started = clock::now();
         match self.run(batch, outcomes) {
-            Ok(()) => {
-                self.renew(started);
-                Ok(())
-            }
-            Err(error) if self.is_gone(&error) => Err(lost(error)),
-            Err(_) => self.recover(batch, outcomes, counters),
+            Ok(()) => self.renew(started),
+            Err(error) if self.is_gone(&error) => return Err(lost(error)),
+            Err(_) => self.recover(batch, outcomes, counters)?,
         }
+        for (op, outcome) in batch.iter().zip(&*outcomes) {
+            match (op.action, outcome) {
+                (Action::Lock, Outcome::Said(true)) => self.locks += 1,
+                (Action::Unlock, Outcome::Said(true)) => self.locks -= 1,
+                (_, Outcome::Said(false) | Outcome::Failed(_)) => {}
+            }
+        }
+        self.tend_transaction(counters)
     }
 
     /// Shows the server that this side lives, and this side that the server does.
-    pub(crate) fn heartbeat(&mut self) -> Result<(), Lost> {
-        for _ in 0..ATTEMPTS {
+    pub(crate) fn heartbeat(&mut self, counters: &Counters) -> Result<(), Lost> {
+        self.persist(|client| client.check_connection())?;
+        self.tend_transaction(counters)
+    }
+
+    /// Has a transaction open while there are many locks: then the cost of a statement
+    /// does not grow with them.
+    fn tend_transaction(&mut self, counters: &Counters) -> Result<(), Lost> {
+        let now = clock::now();
+        let (command, transaction) = match self.transaction {
+            None if self.locks >= MANY => (BEGIN, Some(now)),
+            Some(_) if self.locks < FEW => (END, None),
+            Some(begun) if now - begun >= OLD => (BEGIN, Some(now)),
+            _ => return Ok(()),
+        };
+        counters.round_trip();
+        self.persist(|client| client.batch_execute(command))?;
+        self.transaction = transaction;
+        Ok(())
+    }
+
+    /// Does `command`, which may be done twice, again if somebody has cancelled it:
+    /// pg_cancel_backend is no reason to give the session up.
+    fn persist(
+        &mut self,
+        command: impl Fn(&mut Client) -> Result<(), postgres::Error>,
+    ) -> Result<(), Lost> {
+        for attempt in 1.. {
             let started = clock::now();
-            match self.client.check_connection() {
+            match command(&mut self.client) {
                 Ok(()) => {
                     self.renew(started);
-                    return Ok(());
+                    break;
                 }
-                // pg_cancel_backend came just now; it has cancelled nothing of ours.
-                Err(error) if is_cancelled(&error) && !self.client.is_closed() => {}
+                Err(error)
+                    if attempt < ATTEMPTS && is_cancelled(&error) && !self.is_gone(&error) => {}
                 Err(error) => return Err(lost(error)),
             }
         }
-        Err(Lost(Error::unavailable(
-            "the server cancels every heartbeat",
-        )))
+        Ok(())
     }
 
     /// Must the lease be renewed although nothing is held?
@@ -173,9 +188,7 @@ impl Session {
     /// Lets the server forget the lease, so that a session that holds nothing may be
     /// silent for as long as it likes.
     pub(crate) fn rest(&mut self) -> Result<(), Lost> {
-        self.client
-            .batch_execute("SET idle_session_timeout = 0")
-            .map_err(lost)?;
+        self.persist(|client| client.batch_execute(&idle_timeouts(Duration::ZERO)))?;
         self.armed = false;
         self.state.trust_until(clock::NEVER);
         Ok(())
@@ -188,8 +201,7 @@ impl Session {
         };
         counters.round_trip();
         let started = clock::now();
-        let arm = format!("SET idle_session_timeout = {}", lease.as_millis());
-        self.client.batch_execute(&arm).map_err(lost)?;
+        self.persist(|client| client.batch_execute(&idle_timeouts(lease)))?;
         self.armed = true;
         self.state.trust_until(started.saturating_add(trust(lease)));
         Ok(())
@@ -205,7 +217,7 @@ impl Session {
     }
 
     fn renew(&self, started: u64) {
-        if let Some(lease) = self.lease {
+        if let Some(lease) = self.lease.filter(|_| self.armed) {
             self.state.renew(started.saturating_add(trust(lease)));
         }
     }
@@ -252,6 +264,10 @@ impl Session {
         counters: &Counters,
     ) -> Result<(), Lost> {
         outcomes.clear();
+        if self.transaction.take().is_some() {
+            // It has failed with the statement.
+            self.persist(|client| client.batch_execute(END))?;
+        }
         let held = self.held(counters)?;
         for &op in batch {
             let outcome = if is_done(op, &held) {
@@ -293,7 +309,7 @@ impl Session {
     }
 
     /// What the session holds, by the server's own account.
-    fn held(&mut self, counters: &Counters) -> Result<HashSet<(Number, Mode)>, Lost> {
+    fn held(&mut self, counters: &Counters) -> Result<HashSet<(Key, Mode)>, Lost> {
         for attempt in 1.. {
             counters.round_trip();
             let rows = prepared(&mut self.held, &mut self.client, HELD)
@@ -309,7 +325,7 @@ impl Session {
                                 true => Mode::Exclusive,
                                 false => Mode::Shared,
                             };
-                            Ok((key.number(), mode))
+                            Ok((key, mode))
                         })
                         .collect::<Result<_, postgres::Error>>()
                         .map_err(lost);
@@ -330,6 +346,15 @@ impl Session {
     }
 }
 
+/// Has the server end the session when it has been silent for so long; zero: never.
+fn idle_timeouts(limit: Duration) -> String {
+    let millis = limit.as_millis();
+    format!(
+        "SET idle_session_timeout = {millis}; \
+         SET idle_in_transaction_session_timeout = {millis}"
+    )
+}
+
 /// Makes the session fit to hold locks; returns the lease that the server can keep.
 fn prepare_session(
     client: &mut Client,
@@ -348,7 +373,7 @@ fn prepare_session(
          SET idle_in_transaction_session_timeout = 0",
     )?;
     if version >= FIRST_WITH_LEASE {
-        client.batch_execute("SET idle_session_timeout = 0")?;
+        client.batch_execute(&idle_timeouts(Duration::ZERO))?;
         return Ok(settings.lease);
     }
     if settings.lease.is_some() {
@@ -377,24 +402,8 @@ fn prepared<'a>(
     }
 }
 
-/// The key's number, if the scalar statements can do the step.
-fn scalar(op: Op) -> Option<i64> {
-    match (op.mode, op.key.number()) {
-        (Mode::Exclusive, Number::One(number)) => Some(number),
-        _ => None,
-    }
-}
-
-/// The step's branch in [`BATCH`].
-fn code(op: &Op) -> i16 {
-    let shared = i16::from(op.mode == Mode::Shared);
-    let two = i16::from(matches!(op.key.number(), Number::Two(..)));
-    let unlock = i16::from(op.action == Action::Unlock);
-    shared | two << 1 | unlock << 2
-}
-
-fn is_done(op: Op, held: &HashSet<(Number, Mode)>) -> bool {
-    held.contains(&(op.key.number(), op.mode)) == (op.action == Action::Lock)
+fn is_done(op: Op, held: &HashSet<(Key, Mode)>) -> bool {
+    held.contains(&(op.key, op.mode)) == (op.action == Action::Lock)
 }
 
 fn is_cancelled(error: &postgres::Error) -> bool {

@@ -15,7 +15,7 @@ mod entry;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use self::entry::{Due, Entry, Holders, Waiter};
+use self::entry::{Due, Entry, Holders, Line, Waiter};
 use crate::backoff::{self, Dice};
 use crate::key::Key;
 use crate::request::{Mode, Patience};
@@ -78,8 +78,8 @@ pub(crate) struct Table<W> {
     /// Keys whose entry has to be looked at for the next batch.
     ready: VecDeque<Key>,
     due: BinaryHeap<Due>,
-    /// Emptied queues, kept for their memory.
-    spare: Vec<VecDeque<Waiter<W>>>,
+    /// Empty lines, kept for their memory.
+    spare: Vec<Box<Line<W>>>,
     held: usize,
     waiting: usize,
     last_id: u64,
@@ -143,10 +143,12 @@ impl<W> Table<W> {
                 return desk.refuse(waiter, Refusal::Busy);
             }
         }
-        if entry.queue.capacity() == 0 {
-            entry.queue = spare.pop().unwrap_or_default();
-        }
-        entry.queue.push_back(Waiter {
+        let line = entry.line.get_or_insert_with(|| {
+            let mut line = spare.pop().unwrap_or_else(Line::new);
+            line.look_at = None;
+            line
+        });
+        line.queue.push_back(Waiter {
             inner: waiter,
             mode,
             patience,
@@ -198,10 +200,11 @@ impl<W> Table<W> {
         now: Instant,
         desk: &mut impl Desk<W>,
     ) {
-        if let Some(entry) = self.entries.get_mut(&key) {
-            let before = entry.queue.len();
-            entry.queue.retain(|waiter| !gone(&waiter.inner));
-            self.waiting -= before - entry.queue.len();
+        if let Some(line) = self.line(key) {
+            let before = line.queue.len();
+            line.queue.retain(|waiter| !gone(&waiter.inner));
+            let after = line.queue.len();
+            self.waiting -= before - after;
             self.advance(key, now, false, desk);
         }
     }
@@ -221,10 +224,10 @@ impl<W> Table<W> {
                 break;
             }
             let Due { at, key } = self.due.pop().expect("it was just seen");
-            if let Some(entry) = self.entries.get_mut(&key)
-                && entry.look_at == Some(at)
+            if let Some(line) = self.line(key)
+                && line.look_at == Some(at)
             {
-                entry.look_at = None;
+                line.look_at = None;
                 self.list(key);
             }
         }
@@ -250,12 +253,12 @@ impl<W> Table<W> {
                 });
                 continue;
             }
-            let Some(first) = entry.queue.front() else {
+            let Some(first) = entry.first() else {
                 self.remove(key);
                 continue;
             };
             let mode = first.mode;
-            if entry.look_at.is_some() && !entry.has_impatient() {
+            if entry.is_put_off() {
                 continue;
             }
             if self.is_full(0) {
@@ -283,7 +286,9 @@ impl<W> Table<W> {
         match op.action {
             Action::Lock if yes => {
                 entry.server = Some(op.mode);
-                entry.look_at = None;
+                if let Some(line) = &mut entry.line {
+                    line.look_at = None;
+                }
                 entry.tenure.get_or_insert(now);
                 self.advance(op.key, now, false, desk);
             }
@@ -308,11 +313,11 @@ impl<W> Table<W> {
 
     /// The server could not do a lock step: its waiters are out, to be told why.
     pub(crate) fn fail(&mut self, key: Key, mut tell: impl FnMut(W)) {
-        if let Some(entry) = self.entries.get_mut(&key) {
-            self.waiting -= entry.queue.len();
-            entry.queue.drain(..).for_each(|waiter| tell(waiter.inner));
-            self.list(key);
+        while let Some(waiter) = self.entries.get_mut(&key).and_then(Entry::pop_front) {
+            self.waiting -= 1;
+            tell(waiter.inner);
         }
+        self.list(key);
     }
 
     /// The session is gone, and all its locks. Everybody who waits goes on waiting.
@@ -324,8 +329,10 @@ impl<W> Table<W> {
             entry.server = None;
             entry.holders = Holders::None;
             entry.tenure = None;
-            entry.look_at = None;
             entry.listed = true;
+            if let Some(line) = &mut entry.line {
+                line.look_at = None;
+            }
             self.ready.push_back(key);
         }
         std::mem::take(&mut self.held)
@@ -333,14 +340,18 @@ impl<W> Table<W> {
 
     /// Sends away those who wait: all, or only those who cannot wait.
     pub(crate) fn dismiss(&mut self, all: bool, mut tell: impl FnMut(W)) {
-        for entry in self.entries.values_mut() {
-            for _ in 0..entry.queue.len() {
-                let waiter = entry.queue.pop_front().expect("it was just counted");
+        for line in self
+            .entries
+            .values_mut()
+            .filter_map(|entry| entry.line.as_mut())
+        {
+            for _ in 0..line.queue.len() {
+                let waiter = line.queue.pop_front().expect("it was just counted");
                 if all || waiter.patience == Patience::Once {
                     self.waiting -= 1;
                     tell(waiter.inner);
                 } else {
-                    entry.queue.push_back(waiter);
+                    line.queue.push_back(waiter);
                 }
             }
         }
@@ -361,7 +372,7 @@ impl<W> Table<W> {
             return;
         };
         while entry.can_hand_over(now) {
-            let waiter = entry.queue.pop_front().expect("it can be handed over to");
+            let waiter = entry.pop_front().expect("it can be handed over to");
             self.waiting -= 1;
             if full.is_some_and(|max| self.held >= max) {
                 desk.refuse(waiter.inner, Refusal::LimitReached);
@@ -378,9 +389,8 @@ impl<W> Table<W> {
                 };
             }
         }
-        // Held locks keep no queue memory: there may be many of them.
-        if entry.queue.is_empty() && entry.queue.capacity() > 0 {
-            self.spare.push(std::mem::take(&mut entry.queue));
+        if entry.first().is_none() {
+            self.spare.extend(entry.line.take());
         }
         if entry.needs_server() {
             self.list(key);
@@ -389,24 +399,28 @@ impl<W> Table<W> {
 
     /// The lock is taken elsewhere: who cannot wait leaves, the others look later.
     fn put_off(&mut self, key: Key, now: Instant, desk: &mut impl Desk<W>) {
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
+        let Some(line) = self
+            .entries
+            .get_mut(&key)
+            .and_then(|entry| entry.line.as_mut())
+        else {
+            return self.remove(key);
         };
-        for _ in 0..entry.queue.len() {
-            let mut waiter = entry.queue.pop_front().expect("it was just counted");
+        for _ in 0..line.queue.len() {
+            let mut waiter = line.queue.pop_front().expect("it was just counted");
             if !waiter.contended {
                 waiter.contended = true;
                 desk.contended();
             }
             match waiter.patience {
-                Patience::Wait => entry.queue.push_back(waiter),
+                Patience::Wait => line.queue.push_back(waiter),
                 Patience::Once => {
                     self.waiting -= 1;
                     desk.refuse(waiter.inner, Refusal::Busy);
                 }
             }
         }
-        match entry.queue.front() {
+        match line.queue.front() {
             Some(first) => {
                 let waited = now.saturating_duration_since(first.since);
                 let pause =
@@ -423,10 +437,14 @@ impl<W> Table<W> {
     }
 
     fn look_later(&mut self, key: Key, at: Instant) {
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.look_at = Some(at);
+        if let Some(line) = self.line(key) {
+            line.look_at = Some(at);
             self.due.push(Due { at, key });
         }
+    }
+
+    fn line(&mut self, key: Key) -> Option<&mut Line<W>> {
+        self.entries.get_mut(&key)?.line.as_deref_mut()
     }
 
     fn list(&mut self, key: Key) {
@@ -439,11 +457,9 @@ impl<W> Table<W> {
     }
 
     fn remove(&mut self, key: Key) {
-        if let Some(entry) = self.entries.remove(&key)
-            && entry.queue.capacity() > 0
-        {
-            debug_assert!(entry.queue.is_empty() && !entry.listed);
-            self.spare.push(entry.queue);
+        if let Some(entry) = self.entries.remove(&key) {
+            debug_assert!(entry.first().is_none() && !entry.listed);
+            self.spare.extend(entry.line);
         }
     }
 }

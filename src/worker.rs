@@ -346,7 +346,7 @@ impl Worker {
         self.outcomes.clear();
         let started = Instant::now();
         match errand {
-            Errand::Heartbeat => session.heartbeat()?,
+            Errand::Heartbeat => session.heartbeat(counters)?,
             Errand::Rest => session.rest()?,
             Errand::Batch => {
                 counters.batch(self.batch.len());

@@ -28,13 +28,28 @@ pub(super) struct Entry<W> {
     /// What the session holds at the server.
     pub(super) server: Option<Mode>,
     pub(super) holders: Holders,
-    pub(super) queue: VecDeque<Waiter<W>>,
     /// Since when this process has had the server lock without giving others a turn.
     pub(super) tenure: Option<Instant>,
-    /// When to look again. None: at once.
-    pub(super) look_at: Option<Instant>,
+    /// Apart, and only where somebody waits: there may be very many held locks.
+    pub(super) line: Option<Box<Line<W>>>,
     /// Is the key in `ready`?
     pub(super) listed: bool,
+}
+
+/// Those who wait for a key, in their order.
+pub(super) struct Line<W> {
+    pub(super) queue: VecDeque<Waiter<W>>,
+    /// When to look again. None: at once.
+    pub(super) look_at: Option<Instant>,
+}
+
+impl<W> Line<W> {
+    pub(super) fn new() -> Box<Self> {
+        Box::new(Line {
+            queue: VecDeque::new(),
+            look_at: None,
+        })
+    }
 }
 
 impl<W> Entry<W> {
@@ -42,27 +57,38 @@ impl<W> Entry<W> {
         Entry {
             server: None,
             holders: Holders::None,
-            queue: VecDeque::new(),
             tenure: None,
-            look_at: None,
+            line: None,
             listed: false,
         }
+    }
+
+    pub(super) fn first(&self) -> Option<&Waiter<W>> {
+        self.line.as_ref()?.queue.front()
+    }
+
+    fn waiters(&self) -> impl Iterator<Item = &Waiter<W>> {
+        self.line.iter().flat_map(|line| &line.queue)
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Waiter<W>> {
+        self.line.as_mut()?.queue.pop_front()
     }
 
     /// May a request that cannot wait be tried at all?
     pub(super) fn is_open_to(&self, mode: Mode) -> bool {
         match mode {
-            Mode::Exclusive => self.holders == Holders::None && self.queue.is_empty(),
+            Mode::Exclusive => self.holders == Holders::None && self.first().is_none(),
             Mode::Shared => {
                 !matches!(self.holders, Holders::Exclusive(_))
-                    && self.queue.iter().all(|waiter| waiter.mode == Mode::Shared)
+                    && self.waiters().all(|waiter| waiter.mode == Mode::Shared)
             }
         }
     }
 
     /// May the first in the queue have the lock without the server?
     pub(super) fn can_hand_over(&self, now: Instant) -> bool {
-        let Some(first) = self.queue.front() else {
+        let Some(first) = self.first() else {
             return false;
         };
         self.server == Some(first.mode)
@@ -86,10 +112,14 @@ impl<W> Entry<W> {
         }
     }
 
-    pub(super) fn has_impatient(&self) -> bool {
-        self.queue
-            .iter()
-            .any(|waiter| waiter.patience == Patience::Once)
+    /// Is the next look at the server for later? Not for one who cannot wait.
+    pub(super) fn is_put_off(&self) -> bool {
+        self.line
+            .as_ref()
+            .is_some_and(|line| line.look_at.is_some())
+            && self
+                .waiters()
+                .all(|waiter| waiter.patience == Patience::Wait)
     }
 }
 

@@ -1,0 +1,56 @@
+//! The statements, and which steps each can do.
+
+use crate::request::Mode;
+use crate::table::{Action, Op};
+
+// A row only when the function said true: the caller counts rows and reads none.
+pub(super) const LOCK: &str = "SELECT FROM pg_catalog.pg_try_advisory_lock($1) AS l WHERE l";
+pub(super) const UNLOCK: &str = "SELECT FROM pg_catalog.pg_advisory_unlock($1) AS u WHERE u";
+
+/// One unlock and one lock, the commonest batch. The number of rows says which of the
+/// two said true: 1 both, 2 only the lock, 3 only the unlock, 4 neither. The commonest
+/// answer is the shortest, and none at all is not mistaken for success.
+pub(super) const UNLOCK_AND_LOCK: &str = "SELECT FROM pg_catalog.generate_series(1, 1 \
+     + CASE WHEN pg_catalog.pg_advisory_unlock($1) THEN 0 ELSE 1 END \
+     + CASE WHEN pg_catalog.pg_try_advisory_lock($2) THEN 0 ELSE 2 END)";
+
+/// Any batch. One value for all of it, a character a step, so that the driver's
+/// allocations do not grow with the batch. Two-integer keys come as one number.
+pub(super) const BATCH: &str = "SELECT pg_catalog.string_agg(CASE WHEN \
+     CASE code \
+     WHEN 0 THEN pg_catalog.pg_try_advisory_lock(n) \
+     WHEN 1 THEN pg_catalog.pg_try_advisory_lock_shared(n) \
+     WHEN 2 THEN pg_catalog.pg_try_advisory_lock((n >> 32)::int4, (n << 32 >> 32)::int4) \
+     WHEN 3 THEN pg_catalog.pg_try_advisory_lock_shared((n >> 32)::int4, (n << 32 >> 32)::int4) \
+     WHEN 4 THEN pg_catalog.pg_advisory_unlock(n) \
+     WHEN 5 THEN pg_catalog.pg_advisory_unlock_shared(n) \
+     WHEN 6 THEN pg_catalog.pg_advisory_unlock((n >> 32)::int4, (n << 32 >> 32)::int4) \
+     WHEN 7 THEN pg_catalog.pg_advisory_unlock_shared((n >> 32)::int4, (n << 32 >> 32)::int4) \
+     END THEN '1' ELSE '0' END, '') \
+     FROM ROWS FROM (pg_catalog.unnest($1::int2[]), pg_catalog.unnest($2::int8[])) \
+     AS step(code, n)";
+
+/// What this session holds.
+pub(super) const HELD: &str = "SELECT (classid::int8 << 32) | objid::int8, objsubid = 2, \
+     mode = 'ExclusiveLock' FROM pg_catalog.pg_locks \
+     WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted";
+
+/// Begins a transaction, whether or not one is open or has failed. With the isolation
+/// that keeps no snapshot between statements: it holds no vacuum back.
+pub(super) const BEGIN: &str = "COMMIT; BEGIN ISOLATION LEVEL READ COMMITTED";
+
+/// Ends a transaction, whether or not one is open.
+pub(super) const END: &str = "COMMIT";
+
+/// The key's number, if the scalar statements can do the step.
+pub(super) fn scalar(op: Op) -> Option<i64> {
+    (op.mode == Mode::Exclusive && !op.key.is_two()).then(|| op.key.as_i64())
+}
+
+/// The step's branch in [`BATCH`].
+pub(super) fn code(op: &Op) -> i16 {
+    let shared = i16::from(op.mode == Mode::Shared);
+    let two = i16::from(op.key.is_two());
+    let unlock = i16::from(op.action == Action::Unlock);
+    shared | two << 1 | unlock << 2
+}
