@@ -113,6 +113,7 @@ mod core;
 mod error;
 mod guard;
 mod key;
+mod link;
 mod manager;
 mod reply;
 mod request;

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::guard::Guard;
 use crate::key::{Key, Namespace};
 use crate::stats::Stats;
-use crate::{watchdog, worker};
+use crate::{link, watchdog, worker};
 
 /// Takes and keeps locks, over one database connection.
 ///
@@ -345,9 +345,9 @@ impl Builder {
         self.settings.check()?;
         let config = config::parse_dsn(&self.dsn, &self.settings)?;
         let generation = 1;
-        let answer = worker::dial(&config, &self.settings, generation)?;
+        let answer = link::dial(&config, &self.settings, generation)?;
         let session = answer
-            .recv_timeout(worker::dial_limit(&config, &self.settings))
+            .recv_timeout(link::dial_limit(&config, &self.settings))
             .map_err(|error| match error {
                 RecvTimeoutError::Timeout => {
                     Error::unavailable("the database did not answer within the connect timeout")

@@ -10,12 +10,14 @@
 //! it for [`entry::TENURE`]; then the server lock is given up and left alone for as long as
 //! another process may need to look at it.
 
+mod agenda;
 mod entry;
 
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use self::entry::{Due, Entry, Holders, Line, Waiter};
+use self::agenda::{Agenda, Look};
+use self::entry::{Entry, Holders, Line, Waiter};
 use crate::backoff::{self, Dice};
 use crate::key::Key;
 use crate::request::{Mode, Patience};
@@ -77,8 +79,9 @@ pub(crate) struct Table<W> {
     entries: HashMap<Key, Entry<W>>,
     /// Keys whose entry has to be looked at for the next batch.
     ready: VecDeque<Key>,
-    due: BinaryHeap<Due>,
+    agenda: Agenda,
     /// Empty lines, kept for their memory.
+    #[allow(clippy::vec_box)] // the boxes are what is kept
     spare: Vec<Box<Line<W>>>,
     held: usize,
     waiting: usize,
@@ -92,7 +95,7 @@ impl<W> Table<W> {
             limits,
             entries: HashMap::new(),
             ready: VecDeque::new(),
-            due: BinaryHeap::new(),
+            agenda: Agenda::new(),
             spare: Vec::new(),
             held: 0,
             waiting: 0,
@@ -118,7 +121,7 @@ impl<W> Table<W> {
 
     /// When [`plan`](Table::plan) will have something to do by itself.
     pub(crate) fn next_look(&self) -> Option<Instant> {
-        self.due.peek().map(|due| due.at)
+        self.agenda.next()
     }
 
     /// Somebody wants `key`.
@@ -145,7 +148,7 @@ impl<W> Table<W> {
         }
         let line = entry.line.get_or_insert_with(|| {
             let mut line = spare.pop().unwrap_or_else(Line::new);
-            line.look_at = None;
+            line.look = None;
             line
         });
         line.queue.push_back(Waiter {
@@ -219,18 +222,20 @@ impl<W> Table<W> {
         batch: &mut Vec<Op>,
         desk: &mut impl Desk<W>,
     ) {
-        while let Some(due) = self.due.peek() {
-            if due.at > now {
-                break;
-            }
-            let Due { at, key } = self.due.pop().expect("it was just seen");
+        let go = !self.ready.is_empty();
+        while let Some((key, look)) = self.agenda.pop(now, go) {
             if let Some(line) = self.line(key)
-                && line.look_at == Some(at)
+                && line.look == Some(look)
             {
-                line.look_at = None;
+                line.look = None;
                 self.list(key);
             }
         }
+        let entries = &self.entries;
+        self.agenda.prune(now, |key, look| {
+            let line = entries.get(&key).and_then(|entry| entry.line.as_ref());
+            line.is_some_and(|line| line.look == Some(look))
+        });
         let mut locks = 0;
         for _ in 0..self.ready.len() {
             if batch.len() >= cap {
@@ -287,7 +292,7 @@ impl<W> Table<W> {
             Action::Lock if yes => {
                 entry.server = Some(op.mode);
                 if let Some(line) = &mut entry.line {
-                    line.look_at = None;
+                    line.look = None;
                 }
                 entry.tenure.get_or_insert(now);
                 self.advance(op.key, now, false, desk);
@@ -304,7 +309,8 @@ impl<W> Table<W> {
                         self.limits.retry_min,
                         self.limits.retry_max,
                     );
-                    self.look_later(op.key, now + pause);
+                    let at = now + pause;
+                    self.look_later(op.key, Look { from: at, by: at });
                 }
                 self.list(op.key);
             }
@@ -323,7 +329,7 @@ impl<W> Table<W> {
     /// The session is gone, and all its locks. Everybody who waits goes on waiting.
     /// Returns how many holds were lost.
     pub(crate) fn lose(&mut self) -> usize {
-        self.due.clear();
+        self.agenda.clear();
         self.ready.clear();
         for (&key, entry) in &mut self.entries {
             entry.server = None;
@@ -331,7 +337,7 @@ impl<W> Table<W> {
             entry.tenure = None;
             entry.listed = true;
             if let Some(line) = &mut entry.line {
-                line.look_at = None;
+                line.look = None;
             }
             self.ready.push_back(key);
         }
@@ -425,8 +431,11 @@ impl<W> Table<W> {
                 let waited = now.saturating_duration_since(first.since);
                 let pause =
                     backoff::proportional(waited, self.limits.retry_min, self.limits.retry_max);
-                let at = now + self.dice.jitter(pause);
-                self.look_later(key, at);
+                let look = Look {
+                    from: now + pause.mul_f64(0.75),
+                    by: now + self.dice.jitter(pause),
+                };
+                self.look_later(key, look);
             }
             None => self.remove(key),
         }
@@ -436,10 +445,10 @@ impl<W> Table<W> {
         self.fail(key, |waiter| desk.refuse(waiter, refusal));
     }
 
-    fn look_later(&mut self, key: Key, at: Instant) {
+    fn look_later(&mut self, key: Key, look: Look) {
         if let Some(line) = self.line(key) {
-            line.look_at = Some(at);
-            self.due.push(Due { at, key });
+            line.look = Some(look);
+            self.agenda.put(key, look);
         }
     }
 

@@ -9,16 +9,14 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded, select};
-use tracing::{debug, info, warn};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
+use tracing::warn;
 
-use crate::backoff::{self, Dice};
-use crate::clock;
-use crate::config::Settings;
 use crate::core::{Core, State, Waiter};
 use crate::error::{Error, ErrorKind};
+use crate::link::{Dialled, Link};
 use crate::request::{Answer, Message, Note, Patience, Request};
 use crate::session::{Lost, Outcome, Session};
 use crate::table::{Action, Op, Released};
@@ -26,10 +24,6 @@ use crate::watch::Ended;
 
 /// Requests taken in, and steps sent, in one turn.
 const BATCH_CAP: usize = 1024;
-
-/// How long requests that met a broken connection wait for the first reconnect before
-/// they are told that the database is away.
-const RECONNECT_GRACE: Duration = Duration::from_secs(1);
 
 /// Starts the worker in charge, with its first connection if there is one.
 pub(crate) fn spawn(
@@ -43,16 +37,14 @@ pub(crate) fn spawn(
         core: Arc::clone(core),
         queue: core.queue.clone(),
         epoch: state.epoch,
-        link: session.map_or(Link::Down { redial_at: now }, Link::Up),
-        attempt: 0,
-        connected_at: now,
+        link: Link::new(session),
+        dialled: None,
         last_contact: now,
         next: Some(now),
         inbox: Vec::with_capacity(BATCH_CAP),
         notes: Vec::new(),
         batch: Vec::with_capacity(BATCH_CAP),
         outcomes: Vec::with_capacity(BATCH_CAP),
-        dice: Dice::new(clock::now()),
     };
     let thread = thread::Builder::new()
         .name("distlock-worker".into())
@@ -61,50 +53,6 @@ pub(crate) fn spawn(
     // A replaced worker is not waited for: dropping its handle detaches it.
     state.thread = Some(thread);
     Ok(())
-}
-
-/// Connects on a thread of its own. If nobody waits for the session any more when it
-/// is there, it is closed on that thread.
-pub(crate) fn dial(
-    config: &postgres::Config,
-    settings: &Settings,
-    generation: u64,
-) -> Result<Receiver<Result<Session, Error>>, Error> {
-    let (sender, answer) = bounded(1);
-    let (config, settings) = (config.clone(), settings.clone());
-    thread::Builder::new()
-        .name("distlock-dial".into())
-        .spawn(move || {
-            sender
-                .send(Session::connect(&config, &settings, generation))
-                .ok();
-        })
-        .map_err(|error| Error::unavailable("no thread for the connect").caused_by(error))?;
-    Ok(answer)
-}
-
-/// How long a dial may take in all: the driver's own limit holds for each host's TCP
-/// connect, but not for a server that accepts and then says nothing.
-pub(crate) fn dial_limit(config: &postgres::Config, settings: &Settings) -> Duration {
-    let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
-    config
-        .get_connect_timeout()
-        .copied()
-        .unwrap_or(settings.connect_timeout)
-        .saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX).max(1))
-}
-
-enum Link {
-    Up(Session),
-    Down {
-        redial_at: Instant,
-    },
-    Dialling {
-        answer: Receiver<Result<Session, Error>>,
-        give_up_at: Instant,
-        /// When the requests that wait for it are told.
-        patience_ends: Option<Instant>,
-    },
 }
 
 /// What the worker goes to the database for.
@@ -120,9 +68,8 @@ struct Worker {
     queue: Receiver<Message>,
     epoch: u64,
     link: Link,
-    /// Dials since the last session that lasted.
-    attempt: u32,
-    connected_at: Instant,
+    /// A dial's outcome, for the next turn.
+    dialled: Option<Dialled>,
     /// When the last successful round trip began.
     last_contact: Instant,
     /// When the next turn is due if nobody calls. None: not at all.
@@ -132,7 +79,6 @@ struct Worker {
     notes: Vec<Note>,
     batch: Vec<Op>,
     outcomes: Vec<Outcome>,
-    dice: Dice,
 }
 
 impl Worker {
@@ -150,25 +96,27 @@ impl Worker {
 
     /// Waits for something to do. False if there can be nothing any more.
     fn wait(&mut self) -> bool {
-        let received = match (&self.link, self.next) {
-            (Link::Dialling { answer, .. }, next) => {
+        let received = match (self.link.answer(), self.next) {
+            (None, Some(next)) => self.queue.recv_deadline(next),
+            (None, None) => self
+                .queue
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
+            (Some(answer), next) => {
                 let timeout = next.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
                 select! {
-                    recv(self.queue) -> message => message.map_err(|_| RecvTimeoutError::Disconnected),
+                    recv(self.queue) -> message => {
+                        message.map_err(|_| RecvTimeoutError::Disconnected)
+                    }
                     recv(answer) -> outcome => {
-                        // A dialler that panicked has said nothing.
-                        let outcome = outcome.unwrap_or_else(|_| Err(Error::unavailable("the connect failed")));
-                        self.dialled(outcome);
+                        // A thread that panicked has said nothing.
+                        let nothing = |_| Err(Error::unavailable("the connect failed"));
+                        self.dialled = Some(outcome.unwrap_or_else(nothing));
                         return true;
                     }
                     recv(timeout) -> _ => Err(RecvTimeoutError::Timeout),
                 }
             }
-            (_, Some(next)) => self.queue.recv_deadline(next),
-            (_, None) => self
-                .queue
-                .recv()
-                .map_err(|_| RecvTimeoutError::Disconnected),
         };
         match received {
             Ok(message) => self.inbox.push(message),
@@ -186,8 +134,12 @@ impl Worker {
             return false;
         }
         let now = Instant::now();
+        if let Some(outcome) = self.dialled.take() {
+            self.link.dialled(&core, &mut state, outcome);
+            self.last_contact = now;
+        }
         self.take_in(&mut state, now);
-        if matches!(self.link, Link::Up(_)) {
+        if self.link.session().is_some() {
             if let Some(ended) = state.session.as_ref().and_then(|session| session.ended()) {
                 self.lose(&mut state, ended, Error::unavailable("the lease expired"));
             } else {
@@ -210,7 +162,7 @@ impl Worker {
                 }
             }
         }
-        self.tend_link(&mut state);
+        self.link.tend(&core, &mut state);
         self.next = self.next_turn(&state);
         true
     }
@@ -322,9 +274,7 @@ impl Worker {
 
     /// When the database has to hear from us if there is no batch for it.
     fn contact_due(&self, state: &State) -> Option<Instant> {
-        let Link::Up(session) = &self.link else {
-            return None;
-        };
+        let session = self.link.session()?;
         let settings = &self.core.settings;
         if is_active(state) {
             Some(self.last_contact + settings.heartbeat)
@@ -338,9 +288,7 @@ impl Worker {
 
     /// Without the state's mutex: this may take as long as the database likes.
     fn round_trip(&mut self, errand: Errand) -> Result<(), Lost> {
-        let Link::Up(session) = &mut self.link else {
-            unreachable!("only a worker with a session has errands");
-        };
+        let session = self.link.session_mut().expect("errands need a session");
         let counters = &self.core.counters;
         counters.round_trip();
         self.outcomes.clear();
@@ -412,126 +360,17 @@ impl Worker {
             "lost the database session"
         );
         state.lose(ended, &self.core.counters);
-        let settings = &self.core.settings;
-        let backoff =
-            |attempt| backoff::exponential(attempt, settings.reconnect_min, settings.reconnect_max);
-        if self.connected_at.elapsed() >= 2 * backoff(self.attempt) {
-            self.attempt = 0;
-        }
-        let now = Instant::now();
-        let redial_at = match self.attempt.checked_sub(1) {
-            // A session that had lasted is worth an immediate second one.
-            None => now,
-            Some(attempt) => {
-                state.refuse(error, settings);
-                now + self.dice.jitter(backoff(attempt))
-            }
-        };
-        if let Link::Up(session) = mem::replace(&mut self.link, Link::Down { redial_at }) {
-            session.dispose();
-        }
-    }
-
-    /// Dials when it is time to, and stops waiting for a dial that takes too long.
-    fn tend_link(&mut self, state: &mut State) {
-        let now = Instant::now();
-        match &mut self.link {
-            Link::Up(_) => {}
-            Link::Down { redial_at } if now < *redial_at => {}
-            Link::Down { .. } => {
-                let Core {
-                    config, settings, ..
-                } = &*self.core;
-                self.attempt = self.attempt.saturating_add(1);
-                state.generation += 1;
-                match dial(config, settings, state.generation) {
-                    Ok(answer) => {
-                        self.link = Link::Dialling {
-                            answer,
-                            give_up_at: now + dial_limit(config, settings),
-                            patience_ends: state
-                                .refusing
-                                .is_none()
-                                .then_some(now + RECONNECT_GRACE),
-                        }
-                    }
-                    Err(error) => self.dial_failed(state, error),
-                }
-            }
-            Link::Dialling {
-                give_up_at,
-                patience_ends,
-                ..
-            } => {
-                if now >= *give_up_at {
-                    let error = Error::unavailable("the database did not answer the connect");
-                    self.dial_failed(state, error);
-                } else if patience_ends.is_some_and(|end| now >= end) {
-                    *patience_ends = None;
-                    let error = Error::unavailable("the database is away");
-                    state.refuse(error, &self.core.settings);
-                }
-            }
-        }
-    }
-
-    fn dialled(&mut self, outcome: Result<Session, Error>) {
-        let core = Arc::clone(&self.core);
-        let mut state = core.state.lock();
-        if !self.is_in_charge(&state) {
-            return;
-        }
-        match outcome {
-            Ok(session) => {
-                info!(generation = session.state().generation(), "reconnected");
-                core.counters.reconnects.fetch_add(1, Ordering::Relaxed);
-                state.session = Some(Arc::clone(session.state()));
-                state.refusing = None;
-                self.link = Link::Up(session);
-                self.connected_at = Instant::now();
-                self.last_contact = self.connected_at;
-            }
-            Err(error) => self.dial_failed(&mut state, error),
-        }
-        self.next = Some(Instant::now());
-    }
-
-    fn dial_failed(&mut self, state: &mut State, error: Error) {
-        let settings = &self.core.settings;
-        let wait = self.dice.jitter(backoff::exponential(
-            self.attempt.saturating_sub(1),
-            settings.reconnect_min,
-            settings.reconnect_max,
-        ));
-        let cause = &error as &dyn std::error::Error;
-        // One loud line an outage.
-        if self.attempt <= 1 {
-            warn!(error = cause, ?wait, "cannot reconnect");
-        } else {
-            debug!(error = cause, ?wait, "cannot reconnect");
-        }
-        state.refuse(
-            Error::unavailable("the database is away").caused_by(error),
-            settings,
-        );
-        self.link = Link::Down {
-            redial_at: Instant::now() + wait,
-        };
+        self.link.hang_up(&self.core.settings, state, error);
     }
 
     fn next_turn(&self, state: &State) -> Option<Instant> {
-        match &self.link {
-            Link::Up(_) if state.table.has_ready() => Some(Instant::now()),
-            Link::Up(_) => [state.table.next_look(), self.contact_due(state)]
-                .into_iter()
-                .flatten()
-                .min(),
-            Link::Down { redial_at } => Some(*redial_at),
-            Link::Dialling {
-                give_up_at,
-                patience_ends,
-                ..
-            } => Some(patience_ends.map_or(*give_up_at, |end| end.min(*give_up_at))),
+        if self.link.session().is_none() {
+            self.link.next_look()
+        } else if state.table.has_ready() {
+            Some(Instant::now())
+        } else {
+            let times = [state.table.next_look(), self.contact_due(state)];
+            times.into_iter().flatten().min()
         }
     }
 }

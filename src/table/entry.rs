@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::key::Key;
+use super::agenda::Look;
 use crate::request::{Mode, Patience};
 
 /// How long a process may pass a lock on inside before others get their turn.
@@ -39,15 +39,15 @@ pub(super) struct Entry<W> {
 /// Those who wait for a key, in their order.
 pub(super) struct Line<W> {
     pub(super) queue: VecDeque<Waiter<W>>,
-    /// When to look again. None: at once.
-    pub(super) look_at: Option<Instant>,
+    /// When to look at the server again. None: at once.
+    pub(super) look: Option<Look>,
 }
 
 impl<W> Line<W> {
     pub(super) fn new() -> Box<Self> {
         Box::new(Line {
             queue: VecDeque::new(),
-            look_at: None,
+            look: None,
         })
     }
 }
@@ -114,31 +114,9 @@ impl<W> Entry<W> {
 
     /// Is the next look at the server for later? Not for one who cannot wait.
     pub(super) fn is_put_off(&self) -> bool {
-        self.line
-            .as_ref()
-            .is_some_and(|line| line.look_at.is_some())
+        self.line.as_ref().is_some_and(|line| line.look.is_some())
             && self
                 .waiters()
                 .all(|waiter| waiter.patience == Patience::Wait)
-    }
-}
-
-/// A look that is due at a time. Stale if the entry has another time by then.
-#[derive(PartialEq, Eq)]
-pub(super) struct Due {
-    pub(super) at: Instant,
-    pub(super) key: Key,
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // The heap's greatest is the earliest.
-        other.at.cmp(&self.at)
-    }
-}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
     }
 }

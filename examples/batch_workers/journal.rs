@@ -1,0 +1,77 @@
+//! What each process did, in a file of its own that survives it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::time::SystemTime;
+
+use anyhow::Context;
+
+/// Nanoseconds on the one clock that all processes of the machine share.
+pub(crate) fn now() -> u128 {
+    SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |elapsed| elapsed.as_nanos())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The lock is held.
+    Begin,
+    /// The job is done, the lock not yet given back.
+    Done,
+    /// The lock is still held, and there was nothing to do.
+    Idle,
+    /// The worker has seen that the lock is lost.
+    Lost,
+}
+
+pub(crate) struct Record {
+    pub(crate) event: Event,
+    pub(crate) job: u32,
+    pub(crate) thread: u16,
+    pub(crate) time: u128,
+}
+
+pub(crate) struct Journal(File);
+
+impl Journal {
+    pub(crate) fn open(folder: &Path, process: u16) -> io::Result<Journal> {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(folder.join(format!("journal-{process}")))
+            .map(Journal)
+    }
+
+    /// In one write, so that a killed process leaves whole lines.
+    pub(crate) fn write(&self, event: Event, job: u32, thread: u16) -> io::Result<()> {
+        let line = format!("{event:?} {job} {thread} {}\n", now());
+        (&self.0).write_all(line.as_bytes())
+    }
+}
+
+/// A process's records, in order.
+pub(crate) fn read(folder: &Path, process: u16) -> anyhow::Result<Vec<Record>> {
+    let text = fs::read_to_string(folder.join(format!("journal-{process}"))).unwrap_or_default();
+    text.lines()
+        .map(|line| parse(line).with_context(|| format!("odd line in a journal: {line}")))
+        .collect()
+}
+
+fn parse(line: &str) -> Option<Record> {
+    let mut fields = line.split(' ');
+    let event = match fields.next()? {
+        "Begin" => Event::Begin,
+        "Done" => Event::Done,
+        "Idle" => Event::Idle,
+        "Lost" => Event::Lost,
+        _ => return None,
+    };
+    Some(Record {
+        event,
+        job: fields.next()?.parse().ok()?,
+        thread: fields.next()?.parse().ok()?,
+        time: fields.next()?.parse().ok()?,
+    })
+}

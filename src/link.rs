@@ -1,0 +1,227 @@
+//! The worker's way to the database: up, down, or being dialled again.
+//!
+//! Dialling is another thread's work, so that requests are answered meanwhile. After a
+//! session that had lasted the first dial is made at once, and those who wait are not
+//! told before it has failed; the next ones are spaced by a backoff.
+
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use tracing::{debug, info, warn};
+
+use crate::backoff::{self, Dice};
+use crate::clock;
+use crate::config::Settings;
+use crate::core::{Core, State};
+use crate::error::Error;
+use crate::session::Session;
+
+/// How long requests that met a broken connection wait for the first reconnect before
+/// they are told that the database is away.
+const RECONNECT_GRACE: Duration = Duration::from_secs(1);
+
+/// A session to come, or why it does not.
+pub(crate) type Dialled = Result<Session, Error>;
+
+/// Connects on a thread of its own. If nobody waits for the session any more when it
+/// is there, it is closed on that thread.
+pub(crate) fn dial(
+    config: &postgres::Config,
+    settings: &Settings,
+    generation: u64,
+) -> Result<Receiver<Dialled>, Error> {
+    let (sender, answer) = bounded(1);
+    let (config, settings) = (config.clone(), settings.clone());
+    thread::Builder::new()
+        .name("distlock-dial".into())
+        .spawn(move || {
+            sender
+                .send(Session::connect(&config, &settings, generation))
+                .ok();
+        })
+        .map_err(|error| Error::unavailable("no thread for the connect").caused_by(error))?;
+    Ok(answer)
+}
+
+/// How long a dial may take in all: the driver's own limit holds for each host's TCP
+/// connect, but not for a server that accepts and then says nothing.
+pub(crate) fn dial_limit(config: &postgres::Config, settings: &Settings) -> Duration {
+    let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
+    config
+        .get_connect_timeout()
+        .copied()
+        .unwrap_or(settings.connect_timeout)
+        .saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX).max(1))
+}
+
+enum Phase {
+    Up(Box<Session>),
+    Down {
+        redial_at: Instant,
+    },
+    Dialling {
+        answer: Receiver<Dialled>,
+        give_up_at: Instant,
+        /// When the requests that wait for it are told.
+        patience_ends: Option<Instant>,
+    },
+}
+
+pub(crate) struct Link {
+    phase: Phase,
+    /// Dials since the last session that lasted.
+    attempt: u32,
+    connected_at: Instant,
+    dice: Dice,
+}
+
+impl Link {
+    /// Without a session it will dial at once.
+    pub(crate) fn new(session: Option<Session>) -> Self {
+        let now = Instant::now();
+        Link {
+            phase: match session {
+                Some(session) => Phase::Up(Box::new(session)),
+                None => Phase::Down { redial_at: now },
+            },
+            attempt: 0,
+            connected_at: now,
+            dice: Dice::new(clock::now()),
+        }
+    }
+
+    pub(crate) fn session(&self) -> Option<&Session> {
+        match &self.phase {
+            Phase::Up(session) => Some(session),
+            Phase::Down { .. } | Phase::Dialling { .. } => None,
+        }
+    }
+
+    pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
+        match &mut self.phase {
+            Phase::Up(session) => Some(session),
+            Phase::Down { .. } | Phase::Dialling { .. } => None,
+        }
+    }
+
+    /// Where the dial under way will be answered.
+    pub(crate) fn answer(&self) -> Option<&Receiver<Dialled>> {
+        match &self.phase {
+            Phase::Dialling { answer, .. } => Some(answer),
+            Phase::Up(_) | Phase::Down { .. } => None,
+        }
+    }
+
+    /// When [`tend`](Link::tend) has something to do.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Up(_) => None,
+            Phase::Down { redial_at } => Some(*redial_at),
+            Phase::Dialling {
+                give_up_at,
+                patience_ends,
+                ..
+            } => Some(patience_ends.map_or(*give_up_at, |end| end.min(*give_up_at))),
+        }
+    }
+
+    /// The session is of no use any more.
+    pub(crate) fn hang_up(&mut self, settings: &Settings, state: &mut State, error: Error) {
+        let now = Instant::now();
+        if now.duration_since(self.connected_at) >= 2 * backoff(settings, self.attempt) {
+            self.attempt = 0;
+        }
+        let redial_at = match self.attempt.checked_sub(1) {
+            // A session that had lasted is worth an immediate second one.
+            None => now,
+            Some(attempt) => {
+                state.refuse(error, settings);
+                now + self.dice.jitter(backoff(settings, attempt))
+            }
+        };
+        if let Phase::Up(session) = mem::replace(&mut self.phase, Phase::Down { redial_at }) {
+            session.dispose();
+        }
+    }
+
+    /// Dials when it is time to, and stops waiting for a dial that takes too long.
+    pub(crate) fn tend(&mut self, core: &Core, state: &mut State) {
+        let now = Instant::now();
+        match &mut self.phase {
+            Phase::Up(_) => {}
+            Phase::Down { redial_at } if now < *redial_at => {}
+            Phase::Down { .. } => {
+                let Core {
+                    config, settings, ..
+                } = core;
+                self.attempt = self.attempt.saturating_add(1);
+                state.generation += 1;
+                let patience_ends = state.refusing.is_none().then_some(now + RECONNECT_GRACE);
+                match dial(config, settings, state.generation) {
+                    Ok(answer) => {
+                        self.phase = Phase::Dialling {
+                            answer,
+                            give_up_at: now + dial_limit(config, settings),
+                            patience_ends,
+                        }
+                    }
+                    Err(error) => self.failed(settings, state, error),
+                }
+            }
+            Phase::Dialling {
+                give_up_at,
+                patience_ends,
+                ..
+            } => {
+                if now >= *give_up_at {
+                    let error = Error::unavailable("the database did not answer the connect");
+                    self.failed(&core.settings, state, error);
+                } else if patience_ends.is_some_and(|end| now >= end) {
+                    *patience_ends = None;
+                    let error = Error::unavailable("the database is away");
+                    state.refuse(error, &core.settings);
+                }
+            }
+        }
+    }
+
+    /// The dial has been answered.
+    pub(crate) fn dialled(&mut self, core: &Core, state: &mut State, outcome: Dialled) {
+        match outcome {
+            Ok(session) => {
+                info!(generation = session.state().generation(), "reconnected");
+                core.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+                state.session = Some(Arc::clone(session.state()));
+                state.refusing = None;
+                self.phase = Phase::Up(Box::new(session));
+                self.connected_at = Instant::now();
+            }
+            Err(error) => self.failed(&core.settings, state, error),
+        }
+    }
+
+    fn failed(&mut self, settings: &Settings, state: &mut State, error: Error) {
+        let attempt = self.attempt.saturating_sub(1);
+        let wait = self.dice.jitter(backoff(settings, attempt));
+        let cause = &error as &dyn std::error::Error;
+        // One loud line an outage.
+        if attempt == 0 {
+            warn!(error = cause, ?wait, "cannot reconnect");
+        } else {
+            debug!(error = cause, ?wait, "cannot reconnect");
+        }
+        let away = Error::unavailable("the database is away").caused_by(error);
+        state.refuse(away, settings);
+        self.phase = Phase::Down {
+            redial_at: Instant::now() + wait,
+        };
+    }
+}
+
+fn backoff(settings: &Settings, attempt: u32) -> Duration {
+    backoff::exponential(attempt, settings.reconnect_min, settings.reconnect_max)
+}

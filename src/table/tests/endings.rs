@@ -1,0 +1,192 @@
+//! What gets no lock, or has it no longer: limits, grants that nobody takes, stale
+//! releases, lost sessions.
+
+use super::*;
+
+#[test]
+fn max_locks_holds_for_several_locks_in_one_batch() {
+    let mut scene = Scene::new(Some(2));
+    for n in 0..5 {
+        scene.once((9, n), n.unsigned_abs());
+    }
+    // No more than fit, the others when it is known whether these do.
+    assert_eq!(scene.plan().len(), 2);
+    scene.settle(vec![lock((9, 0))], true);
+    scene.settle(vec![lock((9, 1))], false);
+    assert_eq!(scene.plan(), [lock((9, 2))]);
+    scene.settle(vec![lock((9, 2))], true);
+    assert_eq!(scene.plan(), []);
+    assert_eq!(scene.book.granted, [0, 2]);
+    let full = Refusal::LimitReached;
+    assert_eq!(
+        scene.book.refused,
+        [(1, Refusal::Busy), (3, full), (4, full)]
+    );
+    scene.once((9, 7), 7);
+    assert_eq!(scene.book.refused[3], (7, full));
+    assert_eq!((scene.table.held(), scene.table.waiting()), (2, 0));
+}
+
+#[test]
+fn max_locks_holds_for_shared_joiners() {
+    let mut scene = Scene::new(Some(2));
+    (0..4).for_each(|waiter| scene.share(A, waiter));
+    scene.turn();
+    assert_eq!(scene.book.granted, [0, 1]);
+    let full = Refusal::LimitReached;
+    assert_eq!(scene.book.refused, [(2, full), (3, full)]);
+    assert_eq!(scene.table.waiting(), 0);
+}
+
+#[test]
+fn at_the_limit_a_lock_can_still_be_handed_over() {
+    let mut scene = Scene::new(Some(1));
+    scene.wait(A, 0..2);
+    scene.turn();
+    scene.release_last(A);
+    assert_eq!(scene.book.granted, [0, 1]);
+}
+
+#[test]
+fn a_grant_that_nobody_takes_goes_to_the_next() {
+    let mut scene = Scene::new(None);
+    scene.book.gone = vec![0, 1];
+    scene.wait(A, 0..3);
+    scene.turn();
+    assert_eq!(scene.book.granted, [2]);
+    assert_eq!((scene.table.held(), scene.table.waiting()), (1, 0));
+}
+
+#[test]
+fn a_grant_that_nobody_takes_at_all_is_unlocked() {
+    let mut scene = Scene::new(None);
+    scene.book.gone = vec![0, 1];
+    scene.wait(A, 0..2);
+    scene.turn();
+    assert_eq!((scene.table.held(), scene.table.waiting()), (0, 0));
+    assert_eq!(scene.plan(), [unlock(A)]);
+    // The same when a guard hands over to one who has left.
+    scene.wait(B, 2..3);
+    scene.turn();
+    scene.wait(B, 1..2);
+    assert_eq!(scene.release_last(B), Released::UnlockDue);
+}
+
+#[test]
+fn a_release_with_an_old_number_frees_nothing() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..2);
+    scene.turn();
+    let first = scene.book.ids[0];
+    assert_eq!(scene.release(A, first), Released::Done);
+    for _ in 0..2 {
+        assert_eq!(scene.release(A, first), Released::Stale);
+    }
+    assert_eq!(scene.release(B, first), Released::Stale);
+    assert_eq!(scene.table.held(), 1);
+    assert_eq!(scene.plan(), []);
+}
+
+#[test]
+fn a_sweep_drops_those_who_left_and_keeps_the_others_in_order() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..5);
+    scene.turn();
+    let (now, key) = (scene.now, Key::from(A));
+    let Scene { table, book, .. } = &mut scene;
+    table.sweep(key, |waiter| waiter % 2 == 1, now, book);
+    assert_eq!(scene.table.waiting(), 2);
+    scene.release_last(A);
+    scene.release_last(A);
+    assert_eq!(scene.book.granted, [0, 2, 4]);
+}
+
+#[test]
+fn a_sweep_lets_shared_ones_join_whom_an_exclusive_one_kept_waiting() {
+    let mut scene = Scene::new(None);
+    scene.share(A, 0);
+    scene.turn();
+    scene.wait(A, 1..2);
+    scene.share(A, 2);
+    let (now, key) = (scene.now, Key::from(A));
+    let Scene { table, book, .. } = &mut scene;
+    table.sweep(key, |waiter| *waiter == 1, now, book);
+    assert_eq!(scene.book.granted, [0, 2]);
+}
+
+#[test]
+fn a_key_whose_waiters_have_all_left_is_forgotten() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..2);
+    scene.turned_away();
+    let (now, key) = (scene.now, Key::from(A));
+    let Scene { table, book, .. } = &mut scene;
+    table.sweep(key, |_| true, now, book);
+    assert_eq!(scene.plan(), []);
+    assert!(scene.table.entries.is_empty());
+    assert_eq!(scene.table.waiting(), 0);
+}
+
+#[test]
+fn a_lost_session_forgets_holds_and_keeps_waiters() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..3);
+    scene.wait(B, 3..4);
+    scene.turn();
+    assert_eq!(scene.table.lose(), 2);
+    assert_eq!((scene.table.held(), scene.table.waiting()), (0, 2));
+    assert_eq!(scene.plan(), [lock(A)]);
+    scene.settle(vec![lock(A)], true);
+    let [lost, _, current] = *scene.book.ids else {
+        panic!("{:?}", scene.book.ids)
+    };
+    assert_eq!(scene.book.granted, [0, 3, 1]);
+    assert_eq!(scene.release(A, lost), Released::Stale);
+    assert_eq!(scene.release(A, current), Released::Done);
+    assert_eq!(scene.book.granted, [0, 3, 1, 2]);
+}
+
+#[test]
+fn a_lost_session_makes_waiters_for_others_look_at_once() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..1);
+    scene.turned_away();
+    assert_eq!(scene.plan(), []);
+    assert_eq!(scene.table.lose(), 0);
+    assert_eq!(scene.plan(), [lock(A)]);
+}
+
+#[test]
+fn a_dismissal_is_for_those_who_cannot_wait_or_for_all() {
+    let mut scene = Scene::new(None);
+    scene.once(A, 0);
+    scene.wait(A, 1..3);
+    scene.once(B, 3);
+    let mut told = Vec::new();
+    scene.table.dismiss(false, |waiter| told.push(waiter));
+    told.sort_unstable();
+    assert_eq!(told, [0, 3]);
+    assert_eq!(scene.table.waiting(), 2);
+    told.clear();
+    scene.table.dismiss(true, |waiter| told.push(waiter));
+    assert_eq!(told, [1, 2]);
+    assert_eq!(scene.table.waiting(), 0);
+    assert_eq!(scene.plan(), []);
+    assert!(scene.table.entries.is_empty());
+}
+
+#[test]
+fn a_failed_lock_step_tells_its_waiters_and_nobody_else() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..2);
+    scene.wait(B, 2..3);
+    assert_eq!(scene.plan(), [lock(A), lock(B)]);
+    let mut told = Vec::new();
+    scene.table.fail(A.into(), |waiter| told.push(waiter));
+    scene.settle(vec![lock(B)], true);
+    assert_eq!(told, [0, 1]);
+    assert_eq!(scene.book.granted, [2]);
+    assert_eq!(scene.plan(), []);
+    scene.wait(A, 3..4);
+    assert_eq!(scene.plan(), [lock(A)]);
+}
