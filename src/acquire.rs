@@ -137,6 +137,7 @@ impl<'a> Acquire<'a> {
         if self.token.is_some_and(CancelToken::is_cancelled) {
             return Err(Error::cancelled());
         }
+        let start = Instant::now();
         let (pending, reply) = core.replies.open();
         let request = Message::Acquire(Request {
             key: self.key,
@@ -149,9 +150,7 @@ impl<'a> Acquire<'a> {
         });
         // A request that is not sent is dropped, and that answers `pending`.
         let sent = self.send(request, limit.deadline());
-        if core.is_closed() {
-            core.drain();
-        }
+        self.handle.drain_if_closed();
         let waited = pending.wait(limit.deadline(), self.token.map(CancelToken::channel));
         if matches!(waited, Waited::TimedOut | Waited::Interrupted) {
             self.handle.leave(Note::GaveUp(self.key));
@@ -167,9 +166,9 @@ impl<'a> Acquire<'a> {
             Waited::Answered(Answer::Busy) => Ok(None),
             Waited::Answered(Answer::Failed(error)) => Err(error),
             Waited::Interrupted => Err(Error::cancelled()),
-            Waited::TimedOut => self.too_late(),
+            Waited::TimedOut => self.too_late(start),
             Waited::Dropped => match sent {
-                Err(Unsent::TimedOut) => self.too_late(),
+                Err(Unsent::TimedOut) => self.too_late(start),
                 Err(Unsent::Cancelled) => Err(Error::cancelled()),
                 Ok(()) | Err(Unsent::Disconnected) => Err(Error::closed()),
             },
@@ -201,8 +200,8 @@ impl<'a> Acquire<'a> {
 
     /// The deadline passed. If the database is what kept the caller waiting, nobody
     /// knows whether the lock is taken.
-    fn too_late(&self) -> Result<Option<Guard>, Error> {
-        if self.handle.core.is_out_of_touch() {
+    fn too_late(&self, start: Instant) -> Result<Option<Guard>, Error> {
+        if self.handle.core.is_out_of_touch(start) {
             Err(Error::unavailable(
                 "the database did not answer within the timeout",
             ))

@@ -9,6 +9,9 @@ use crate::key::Namespace;
 /// The shortest lease that leaves room for a heartbeat to be late.
 const MIN_LEASE_HEARTBEATS: u32 = 4;
 
+/// A century. Nobody waits longer, and times this far ahead can still be reckoned with.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) application_name: Option<String>,
@@ -47,8 +50,25 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Refuses what cannot work, naming the setter.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// The settings, durations cut to what a clock can add to its time. Refuses what
+    /// cannot work, naming the setter.
+    pub(crate) fn checked(mut self) -> Result<Settings, Error> {
+        for duration in [
+            &mut self.heartbeat,
+            &mut self.connect_timeout,
+            &mut self.response_timeout,
+            &mut self.reconnect_min,
+            &mut self.reconnect_max,
+            &mut self.retry_min,
+            &mut self.retry_max,
+        ] {
+            *duration = (*duration).min(FOREVER);
+        }
+        self.check()?;
+        Ok(self)
+    }
+
+    fn check(&self) -> Result<(), Error> {
         let refused = |message| Err(Error::config(message));
         if self.max_locks == Some(0) {
             return refused("max_locks must be at least 1; leave it unset for no limit");
@@ -82,6 +102,9 @@ impl Settings {
             return refused("retry_interval must not have a first pause above its longest");
         }
         match self.lease {
+            Some(lease) if lease < Duration::from_millis(1) => {
+                refused("lease must be at least one millisecond long")
+            }
             Some(lease) if lease < self.heartbeat.saturating_mul(MIN_LEASE_HEARTBEATS) => {
                 refused("lease must be at least four heartbeats long")
             }
@@ -115,8 +138,20 @@ pub(crate) fn parse_dsn(dsn: &str, settings: &Settings) -> Result<postgres::Conf
             _ => Error::config(message),
         }
     })?;
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+    let (hosts, addresses) = (config.get_hosts().len(), config.get_hostaddrs().len());
+    let targets = hosts.max(addresses);
+    if targets == 0 {
         return Err(Error::config("the connection string names no host"));
+    }
+    if hosts.min(addresses) > 0 && hosts != addresses {
+        return Err(Error::config(
+            "the connection string has not as many hostaddrs as hosts",
+        ));
+    }
+    if config.get_ports().len() > 1 && config.get_ports().len() != targets {
+        return Err(Error::config(
+            "the connection string has not one port, nor as many as hosts",
+        ));
     }
     match &settings.application_name {
         Some(name) => {
@@ -127,8 +162,24 @@ pub(crate) fn parse_dsn(dsn: &str, settings: &Settings) -> Result<postgres::Conf
         }
         None => {}
     }
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(settings.connect_timeout);
+    let timeout = config.get_connect_timeout();
+    let timeout = timeout.map_or(settings.connect_timeout, |own| (*own).min(FOREVER));
+    config.connect_timeout(timeout);
+    let texts = [
+        config.get_user(),
+        config.get_dbname(),
+        config.get_options(),
+        config.get_application_name(),
+    ];
+    // The protocol ends its strings with one.
+    if texts.into_iter().flatten().any(|text| text.contains('\0'))
+        || config
+            .get_password()
+            .is_some_and(|password| password.contains(&0))
+    {
+        return Err(Error::config(
+            "neither the connection string nor the application name may have a NUL",
+        ));
     }
     Ok(config)
 }

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
@@ -46,8 +46,17 @@ impl Handle {
         if !self.core.noted.swap(true, Ordering::SeqCst) {
             self.wake();
         }
+        self.drain_if_closed();
+    }
+
+    /// Answers what was sent after the end. Whoever sends calls this afterwards, so
+    /// nothing stays unanswered.
+    pub(crate) fn drain_if_closed(&self) {
         if self.core.is_closed() {
             self.core.drain();
+            // The worker may not have seen yet that it is to end, and what would have
+            // woken it may just have been drained.
+            self.wake();
         }
     }
 
@@ -61,7 +70,7 @@ impl Handle {
         if !self.core.shut(Ended::Closed, &Error::closed()) {
             return Ok(());
         }
-        self.wake();
+        self.drain_if_closed();
         // Nothing is ever sent: the worker drops its end when the connection is gone.
         match self.core.worker_gone.recv_timeout(CLOSE_PATIENCE) {
             Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
@@ -198,10 +207,14 @@ impl Core {
         }
     }
 
-    /// Is the database away, or slow to answer the worker's present round trip?
-    pub(crate) fn is_out_of_touch(&self) -> bool {
-        let since = self.busy_since.load(Ordering::SeqCst);
-        (since != 0 && clock::now().saturating_sub(since) > clock::nanos(SLOW))
+    /// Is the database what kept somebody waiting who has waited since `start`: is it
+    /// away, or has it been slow to answer for long enough to tell?
+    pub(crate) fn is_out_of_touch(&self, start: Instant) -> bool {
+        let busy_since = self.busy_since.load(Ordering::SeqCst);
+        let slow = clock::nanos(SLOW);
+        (busy_since != 0
+            && start.elapsed() >= SLOW
+            && clock::now().saturating_sub(busy_since) >= slow)
             || self.state.lock().session.is_none()
     }
 
@@ -232,9 +245,8 @@ impl Core {
         true
     }
 
-    /// Answers what still arrives after the end. Whoever sends looks afterwards
-    /// whether the manager is closed, so nothing stays unanswered.
-    pub(crate) fn drain(&self) {
+    /// Answers what still arrives after the end.
+    fn drain(&self) {
         while let Ok(message) = self.queue.try_recv() {
             if let Message::Acquire(Request { reply, .. }) = message {
                 reply.send(Answer::Failed(Error::closed())).ok();

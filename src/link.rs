@@ -5,12 +5,13 @@
 //! told before it has failed; the next ones are spaced by a backoff.
 
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use tracing::{debug, info, warn};
 
 use crate::backoff::{self, Dice};
@@ -24,27 +25,32 @@ use crate::session::Session;
 /// they are told that the database is away.
 const RECONNECT_GRACE: Duration = Duration::from_secs(1);
 
-/// A session to come, or why it does not.
-pub(crate) type Dialled = Result<Session, Error>;
+/// The longest pause after dials that nobody answered.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// Connects on a thread of its own. If nobody waits for the session any more when it
-/// is there, it is closed on that thread.
+/// The outcome of a dial, under its generation.
+pub(crate) type Dialled = (u64, Result<Session, Error>);
+
+/// Connects on a thread of its own and sends the outcome. If nobody waits for it any
+/// more, the session is closed on that thread.
 pub(crate) fn dial(
     config: &postgres::Config,
     settings: &Settings,
     generation: u64,
-) -> Result<Receiver<Dialled>, Error> {
-    let (sender, answer) = bounded(1);
+    outcomes: Sender<Dialled>,
+) -> Result<(), Error> {
     let (config, settings) = (config.clone(), settings.clone());
     thread::Builder::new()
         .name("distlock-dial".into())
         .spawn(move || {
-            sender
-                .send(Session::connect(&config, &settings, generation))
-                .ok();
+            let connect = || Session::connect(&config, &settings, generation);
+            // Whoever counts on an outcome gets one.
+            let outcome = catch_unwind(AssertUnwindSafe(connect))
+                .unwrap_or_else(|_| Err(Error::unavailable("the connect has panicked")));
+            outcomes.send((generation, outcome)).ok();
         })
-        .map_err(|error| Error::unavailable("no thread for the connect").caused_by(error))?;
-    Ok(answer)
+        .map(drop)
+        .map_err(|error| Error::unavailable("no thread for the connect").caused_by(error))
 }
 
 /// How long a dial may take in all: the driver's own limit holds for each host's TCP
@@ -64,7 +70,7 @@ enum Phase {
         redial_at: Instant,
     },
     Dialling {
-        answer: Receiver<Dialled>,
+        generation: u64,
         give_up_at: Instant,
         /// When the requests that wait for it are told.
         patience_ends: Option<Instant>,
@@ -76,6 +82,11 @@ pub(crate) struct Link {
     /// Dials since the last session that lasted.
     attempt: u32,
     connected_at: Instant,
+    dialler: Sender<Dialled>,
+    outcomes: Receiver<Dialled>,
+    /// Dials without an outcome yet, those included that nobody waits for any more: a
+    /// server that accepts and says nothing keeps them for as long as it likes.
+    outstanding: u32,
     dice: Dice,
 }
 
@@ -83,6 +94,7 @@ impl Link {
     /// Without a session it will dial at once.
     pub(crate) fn new(session: Option<Session>) -> Self {
         let now = Instant::now();
+        let (dialler, outcomes) = unbounded();
         Link {
             phase: match session {
                 Some(session) => Phase::Up(Box::new(session)),
@@ -90,6 +102,9 @@ impl Link {
             },
             attempt: 0,
             connected_at: now,
+            dialler,
+            outcomes,
+            outstanding: 0,
             dice: Dice::new(clock::now()),
         }
     }
@@ -108,12 +123,9 @@ impl Link {
         }
     }
 
-    /// Where the dial under way will be answered.
-    pub(crate) fn answer(&self) -> Option<&Receiver<Dialled>> {
-        match &self.phase {
-            Phase::Dialling { answer, .. } => Some(answer),
-            Phase::Up(_) | Phase::Down { .. } => None,
-        }
+    /// Where dials under way will be answered, if there are any.
+    pub(crate) fn outcomes(&self) -> Option<&Receiver<Dialled>> {
+        (self.outstanding > 0).then_some(&self.outcomes)
     }
 
     /// When [`tend`](Link::tend) has something to do.
@@ -139,7 +151,7 @@ impl Link {
             // A session that had lasted is worth an immediate second one.
             None => now,
             Some(attempt) => {
-                state.refuse(error, settings);
+                state.refuse(away().caused_by(error), settings);
                 now + self.dice.jitter(backoff(settings, attempt))
             }
         };
@@ -161,15 +173,16 @@ impl Link {
                 self.attempt = self.attempt.saturating_add(1);
                 state.generation += 1;
                 let patience_ends = state.refusing.is_none().then_some(now + RECONNECT_GRACE);
-                match dial(config, settings, state.generation) {
-                    Ok(answer) => {
+                match dial(config, settings, state.generation, self.dialler.clone()) {
+                    Ok(()) => {
+                        self.outstanding += 1;
                         self.phase = Phase::Dialling {
-                            answer,
+                            generation: state.generation,
                             give_up_at: now + dial_limit(config, settings),
                             patience_ends,
                         }
                     }
-                    Err(error) => self.failed(settings, state, error),
+                    Err(error) => self.failed(settings, state, error, Duration::ZERO),
                 }
             }
             Phase::Dialling {
@@ -179,34 +192,55 @@ impl Link {
             } => {
                 if now >= *give_up_at {
                     let error = Error::unavailable("the database did not answer the connect");
-                    self.failed(&core.settings, state, error);
+                    // Twice as long for each that is still waiting: they must not pile up.
+                    let pause = dial_limit(&core.config, &core.settings)
+                        .saturating_mul(1_u32.checked_shl(self.outstanding).unwrap_or(u32::MAX))
+                        .min(LONGEST_PAUSE);
+                    self.failed(&core.settings, state, error, pause);
                 } else if patience_ends.is_some_and(|end| now >= end) {
                     *patience_ends = None;
-                    let error = Error::unavailable("the database is away");
-                    state.refuse(error, &core.settings);
+                    state.refuse(away(), &core.settings);
                 }
             }
         }
     }
 
-    /// The dial has been answered.
-    pub(crate) fn dialled(&mut self, core: &Core, state: &mut State, outcome: Dialled) {
-        match outcome {
-            Ok(session) => {
-                info!(generation = session.state().generation(), "reconnected");
+    /// A dial has been answered, perhaps one that nobody waits for any more.
+    pub(crate) fn dialled(
+        &mut self,
+        core: &Core,
+        state: &mut State,
+        (generation, outcome): Dialled,
+    ) {
+        self.outstanding -= 1;
+        match (outcome, &self.phase) {
+            (Ok(session), Phase::Up(_)) => session.dispose(),
+            (Ok(session), _) => {
+                info!(generation, "reconnected");
                 core.counters.reconnects.fetch_add(1, Ordering::Relaxed);
                 state.session = Some(Arc::clone(session.state()));
                 state.refusing = None;
                 self.phase = Phase::Up(Box::new(session));
                 self.connected_at = Instant::now();
             }
-            Err(error) => self.failed(&core.settings, state, error),
+            (
+                Err(error),
+                Phase::Dialling {
+                    generation: current,
+                    ..
+                },
+            ) if *current == generation => {
+                self.failed(&core.settings, state, error, Duration::ZERO);
+            }
+            (Err(_), _) => {}
         }
     }
 
-    fn failed(&mut self, settings: &Settings, state: &mut State, error: Error) {
+    /// The dial has failed: the next one comes after the backoff, or `pause` if that is
+    /// longer.
+    fn failed(&mut self, settings: &Settings, state: &mut State, error: Error, pause: Duration) {
         let attempt = self.attempt.saturating_sub(1);
-        let wait = self.dice.jitter(backoff(settings, attempt));
+        let wait = self.dice.jitter(backoff(settings, attempt)).max(pause);
         let cause = &error as &dyn std::error::Error;
         // One loud line an outage.
         if attempt == 0 {
@@ -214,12 +248,15 @@ impl Link {
         } else {
             debug!(error = cause, ?wait, "cannot reconnect");
         }
-        let away = Error::unavailable("the database is away").caused_by(error);
-        state.refuse(away, settings);
+        state.refuse(away().caused_by(error), settings);
         self.phase = Phase::Down {
             redial_at: Instant::now() + wait,
         };
     }
+}
+
+fn away() -> Error {
+    Error::unavailable("the database is away")
 }
 
 fn backoff(settings: &Settings, attempt: u32) -> Duration {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use crossbeam_channel::bounded;
 use tracing::info;
 
 use crate::acquire::{Acquire, Limit};
@@ -342,28 +342,25 @@ impl Builder {
     /// [`Database`](crate::ErrorKind::Database) if it refuses the login or does not
     /// have the database.
     pub fn connect(self) -> Result<Manager, Error> {
-        self.settings.check()?;
-        let config = config::parse_dsn(&self.dsn, &self.settings)?;
+        let settings = self.settings.checked()?;
+        let config = config::parse_dsn(&self.dsn, &settings)?;
         let generation = 1;
-        let answer = link::dial(&config, &self.settings, generation)?;
-        let session = answer
-            .recv_timeout(link::dial_limit(&config, &self.settings))
-            .map_err(|error| match error {
-                RecvTimeoutError::Timeout => {
-                    Error::unavailable("the database did not answer within the connect timeout")
-                }
-                RecvTimeoutError::Disconnected => {
-                    Error::unavailable("the thread that connects has panicked")
-                }
-            })??;
+        let (dialler, outcomes) = bounded(1);
+        link::dial(&config, &settings, generation, dialler)?;
+        let (_, outcome) = outcomes
+            .recv_timeout(link::dial_limit(&config, &settings))
+            .map_err(|_| {
+                Error::unavailable("the database did not answer within the connect timeout")
+            })?;
+        let session = outcome?;
         info!(
             hosts = ?config.get_hosts(),
             dbname = config.get_dbname(),
             "connected"
         );
-        let (queue, requests) = bounded(self.settings.queue_capacity);
+        let (queue, requests) = bounded(settings.queue_capacity);
         let (alarm, alarms) = bounded(1);
-        let core = Core::new(config, self.settings, requests, alarm);
+        let core = Core::new(config, settings, requests, alarm);
         let handle = Arc::new(Handle {
             core: Arc::clone(&core),
             queue,

@@ -96,22 +96,20 @@ impl Worker {
 
     /// Waits for something to do. False if there can be nothing any more.
     fn wait(&mut self) -> bool {
-        let received = match (self.link.answer(), self.next) {
+        let received = match (self.link.outcomes(), self.next) {
             (None, Some(next)) => self.queue.recv_deadline(next),
             (None, None) => self
                 .queue
                 .recv()
                 .map_err(|_| RecvTimeoutError::Disconnected),
-            (Some(answer), next) => {
+            (Some(outcomes), next) => {
                 let timeout = next.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
                 select! {
                     recv(self.queue) -> message => {
                         message.map_err(|_| RecvTimeoutError::Disconnected)
                     }
-                    recv(answer) -> outcome => {
-                        // A thread that panicked has said nothing.
-                        let nothing = |_| Err(Error::unavailable("the connect failed"));
-                        self.dialled = Some(outcome.unwrap_or_else(nothing));
+                    recv(outcomes) -> outcome => {
+                        self.dialled = outcome.ok();
                         return true;
                     }
                     recv(timeout) -> _ => Err(RecvTimeoutError::Timeout),
