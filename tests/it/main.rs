@@ -2,9 +2,19 @@
 // Tests may panic, and say what they mean with `unwrap`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod proxy;
+mod recording;
 mod support;
 
+mod bad_input;
 mod basics;
 mod faults;
+mod giving_up;
+mod keys;
+mod lifecycle;
+mod limits;
+mod logs;
+mod outages;
 mod source_suite;
 mod stalled;
+mod waiting;

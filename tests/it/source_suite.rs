@@ -92,14 +92,17 @@ fn at_the_limit_every_acquire_fails_at_once_until_a_lock_is_given_back() {
     let mgr = builder().max_locks(3).connect().unwrap();
     let mut guards: Vec<Guard> = (0..3).map(|n| mgr.lock(n).unwrap()).collect();
     for key in [2, 3] {
-        let acquires = [
-            mgr.lock(key).map(Some),
-            mgr.try_lock(key),
-            mgr.try_lock_for(key, FOREVER),
-            mgr.lock_shared(key).map(Some),
-            mgr.acquire(key).timeout(FOREVER).lock().map(Some),
-        ];
-        for acquire in acquires {
+        let mgr = mgr.clone();
+        let acquires = thread::spawn(move || {
+            [
+                mgr.lock(key).map(Some),
+                mgr.try_lock(key),
+                mgr.try_lock_for(key, FOREVER),
+                mgr.lock_shared(key).map(Some),
+                mgr.acquire(key).timeout(FOREVER).lock().map(Some),
+            ]
+        });
+        for acquire in finish(vec![acquires]).remove(0) {
             assert_eq!(acquire.unwrap_err().kind(), ErrorKind::LimitReached);
         }
     }

@@ -30,6 +30,12 @@ fn kind(result: Result<Option<Guard>, Error>) -> ErrorKind {
     result.unwrap_err().kind()
 }
 
+/// The worker is in a round trip by now, and the calls before this one are waiting.
+fn assert_stalled(mgr: &Manager) {
+    let result = mgr.try_lock_for("stalled", 200 * MS);
+    assert_eq!(kind(result), ErrorKind::Unavailable);
+}
+
 #[test]
 #[serial]
 fn a_deadline_is_kept_and_the_watch_follows() {
@@ -64,7 +70,7 @@ fn a_deadline_is_kept_when_the_queue_is_full() {
     let _held = mgr.lock("held").unwrap();
     let paused = pause_backend(server());
     let calls = (0..20)
-        .map(|n| {
+        .map(|n: i64| {
             let mgr = mgr.clone();
             thread::spawn(move || mgr.try_lock_for(n, 300 * MS))
         })
@@ -126,27 +132,75 @@ fn try_lock_is_answered_when_the_whole_server_is_stopped() {
 
 #[test]
 #[serial]
-fn a_timed_wait_for_a_database_that_is_away_is_not_told_that_the_lock_is_taken() {
+fn a_deadline_that_passes_in_an_outage_does_not_say_that_the_lock_is_taken() {
+    let _clean = clean();
+    let server = Server::start().unwrap();
+    for wait in [true, false] {
+        let mgr = Manager::builder(&server.url())
+            .wait_while_unavailable(wait)
+            .connect()
+            .unwrap();
+        let guard = mgr.lock("held").unwrap();
+        let mut client = server.client();
+        // It still takes connections, and says nothing to them.
+        let paused = Paused::new(server.pid());
+        terminate_sessions(&mut client);
+        assert_eq!(guard.watch().wait(), Ended::SessionLost);
+        assert_eq!(
+            kind(mgr.try_lock_for("free", 100 * MS)),
+            ErrorKind::Unavailable,
+            "with wait_while_unavailable({wait})"
+        );
+        drop(paused);
+    }
+}
+
+#[test]
+#[serial]
+fn fault_11_a_connection_can_appear_after_the_end() {
+    let _clean = clean();
+    let server = Server::start().unwrap();
+    let mgr = Manager::connect(&server.url()).unwrap();
+    let guard = mgr.lock("held").unwrap();
+    let mut client = server.client();
+    let paused = Paused::new(server.pid());
+    terminate_sessions(&mut client);
+    assert_eq!(guard.watch().wait(), Ended::SessionLost);
+    eventually(|| threads().contains(&"distlock-dial".to_owned()));
+    meanwhile(move || mgr.close()).unwrap();
+    // What the server now accepts is of no use to anybody.
+    drop(paused);
+    eventually(|| threads().is_empty());
+    eventually(|| backends(&mut client).is_empty());
+}
+
+#[test]
+#[serial]
+fn connects_that_get_no_answer_do_not_pile_up() {
     let _clean = clean();
     let server = Server::start().unwrap();
     let mgr = Manager::builder(&server.url())
-        .wait_while_unavailable(true)
+        .connect_timeout(20 * MS)
+        .reconnect_backoff(MS, 5 * MS)
         .connect()
         .unwrap();
     let guard = mgr.lock("held").unwrap();
-    // It takes connections, and then says nothing.
+    let mut client = server.client();
     let paused = Paused::new(server.pid());
-    // Its supervisor cannot, so the session says goodbye by itself.
-    terminate_sessions(&mut connected_before(&server, &paused));
+    terminate_sessions(&mut client);
     assert_eq!(guard.watch().wait(), Ended::SessionLost);
+    // Time for about eighty attempts.
+    let dials = || threads().iter().filter(|t| *t == "distlock-dial").count();
+    assert!(!within(2000 * MS, || dials() > 20), "{} threads", dials());
     drop(paused);
+    eventually(|| mgr.try_lock("free").is_ok_and(|guard| guard.is_some()));
 }
 
 #[test]
 #[serial]
 fn close_returns_and_answers_everybody() {
     let _clean = clean();
-    let mgr = builder().queue_capacity(2).connect().unwrap();
+    let mgr = builder().queue_capacity(1).connect().unwrap();
     let guard = mgr.lock("held").unwrap();
     let paused = pause_backend(server());
     let waits: Vec<_> = (0..10)
@@ -155,6 +209,7 @@ fn close_returns_and_answers_everybody() {
             thread::spawn(move || mgr.lock(n).unwrap_err().kind())
         })
         .collect();
+    assert_stalled(&mgr);
     let close = meanwhile({
         let mgr = mgr.clone();
         move || mgr.close()
@@ -201,6 +256,7 @@ fn fault_14_a_request_cannot_be_cancelled_while_it_waits() {
             thread::spawn(move || mgr.acquire(n).cancel(&token).lock().unwrap_err().kind())
         })
         .collect();
+    assert_stalled(&mgr);
     token.cancel();
     assert_eq!(finish(waits), [ErrorKind::Cancelled; 10]);
     drop(paused);

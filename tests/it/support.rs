@@ -75,6 +75,7 @@ pub(crate) fn threads() -> Vec<String> {
         .flatten()
         // A thread may end while we look.
         .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
+        .map(|name| name.trim_end().to_owned())
         .filter(|name| name.starts_with("distlock-"))
         .collect()
 }
@@ -144,6 +145,8 @@ impl Paused {
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        self.0.iter().for_each(|&pid| throwaway_postgres::resume(pid));
+        self.0
+            .iter()
+            .for_each(|&pid| throwaway_postgres::resume(pid));
     }
 }

@@ -9,15 +9,11 @@ use std::process::Command;
 /// The folder with `initdb` and `postgres`: `$PG_BINDIR`, else the newest of Debian's,
 /// else what `pg_config` or the `PATH` say.
 pub(crate) fn folder() -> io::Result<PathBuf> {
-    let mut candidates: Vec<PathBuf> = env::var_os("PG_BINDIR")
-        .map(PathBuf::from)
-        .into_iter()
-        .collect();
-    candidates.extend(debian());
-    candidates.extend(pg_config());
-    if let Some(path) = env::var_os("PATH") {
-        candidates.extend(env::split_paths(&path));
-    }
+    // Who names a folder means that server, not any other.
+    let candidates = match env::var_os("PG_BINDIR").filter(|folder| !folder.is_empty()) {
+        Some(folder) => vec![PathBuf::from(folder)],
+        None => found(),
+    };
     candidates
         .into_iter()
         .find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
@@ -28,6 +24,15 @@ pub(crate) fn folder() -> io::Result<PathBuf> {
                  or PG_BINDIR names the folder of its programs",
             )
         })
+}
+
+fn found() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    debian()
+        .into_iter()
+        .chain(pg_config())
+        .chain(env::split_paths(&path))
+        .collect()
 }
 
 fn debian() -> Vec<PathBuf> {

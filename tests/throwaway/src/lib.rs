@@ -7,10 +7,13 @@
 //! A process that is killed, or that keeps its server in a static, drops nothing. So
 //! each server has a guardian: a shell whose standard input is a pipe from this
 //! process. When the pipe closes, for whatever reason, the guardian ends the server
-//! and removes the folder.
+//! and removes the folder. A drop closes the pipe and waits, so there is one way to
+//! clean up, and every test run tries it.
 //!
 //! PostgreSQL refuses to run as root. Started by root, the server runs as the user
 //! `postgres`, or `nobody` where there is no such user.
+//!
+//! It needs Linux: the guardian finds the server's processes in `/proc`.
 //!
 //! ```no_run
 //! use throwaway_postgres::{Server, Shutdown};
@@ -25,6 +28,12 @@
 
 mod account;
 mod binaries;
+mod builder;
+mod cluster;
+mod guardian;
+mod process;
 mod server;
 
-pub use server::{Builder, Server, Shutdown, pause, resume};
+pub use builder::Builder;
+pub use process::{pause, resume};
+pub use server::{Server, Shutdown};

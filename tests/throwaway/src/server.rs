@@ -1,47 +1,31 @@
-//! The server and its guardian.
+//! The server.
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::path::Path;
+use std::process::Child;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::NoTls;
-use rustix::process::{Pid, Signal, kill_process};
+use postgres::error::SqlState;
+use postgres::{Client, NoTls};
+use rustix::process::Signal;
 
-use crate::account::Account;
-use crate::binaries;
+use crate::builder::Builder;
+use crate::cluster::Cluster;
+use crate::guardian::Guardian;
+use crate::process::signal;
 
 /// How long a start or a stop may take before something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long the server may then take to quit. It kills its own children after 5 s.
+const QUIT: Duration = Duration::from_secs(10);
+
 /// How often to look whether it is done. PostgreSQL sends no event for it.
 const LOOK: Duration = Duration::from_millis(5);
-
-/// How often a start tries another port when its own was taken meanwhile.
-const PORTS: u32 = 5;
-
-/// Ends the server when the pipe closes: `$0` is the folder. The server's children are
-/// continued first, because a stopped one would not hear the signal to quit.
-const GUARDIAN: &str = r#"
-trap '' INT TERM HUP
-read -r _
-pid=$(head -n 1 "$0/data/postmaster.pid" 2>/dev/null)
-if [ -n "$pid" ] && [ -d "/proc/$pid" ]; then
-    kill -CONT "$pid" $(cat "/proc/$pid/task/$pid/children" 2>/dev/null) 2>/dev/null
-    kill -QUIT "$pid" 2>/dev/null
-    n=0
-    while [ -d "/proc/$pid" ] && ! grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null && [ $n -lt 600 ]; do
-        sleep 0.05
-        n=$((n + 1))
-    done
-fi
-rm -rf "$0"
-"#;
 
 /// The ways to stop a server (`pg_ctl stop -m`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,62 +48,13 @@ impl Shutdown {
     }
 }
 
-/// Stops a process, such as one server backend, until [`resume`].
-pub fn pause(pid: i32) {
-    signal(pid, Signal::STOP).expect("the process to pause is there");
-}
-
-/// Continues a [paused](pause) process. One that is gone is no error.
-pub fn resume(pid: i32) {
-    signal(pid, Signal::CONT).ok();
-}
-
-fn signal(pid: i32, signal: Signal) -> io::Result<()> {
-    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("0 is no process"))?;
-    Ok(kill_process(pid, signal)?)
-}
-
-/// The settings of a [`Server`].
-#[derive(Clone, Debug, Default)]
-pub struct Builder {
-    settings: Vec<(String, String)>,
-    hba: Vec<String>,
-}
-
-impl Builder {
-    /// A line for postgresql.conf. Default: no fsync, loopback only.
-    #[must_use]
-    pub fn setting(mut self, name: &str, value: &str) -> Self {
-        self.settings.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// A line for pg_hba.conf, before the default, which trusts everybody.
-    #[must_use]
-    pub fn hba(mut self, line: &str) -> Self {
-        self.hba.push(line.to_owned());
-        self
-    }
-
-    /// Makes the cluster and starts the server.
-    ///
-    /// # Errors
-    ///
-    /// There is no PostgreSQL, or it does not start; then the error has its log.
-    pub fn start(self) -> io::Result<Server> {
-        Server::make(&self)
-    }
-}
-
 /// A running server. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct Server {
-    postgres: PathBuf,
-    account: Option<Account>,
-    folder: PathBuf,
-    port: u16,
+    pub(crate) cluster: Cluster,
+    pub(crate) port: u16,
     running: Mutex<Option<Child>>,
-    guardian: Child,
+    guardian: Guardian,
 }
 
 impl Server {
@@ -137,97 +72,15 @@ impl Server {
         Builder::default()
     }
 
-    fn make(builder: &Builder) -> io::Result<Server> {
-        let binaries = binaries::folder()?;
-        let account = Account::for_server()?;
-        // In /tmp, whatever TMPDIR says: a socket's path has at most 107 bytes.
-        let folder = tempfile::Builder::new()
-            .prefix("pg-")
-            .tempdir_in("/tmp")?
-            .keep();
-        let guardian = Command::new("sh")
-            .args(["-c", GUARDIAN])
-            .arg(&folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
-        // From here on dropping it removes the folder.
-        let mut server = Server {
-            postgres: binaries.join("postgres"),
-            account,
-            folder,
+    /// A server yet to be started, already under guard.
+    pub(crate) fn stopped(cluster: Cluster) -> io::Result<Server> {
+        let guardian = Guardian::of(cluster.folder(), cluster.account)?;
+        Ok(Server {
+            cluster,
             port: 0,
             running: Mutex::new(None),
             guardian,
-        };
-        if let Some(account) = account {
-            account.own(&server.folder)?;
-        }
-        server.initdb(&binaries.join("initdb"))?;
-        server.write_hba(&builder.hba)?;
-        for attempt in 1.. {
-            server.port = free_port()?;
-            server.write_settings(&builder.settings)?;
-            match server.start_again() {
-                Ok(()) => break,
-                Err(error) if attempt < PORTS && error.to_string().contains("in use") => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(server)
-    }
-
-    fn initdb(&self, initdb: &Path) -> io::Result<()> {
-        let mut command = self.command(initdb);
-        command
-            .arg("--pgdata")
-            .arg(self.data())
-            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8"])
-            .args(["--locale=C", "--no-sync", "--no-instructions"]);
-        let output = command.output()?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr);
-            return Err(io::Error::other(format!("initdb failed: {text}")));
-        }
-        Ok(())
-    }
-
-    fn write_hba(&self, lines: &[String]) -> io::Result<()> {
-        let file = self.data().join("pg_hba.conf");
-        let trust = fs::read_to_string(&file)?;
-        fs::write(&file, format!("{}\n{trust}", lines.join("\n")))
-    }
-
-    fn write_settings(&self, settings: &[(String, String)]) -> io::Result<()> {
-        let port = self.port.to_string();
-        let folder = self.folder.display().to_string();
-        let defaults = [
-            ("listen_addresses", "127.0.0.1"),
-            ("port", &port),
-            ("unix_socket_directories", &folder),
-            ("fsync", "off"),
-            ("full_page_writes", "off"),
-        ];
-        let own = settings.iter().map(|(name, value)| (&**name, &**value));
-        let text: String = defaults
-            .into_iter()
-            .chain(own)
-            .map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")))
-            .collect();
-        // Read after postgresql.conf; of two lines for one setting the later counts.
-        fs::write(self.data().join("postgresql.auto.conf"), text)
-    }
-
-    fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        // Not the folder this process is in: the other user may not enter it.
-        command.current_dir(&self.folder).stdin(Stdio::null());
-        if let Some(account) = self.account {
-            account.apply(&mut command);
-        }
-        command
+        })
     }
 
     /// Starts a stopped server, on the same port with the same data, and waits until
@@ -241,33 +94,42 @@ impl Server {
         if running.is_some() {
             return Ok(());
         }
+        let logged = self.log().len();
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
-            .open(self.folder.join("log"))?;
+            .open(self.cluster.log())?;
         let mut child = self
-            .command(&self.postgres)
+            .cluster
+            .command("postgres")
             .arg("-D")
-            .arg(self.data())
+            .arg(self.cluster.data())
             .stdout(log.try_clone()?)
             .stderr(log)
+            // A Ctrl-C is for the owner alone.
             .process_group(0)
             .spawn()?;
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            if postgres::Client::connect(&self.url(), NoTls).is_ok_or_refusal() {
-                *running = Some(child);
-                return Ok(());
-            }
+        while !self.answers() {
             if child.try_wait()?.is_some() || Instant::now() > deadline {
-                child.kill().ok();
+                child.kill()?;
                 child.wait()?;
-                return Err(io::Error::other(format!(
-                    "PostgreSQL does not start: {}",
-                    self.log()
-                )));
+                return Err(failed_start(self.log().get(logged..).unwrap_or_default()));
             }
             thread::sleep(LOOK);
+        }
+        *running = Some(child);
+        Ok(())
+    }
+
+    /// Does it take connections? One it refuses for a reason is an answer too: a test's
+    /// own settings may refuse even the superuser.
+    fn answers(&self) -> bool {
+        match Client::connect(&self.url(), NoTls) {
+            Ok(_) => true,
+            Err(error) => error
+                .code()
+                .is_some_and(|code| *code != SqlState::CANNOT_CONNECT_NOW),
         }
     }
 
@@ -275,24 +137,24 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// It had to be killed.
+    /// It did not stop in a minute, such as a smart one whose clients stay, and was
+    /// forced to.
     pub fn stop(&self, shutdown: Shutdown) -> io::Result<()> {
         let mut running = self.running();
         let Some(mut child) = running.take() else {
             return Ok(());
         };
-        let pid = child.id().cast_signed();
-        signal(pid, shutdown.signal())?;
-        let deadline = Instant::now() + PATIENCE;
-        while child.try_wait()?.is_none() {
-            if Instant::now() > deadline {
-                child.kill()?;
-                child.wait()?;
-                return Err(io::Error::other("the server did not stop and was killed"));
-            }
-            thread::sleep(LOOK);
+        if ends(&mut child, shutdown.signal(), PATIENCE)? {
+            return Ok(());
         }
-        Ok(())
+        if !ends(&mut child, Signal::QUIT, QUIT)? {
+            child.kill()?;
+            child.wait()?;
+        }
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the server did not stop and was forced to",
+        ))
     }
 
     /// Stops and starts the server.
@@ -321,7 +183,7 @@ impl Server {
     pub fn url(&self) -> String {
         format!(
             "host={} port={} user=postgres dbname=postgres",
-            self.folder.display(),
+            self.folder().display(),
             self.port
         )
     }
@@ -334,71 +196,83 @@ impl Server {
         )
     }
 
-    /// The loopback port.
+    /// The loopback port, the same for the server's whole life.
     pub fn port(&self) -> u16 {
         self.port
     }
 
     /// The folder with the data, the socket and the log.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.cluster.folder()
     }
 
     /// A connection of the superuser's.
-    pub fn client(&self) -> postgres::Client {
-        postgres::Client::connect(&self.url(), NoTls).expect("the throwaway server is there")
+    ///
+    /// # Panics
+    ///
+    /// The server is stopped or refuses it.
+    pub fn client(&self) -> Client {
+        Client::connect(&self.url(), NoTls)
+            .unwrap_or_else(|error| panic!("no connection to the throwaway server: {error}"))
+    }
+
+    /// Makes an empty database.
+    ///
+    /// # Panics
+    ///
+    /// There is one of that name, or no connection.
+    pub fn create_database(&self, name: &str) {
+        let name = name.replace('"', "\"\"");
+        self.client()
+            .batch_execute(&format!("CREATE DATABASE \"{name}\""))
+            .unwrap_or_else(|error| panic!("no new database in the throwaway server: {error}"));
     }
 
     /// What the server has logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+        let bytes = fs::read(self.cluster.log()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn data(&self) -> PathBuf {
-        self.folder.join("data")
-    }
-
-    fn running(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+    /// The postmaster, unless it has ended, be it by itself.
+    fn running(&self) -> MutexGuard<'_, Option<Child>> {
         // A test that panicked in here has not broken the child process.
-        self.running
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.take_if(|child| matches!(child.try_wait(), Ok(Some(_))));
+        running
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(pid) = self.pid() {
-            // A paused backend would not hear that it is to quit.
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-            for child in children.unwrap_or_default().split_whitespace() {
-                resume(child.parse().unwrap_or(0));
-            }
-        }
-        self.stop(Shutdown::Immediate).ok();
-        // The guardian sees the pipe close and removes the folder.
-        drop(self.guardian.stdin.take());
-        self.guardian.wait().ok();
-    }
-}
-
-/// A port that nobody listens on at the moment.
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
-trait Answer {
-    fn is_ok_or_refusal(&self) -> bool;
-}
-
-impl Answer for Result<postgres::Client, postgres::Error> {
-    /// Is the server up? A pg_hba.conf of the test's may refuse even the superuser.
-    fn is_ok_or_refusal(&self) -> bool {
-        match self {
-            Ok(_) => true,
-            Err(error) => error
-                .code()
-                .is_some_and(|code| code.code().starts_with("28")),
+        self.guardian.finish();
+        // For the case that somebody has killed the guardian; then the folder's own
+        // destructor removes it.
+        if let Some(mut child) = self.running().take() {
+            child.kill().ok();
+            child.wait().ok();
         }
     }
+}
+
+/// Sends `child` a signal; does it end in time?
+fn ends(child: &mut Child, with: Signal, patience: Duration) -> io::Result<bool> {
+    signal(child.id().cast_signed(), with)?;
+    let deadline = Instant::now() + patience;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(true)
+}
+
+fn failed_start(log: &str) -> io::Error {
+    let kind = if log.contains("Address already in use") {
+        io::ErrorKind::AddrInUse
+    } else {
+        io::ErrorKind::Other
+    };
+    io::Error::new(kind, format!("PostgreSQL does not start: {log}"))
 }

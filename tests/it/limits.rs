@@ -1,0 +1,240 @@
+//! The server's lock table and the manager's own limit.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+
+use distlock::{ErrorKind, Guard, Key, Manager};
+use postgres::Client;
+use serial_test::serial;
+use throwaway_postgres::Server;
+
+use crate::support::*;
+
+/// A server whose lock table is as small as PostgreSQL allows.
+fn small_server() -> Server {
+    [
+        ("max_locks_per_transaction", "10"),
+        ("max_connections", "10"),
+        ("max_prepared_transactions", "0"),
+        ("autovacuum", "off"),
+        ("autovacuum_max_workers", "1"),
+        ("max_worker_processes", "1"),
+        ("max_wal_senders", "0"),
+        ("wal_level", "minimal"),
+    ]
+    .into_iter()
+    .fold(Server::builder(), |builder, (name, value)| {
+        builder.setting(name, value)
+    })
+    .start()
+    .unwrap()
+}
+
+/// Takes new locks, from `first` on, until the server has no room for more.
+fn fill(mgr: &Manager, first: i64) -> Vec<Guard> {
+    let mut guards = Vec::new();
+    for key in first.. {
+        match mgr.try_lock(key) {
+            Ok(guard) => guards.push(guard.unwrap()),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::LockTableFull);
+                break;
+            }
+        }
+    }
+    guards
+}
+
+fn assert_held(client: &mut Client, guards: &[Guard]) {
+    let mut found = advisory_locks(client);
+    found.sort_unstable();
+    let mut expected: Vec<i64> = guards.iter().map(|guard| guard.key().as_i64()).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    assert!(guards.iter().all(|guard| !guard.is_lost()));
+}
+
+#[test]
+#[serial]
+fn a_full_lock_table_is_an_error_that_costs_nobody_a_lock() {
+    let server = small_server();
+    let _clean = clean_on(&server);
+    let mgr = Manager::connect(&server.url()).unwrap();
+    // Once the table is full, nobody can connect.
+    let mut client = server.client();
+    let mut guards = fill(&mgr, 0);
+    assert!(guards.len() > 50, "{}", guards.len());
+    assert_held(&mut client, &guards);
+    // Each way to ask.
+    for error in [
+        mgr.lock(-1).unwrap_err(),
+        mgr.lock_shared(-1).unwrap_err(),
+        mgr.lock((-1, -1)).unwrap_err(),
+        mgr.try_lock_for(-1, FOREVER).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::LockTableFull);
+        let source = std::error::Error::source(&error).unwrap();
+        let code = source.downcast_ref::<postgres::Error>().unwrap().code();
+        assert_eq!(code.unwrap().code(), "53200");
+    }
+    assert_held(&mut client, &guards);
+    // What is held can be given back, and taken again.
+    for _ in 0..10 {
+        let guard = guards.pop().unwrap();
+        let key = *guard.key();
+        guard.unlock().unwrap();
+        guards.push(mgr.lock(key).unwrap());
+    }
+    assert_held(&mut client, &guards);
+    drop(guards);
+    eventually(|| advisory_locks(&mut client).is_empty());
+    let again = fill(&mgr, 1_000_000);
+    assert_held(&mut client, &again);
+    assert!(again.len() > 50, "{}", again.len());
+    let stats = mgr.stats();
+    assert_eq!((stats.lost, stats.reconnects, stats.waiting), (0, 0, 0));
+}
+
+#[test]
+#[serial]
+fn a_batch_that_overfills_the_lock_table_leaks_nothing() {
+    const THREADS: i32 = 16;
+    let server = small_server();
+    let _clean = clean_on(&server);
+    let mgr = Manager::connect(&server.url()).unwrap();
+    // Once the table is full, nobody can connect.
+    let mut client = server.client();
+    let mut base = fill(&mgr, 0);
+    let room = base.split_off(base.len() - 40);
+    drop(room);
+    let barrier = Barrier::new(THREADS.unsigned_abs() as usize);
+    let guards: Vec<Guard> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|n| {
+                let (mgr, barrier) = (&mgr, &barrier);
+                scope.spawn(move || {
+                    let mut guards = Vec::new();
+                    for round in 0..10 {
+                        barrier.wait();
+                        match mgr.try_lock(Key::from((7, n * 1000 + round))) {
+                            Ok(guard) => guards.push(guard.unwrap()),
+                            Err(error) => assert_eq!(error.kind(), ErrorKind::LockTableFull),
+                        }
+                        // So that a batch that fails has unlocks as well.
+                        if n % 4 == 0 {
+                            guards.pop();
+                        }
+                    }
+                    guards
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    assert!(guards.len() < 160 - 40, "{}", guards.len());
+    let stats = mgr.stats();
+    assert!(stats.largest_batch > 1);
+    assert_eq!((stats.lost, stats.reconnects), (0, 0));
+    base.extend(guards);
+    eventually(|| advisory_locks(&mut client).len() == base.len());
+    assert_held(&mut client, &base);
+    drop(base);
+    eventually(|| advisory_locks(&mut client).is_empty());
+    assert!(mgr.try_lock(1).unwrap().is_some());
+}
+
+#[test]
+#[serial]
+fn a_full_lock_table_of_another_manager_frees_up_for_this_one() {
+    let server = small_server();
+    let _clean = clean_on(&server);
+    let [one, two] = [(); 2].map(|()| Manager::connect(&server.url()).unwrap());
+    let guards = fill(&one, 0);
+    assert_eq!(two.lock(-1).unwrap_err().kind(), ErrorKind::LockTableFull);
+    drop(guards);
+    eventually(|| two.lock(-1).is_ok());
+    assert_eq!((one.stats().lost, two.stats().lost), (0, 0));
+}
+
+#[test]
+#[serial]
+fn at_max_locks_every_acquire_is_refused_until_one_is_given_back() {
+    let _clean = clean();
+    let mgr = builder().max_locks(2).connect().unwrap();
+    let one = mgr.lock("one").unwrap();
+    let two = mgr.lock_shared("two").unwrap();
+    for result in [
+        mgr.try_lock("three"),
+        mgr.lock("three").map(Some),
+        mgr.lock_shared("two").map(Some),
+        mgr.try_lock_for("three", FOREVER),
+        mgr.try_lock("one"),
+    ] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::LimitReached);
+    }
+    one.unlock().unwrap();
+    let three = mgr.lock("three").unwrap();
+    drop(two);
+    let again = mgr.lock("one").unwrap();
+    assert_eq!(mgr.stats().held, 2);
+    drop((three, again));
+    // A limit is this manager's own.
+    let guards = [(); 4]
+        .map(|()| manager())
+        .map(|other| other.lock_shared("many").unwrap());
+    assert_eq!(guards.len(), 4);
+}
+
+#[test]
+#[serial]
+fn no_more_than_max_locks_are_out_at_once_in_many_threads() {
+    const MAX: usize = 4;
+    let _clean = clean();
+    let mgr = builder().max_locks(MAX).connect().unwrap();
+    let (out, most, refused) = (
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+    );
+    thread::scope(|scope| {
+        for n in 0..12_i64 {
+            let (mgr, out, most, refused) = (&mgr, &out, &most, &refused);
+            scope.spawn(move || {
+                for _ in 0..100 {
+                    match mgr.try_lock(n) {
+                        Ok(guard) => {
+                            most.fetch_max(out.fetch_add(1, SeqCst) + 1, SeqCst);
+                            thread::yield_now();
+                            out.fetch_sub(1, SeqCst);
+                            drop(guard.unwrap());
+                        }
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::LimitReached);
+                            refused.fetch_add(1, SeqCst);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert!(most.load(SeqCst) <= MAX, "{most:?}");
+    assert!(refused.load(SeqCst) > 0);
+    // None of them has used up the limit for good.
+    let guards: Vec<_> = (0..MAX as i64).map(|key| mgr.lock(key).unwrap()).collect();
+    assert_eq!(mgr.lock(-1).unwrap_err().kind(), ErrorKind::LimitReached);
+    drop(guards);
+}
+
+#[test]
+#[serial]
+fn a_thread_that_drops_at_the_limit_can_lock_at_once() {
+    let _clean = clean();
+    let mgr = builder().max_locks(1).connect().unwrap();
+    for key in 0..500_i64 {
+        drop(mgr.lock(key).unwrap());
+    }
+}

@@ -1,0 +1,194 @@
+//! The faults of the Go package that a database or network which is away brings out, by
+//! number and name. The others are in `faults`.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use distlock::{Ended, Key, Manager, Watch};
+use serial_test::serial;
+use throwaway_postgres::{Server, Shutdown};
+
+use crate::proxy::Proxy;
+use crate::recording::{record, said as logged};
+use crate::support::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+#[test]
+#[serial]
+fn fault_01_answers_twice_when_offline() {
+    let _clean = clean();
+    let server = Server::start().unwrap();
+    let mgr = Manager::connect(&server.url()).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let last_holder = Arc::new(Mutex::new(None::<Watch>));
+    let callers = (0..16)
+        .map(|n: i64| {
+            let (mgr, done) = (mgr.clone(), Arc::clone(&done));
+            let last_holder = Arc::clone(&last_holder);
+            thread::spawn(move || {
+                let mut granted = 0;
+                while !done.load(Ordering::SeqCst) {
+                    let own = mgr.lock(n);
+                    // An answer goes to its own question.
+                    assert!(own.is_err() || own.is_ok_and(|guard| guard.key() == &Key::from(n)));
+                    let common = match n % 3 {
+                        0 => mgr.lock("common").map(Some),
+                        1 => mgr.try_lock("common"),
+                        _ => mgr.try_lock_for("common", 20 * MS),
+                    };
+                    let Ok(Some(guard)) = common else { continue };
+                    granted += 1;
+                    let before = last_holder.lock().unwrap().replace(guard.watch());
+                    let alone = before.is_none_or(|watch| watch.ended().is_some());
+                    assert!(alone || guard.is_lost(), "two are inside");
+                }
+                granted
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        let before = mgr.stats().acquired;
+        server.restart(Shutdown::Immediate).unwrap();
+        eventually(|| mgr.stats().acquired > before + 100);
+    }
+    done.store(true, Ordering::SeqCst);
+    assert!(finish(callers).iter().sum::<u32>() > 0);
+    drop(mgr.lock("common").unwrap());
+}
+
+#[test]
+#[serial]
+fn fault_07_reconnect_without_backoff() {
+    let _clean = clean();
+    let proxy = Proxy::to(server());
+    let mgr = Manager::builder(&proxy.url)
+        .reconnect_backoff(10 * MS, 1000 * MS)
+        .wait_while_unavailable(true)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("held").unwrap();
+    record();
+    let start = Instant::now();
+    proxy.refuse();
+    proxy.cut();
+    assert_eq!(guard.watch().wait(), Ended::SessionLost);
+    eventually(|| proxy.accepted() == 1 + 6);
+    // 10, 20, 40, 80 and 160 ms, each by chance up to a quarter less.
+    assert!(start.elapsed() >= 232 * MS, "{:?}", start.elapsed());
+    let lines = logged();
+    assert!(lines.matches("WARN").count() <= 2, "{lines}");
+    mgr.close().unwrap();
+}
+
+#[test]
+#[serial]
+fn fault_07_a_busy_loop_while_the_database_is_away() {
+    let _clean = clean();
+    let server = Server::start().unwrap();
+    let mgr = Manager::builder(&server.url())
+        .wait_while_unavailable(true)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("held").unwrap();
+    let waits: Vec<_> = (0..8)
+        .map(|_| {
+            let mgr = mgr.clone();
+            thread::spawn(move || drop(mgr.lock("held").unwrap()))
+        })
+        .collect();
+    eventually(|| mgr.stats().waiting == 8);
+    server.stop(Shutdown::Immediate).unwrap();
+    assert_eq!(guard.watch().wait(), Ended::SessionLost);
+    let (start, before) = (Instant::now(), cpu_time());
+    thread::sleep(1000 * MS);
+    let (wall, cpu) = (start.elapsed(), cpu_time() - before);
+    assert!(cpu < wall / 5, "{cpu:?} of {wall:?}");
+    server.start_again().unwrap();
+    finish(waits);
+}
+
+/// What all threads of this process have used.
+fn cpu_time() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    // utime and stime, in hundredths of a second (proc_pid_stat(5)).
+    let ticks = fields.split(' ').skip(11).take(2);
+    10 * MS
+        * ticks
+            .map(|field| field.parse::<u32>().unwrap())
+            .sum::<u32>()
+}
+
+#[test]
+#[serial]
+fn fault_08_the_password_is_logged() {
+    let _clean = clean();
+    let server = Server::builder()
+        .hba("host all all 127.0.0.1/32 scram-sha-256")
+        .start()
+        .unwrap();
+    server
+        .client()
+        .batch_execute("CREATE ROLE app LOGIN PASSWORD 'sesame open'")
+        .unwrap();
+    record();
+    let port = server.port();
+    let refused = [
+        format!("host=127.0.0.1 port={port} user=app password='sesame no' dbname=postgres"),
+        format!("host=127.0.0.1 port={port} user=app password='sesame open' dbname=none"),
+        format!("host=127.0.0.1 port={port} user=app password='sesame open"),
+        "postgres://app:sesame@127.0.0.1:1:1/postgres".into(),
+        "host=127.0.0.1 port=sesame".into(),
+        "host=127.0.0.1 sesame".into(),
+    ];
+    let mut said: Vec<String> = refused
+        .iter()
+        .map(|url| {
+            let builder = Manager::builder(url);
+            let debug = format!("{builder:?}");
+            let error = builder.connect().unwrap_err();
+            debug + &whole(&error)
+        })
+        .collect();
+    let url = format!("host=127.0.0.1 port={port} user=app password='sesame open' dbname=postgres");
+    let mgr = Manager::connect(&url).unwrap();
+    let guard = mgr.lock("held").unwrap();
+    server.stop(Shutdown::Immediate).unwrap();
+    assert_eq!(guard.watch().wait(), Ended::SessionLost);
+    said.push(format!("{mgr:?} {guard:?} {:?}", guard.watch()));
+    said.push(whole(&mgr.lock("away").unwrap_err()));
+    said.push(whole(&Manager::connect(&url).unwrap_err()));
+    said.push(whole(&guard.unlock().unwrap_err()));
+    mgr.close().unwrap();
+    said.push(logged());
+    let said = said.join("\n").to_lowercase();
+    assert!(said.contains("reconnect"), "nothing was logged");
+    assert!(!said.contains("sesame"), "{said}");
+}
+
+/// The error and its causes, in every form.
+fn whole(error: &dyn std::error::Error) -> String {
+    let source = error.source().map(whole).unwrap_or_default();
+    format!("{error} {error:?} {error:#?} {source}\n")
+}
+
+#[test]
+#[serial]
+fn fault_09_a_fixed_500_ms_connect_limit() {
+    let _clean = clean();
+    let proxy = Proxy::to(server());
+    let mgr = Manager::builder(&proxy.url)
+        .wait_while_unavailable(true)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("held").unwrap();
+    proxy.delay(800 * MS);
+    proxy.cut();
+    assert_eq!(guard.watch().wait(), Ended::SessionLost);
+    assert!(mgr.try_lock_for("held", FOREVER / 4).unwrap().is_some());
+    assert_eq!(mgr.stats().reconnects, 1);
+}

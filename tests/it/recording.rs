@@ -1,0 +1,40 @@
+//! What everybody in the process logs, the driver too.
+
+use std::io;
+use std::sync::{Mutex, Once};
+
+use tracing_subscriber::filter::LevelFilter;
+
+static SAID: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// Records from now on, and forgets what was said before. The worker is on a thread of
+/// its own, so it has to be a recorder for the whole process, which has one for good.
+pub(crate) fn record() {
+    static RECORDING: Once = Once::new();
+    RECORDING.call_once(|| {
+        tracing_subscriber::fmt()
+            .with_max_level(LevelFilter::TRACE)
+            .with_ansi(false)
+            .without_time()
+            .with_writer(|| Recorder)
+            .init();
+    });
+    SAID.lock().unwrap().clear();
+}
+
+pub(crate) fn said() -> String {
+    String::from_utf8(SAID.lock().unwrap().clone()).unwrap()
+}
+
+struct Recorder;
+
+impl io::Write for Recorder {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        SAID.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

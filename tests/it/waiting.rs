@@ -1,0 +1,352 @@
+//! Who waits, for how long, in which order.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use distlock::{CancelToken, ErrorKind, Guard, Manager};
+use serial_test::serial;
+use throwaway_postgres::{Server, Shutdown};
+
+use crate::support::*;
+
+/// So rarely that a wait which ends has not been ended by a look.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
+
+/// Ends the waits of a test that fails, which would hang otherwise.
+struct Unblock<'a>(&'a Manager);
+
+impl Drop for Unblock<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.close().ok();
+        }
+    }
+}
+
+type Take = fn(&Manager) -> Guard;
+
+/// Has `takes` run on threads that come one after the other, and says in which order
+/// they got in when `release` let them.
+fn order(mgr: &Manager, takes: &[Take], release: impl FnOnce()) -> Vec<usize> {
+    let order = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let _unblock = Unblock(mgr);
+        for (n, take) in takes.iter().enumerate() {
+            let order = &order;
+            scope.spawn(move || {
+                let _guard = take(mgr);
+                order.lock().unwrap().push(n);
+            });
+            eventually(|| mgr.stats().waiting == n as u64 + 1);
+        }
+        release();
+    });
+    order.into_inner().unwrap()
+}
+
+fn exclusive(mgr: &Manager) -> Guard {
+    mgr.lock("queue").unwrap()
+}
+
+fn shared(mgr: &Manager) -> Guard {
+    mgr.lock_shared("queue").unwrap()
+}
+
+#[test]
+#[serial]
+fn threads_are_served_first_in_first_out() {
+    let _clean = clean();
+    let mgr = manager();
+    let guard = mgr.lock("queue").unwrap();
+    let served = order(&mgr, &[exclusive as Take; 32], || drop(guard));
+    assert_eq!(served, (0..32).collect::<Vec<_>>());
+}
+
+#[test]
+#[serial]
+fn threads_that_wait_for_another_process_are_served_first_in_first_out() {
+    let _clean = clean();
+    let (mgr, other) = (manager(), manager());
+    let guard = other.lock("queue").unwrap();
+    let served = order(&mgr, &[exclusive as Take; 16], || drop(guard));
+    assert_eq!(served, (0..16).collect::<Vec<_>>());
+}
+
+#[test]
+#[serial]
+fn an_exclusive_request_is_not_overtaken_by_later_shared_ones() {
+    let _clean = clean();
+    let mgr = manager();
+    let guard = mgr.lock_shared("queue").unwrap();
+    let served = order(&mgr, &[exclusive, shared, shared], || {
+        assert!(mgr.try_lock_shared("queue").unwrap().is_none());
+        drop(guard);
+    });
+    assert_eq!(served[0], 0);
+}
+
+#[test]
+#[serial]
+fn one_thread_at_a_time_is_inside_whatever_process_it_is_of() {
+    let _clean = clean();
+    let managers = [manager(), manager()];
+    let inside = AtomicBool::new(false);
+    let entered = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for n in 0..8 {
+            let (mgr, inside, entered) = (&managers[n % 2], &inside, &entered);
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    let _guard = mgr.lock("inside").unwrap();
+                    assert!(!inside.swap(true, SeqCst));
+                    thread::yield_now();
+                    assert!(inside.swap(false, SeqCst));
+                    entered.fetch_add(1, SeqCst);
+                }
+            });
+        }
+    });
+    assert_eq!(entered.into_inner(), 160);
+}
+
+#[test]
+#[serial]
+fn readers_and_writers_of_two_processes_exclude_each_other() {
+    let _clean = clean();
+    let managers = [manager(), manager()];
+    let (readers, writers) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for n in 0..8 {
+            let (mgr, readers, writers) = (&managers[n % 2], &readers, &writers);
+            scope.spawn(move || {
+                for round in 0..15 {
+                    if (n / 2 + round) % 3 == 0 {
+                        let _guard = mgr.lock("rw").unwrap();
+                        assert_eq!(writers.fetch_add(1, SeqCst), 0);
+                        assert_eq!(readers.load(SeqCst), 0);
+                        writers.fetch_sub(1, SeqCst);
+                    } else {
+                        let _guard = mgr.lock_shared("rw").unwrap();
+                        readers.fetch_add(1, SeqCst);
+                        assert_eq!(writers.load(SeqCst), 0);
+                        readers.fetch_sub(1, SeqCst);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// A manager in which nothing but the event under test can end a wait.
+fn patient() -> Manager {
+    builder().retry_interval(NEVER, NEVER).connect().unwrap()
+}
+
+#[test]
+#[serial]
+fn a_cancelled_token_ends_its_waits_at_once_and_no_others() {
+    let _clean = clean();
+    let (holder, mgr) = (manager(), patient());
+    let _guard = holder.lock("away").unwrap();
+    let token = CancelToken::new();
+    let (child, unrelated) = (token.child(), CancelToken::new());
+    let wait = |token: CancelToken| {
+        let mgr = mgr.clone();
+        thread::spawn(move || {
+            mgr.acquire("away")
+                .cancel(&token)
+                .lock()
+                .unwrap_err()
+                .kind()
+        })
+    };
+    let cancelled = [token.clone(), child, token.clone()].map(wait);
+    let other = wait(unrelated.clone());
+    eventually(|| mgr.stats().waiting == 4);
+    token.cancel();
+    assert_eq!(finish(cancelled.into()), [ErrorKind::Cancelled; 3]);
+    eventually(|| mgr.stats().waiting == 1);
+    assert!(!other.is_finished());
+    unrelated.cancel();
+    finish(vec![other]);
+    let late = mgr.acquire("free").cancel(&token).lock();
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+#[serial]
+fn close_ends_every_wait_at_once() {
+    let _clean = clean();
+    let (holder, mgr) = (manager(), patient());
+    let _guard = holder.lock("away").unwrap();
+    let _own = mgr.lock("here").unwrap();
+    let waits: Vec<_> = ["away", "here"]
+        .repeat(8)
+        .into_iter()
+        .map(|name| {
+            let mgr = mgr.clone();
+            thread::spawn(move || mgr.try_lock_for(name, NEVER).unwrap_err().kind())
+        })
+        .collect();
+    eventually(|| mgr.stats().waiting == 16);
+    mgr.close().unwrap();
+    assert_eq!(finish(waits), [ErrorKind::Closed; 16]);
+}
+
+#[test]
+#[serial]
+fn a_deadline_ends_its_wait_and_leaves_the_others_waiting() {
+    let _clean = clean();
+    let (holder, mgr) = (manager(), patient());
+    let _guard = holder.lock("away").unwrap();
+    let token = CancelToken::new();
+    thread::scope(|scope| {
+        let _unblock = Unblock(&mgr);
+        let other = scope.spawn(|| mgr.acquire("away").cancel(&token).lock().map(drop));
+        eventually(|| mgr.stats().waiting == 1);
+        let start = Instant::now();
+        let wait = Duration::from_millis(30);
+        assert!(mgr.try_lock_for("away", wait).unwrap().is_none());
+        assert!(start.elapsed() >= wait);
+        let late = mgr.acquire("away").timeout(wait).lock();
+        assert_eq!(late.unwrap_err().kind(), ErrorKind::Timeout);
+        eventually(|| mgr.stats().waiting == 1);
+        assert!(!other.is_finished());
+        token.cancel();
+        other.join().unwrap().unwrap_err();
+    });
+}
+
+#[test]
+#[serial]
+fn many_waiters_for_other_processes_cost_few_statements() {
+    const KEYS: i64 = 100;
+    let _clean = clean();
+    let (holder, mgr) = (manager(), manager());
+    let mut guards: Vec<_> = (0..KEYS).map(|key| holder.lock(key).unwrap()).collect();
+    let token = CancelToken::new();
+    let batches = thread::scope(|scope| {
+        let _unblock = Unblock(&mgr);
+        for key in (0..KEYS - 1).chain(0..KEYS - 1) {
+            let (mgr, token) = (&mgr, &token);
+            scope.spawn(move || mgr.acquire(key).cancel(token).lock().map(drop));
+        }
+        eventually(|| mgr.stats().waiting == 2 * (KEYS as u64 - 1));
+        let before = mgr.stats().batches;
+        // As measure of time one more waiter, which looks 20 times at the least: not
+        // more often than every 50 ms.
+        let missed = mgr.try_lock_for(KEYS - 1, Duration::from_secs(1));
+        token.cancel();
+        assert!(missed.unwrap().is_none());
+        mgr.stats().batches - before
+    });
+    // 100 keys, each by itself, would be 2000 looks and more.
+    assert!(batches < 500, "{batches}");
+    guards.clear();
+    eventually(|| mgr.stats().waiting == 0);
+}
+
+#[test]
+#[serial]
+fn a_wait_lasts_through_a_restart_of_the_server_if_it_may() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mgr = Manager::builder(&server.url())
+        .wait_while_unavailable(true)
+        .reconnect_backoff(Duration::from_millis(5), Duration::from_millis(20))
+        .connect()
+        .unwrap();
+    let lost = mgr.lock("through").unwrap();
+    let watch = lost.watch();
+    server.stop(Shutdown::Immediate).unwrap();
+    watch.wait();
+    thread::scope(|scope| {
+        let _unblock = Unblock(&mgr);
+        let waits: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| mgr.lock("through").unwrap().unlock().unwrap()))
+            .collect();
+        eventually(|| mgr.stats().waiting == 8);
+        // One that cannot wait is told.
+        eventually(|| {
+            let error = mgr.try_lock("other").unwrap_err();
+            error.kind() == ErrorKind::Unavailable
+        });
+        assert!(waits.iter().all(|wait| !wait.is_finished()));
+        server.start_again().unwrap();
+    });
+    assert_eq!(mgr.stats().reconnects, 1);
+    assert_eq!(mgr.stats().acquired, 9);
+}
+
+#[test]
+#[serial]
+fn a_deadline_holds_while_the_database_is_away() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mgr = Manager::builder(&server.url())
+        .wait_while_unavailable(true)
+        .connect()
+        .unwrap();
+    server.stop(Shutdown::Immediate).unwrap();
+    let wait = Duration::from_millis(50);
+    let error = mgr.try_lock_for("away", wait).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[test]
+#[serial]
+fn while_the_database_is_away_requests_fail_at_once_by_default() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mgr = Manager::builder(&server.url())
+        .reconnect_backoff(Duration::from_millis(5), Duration::from_millis(20))
+        .connect()
+        .unwrap();
+    server.stop(Shutdown::Immediate).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let error = mgr.lock("away").unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::Unavailable);
+                    let error = mgr.try_lock_for("away", NEVER).unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::Unavailable);
+                    let error = mgr.try_lock("away").unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::Unavailable);
+                }
+            });
+        }
+    });
+    server.start_again().unwrap();
+    eventually(|| mgr.lock("away").is_ok());
+}
+
+#[test]
+#[serial]
+fn a_full_queue_drops_nothing() {
+    let _clean = clean();
+    let mgr = builder().queue_capacity(1).connect().unwrap();
+    let taken = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for n in 0..64_i64 {
+            let (mgr, taken) = (&mgr, &taken);
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let guard = match round % 4 {
+                        0 => mgr.lock("everybody").unwrap(),
+                        1 => mgr.try_lock(n).unwrap().unwrap(),
+                        2 => mgr.try_lock_for(n, FOREVER).unwrap().unwrap(),
+                        _ => mgr.acquire(n).cancel(&CancelToken::new()).lock().unwrap(),
+                    };
+                    drop(guard);
+                    taken.fetch_add(1, SeqCst);
+                }
+            });
+        }
+    });
+    assert_eq!(taken.into_inner(), 64 * 20);
+    let stats = mgr.stats();
+    assert_eq!((stats.acquired, stats.held, stats.waiting), (64 * 20, 0, 0));
+}

@@ -1,0 +1,73 @@
+//! How a server is to be.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::TcpListener;
+
+use crate::cluster::Cluster;
+use crate::server::Server;
+
+/// How often a start tries another port when its own was taken meanwhile.
+const PORTS: u32 = 5;
+
+/// The settings of a [`Server`].
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    settings: Vec<(String, String)>,
+    hba: Vec<String>,
+}
+
+impl Builder {
+    /// A setting of postgresql.conf. By default the server listens on 127.0.0.1 and does
+    /// not care for the safety of its data (`fsync`, `full_page_writes`). Its port and
+    /// the folder of its socket are always its own.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A line for pg_hba.conf, before the default, which trusts everybody.
+    #[must_use]
+    pub fn hba(mut self, line: &str) -> Self {
+        self.hba.push(line.to_owned());
+        self
+    }
+
+    /// Makes the cluster and starts the server.
+    ///
+    /// # Errors
+    ///
+    /// There is no PostgreSQL, or it does not start; then the error has its log.
+    pub fn start(self) -> io::Result<Server> {
+        let mut server = Server::stopped(Cluster::new()?)?;
+        server.cluster.initdb()?;
+        server.cluster.write_hba(&self.hba)?;
+        for attempt in 1.. {
+            server.port = free_port()?;
+            server.cluster.write_settings(&self.settings, server.port)?;
+            match server.start_again() {
+                Ok(()) => break,
+                Err(error) if attempt < PORTS && error.kind() == io::ErrorKind::AddrInUse => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(server)
+    }
+}
+
+/// A port that nobody listens on at the moment.
+///
+/// Not one of those the kernel gives to outgoing connections, by default from 32768 on:
+/// such a connection could take the port while the server is stopped, and a client that
+/// tries to reconnect meanwhile could even meet itself there.
+fn free_port() -> io::Result<u16> {
+    let random = RandomState::new();
+    (0..1000)
+        .map(|n| {
+            let [high, low, ..] = random.hash_one(n).to_be_bytes();
+            20_000 + u16::from_be_bytes([high, low]) % 12_000
+        })
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, "no free loopback port"))
+}

@@ -1,0 +1,68 @@
+//! What ends a server when its owner cannot.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::account::Account;
+
+/// Waits for the pipe to close, ends all processes that work in the folder `$0`, and
+/// removes it.
+///
+/// - The processes are told by their working folder, not by the pid file: this also
+///   finds a server that has yet to write that file, and sessions whose postmaster was
+///   killed. One that has exited has no working folder, reaped or not.
+/// - Only `initdb` stays in the folder itself. It may finish, because its parts leave
+///   their shared memory behind when they are interrupted.
+/// - SIGQUIT before SIGKILL, because so does a server that is killed.
+/// - SIGCONT, because a paused process does not hear SIGQUIT.
+const SCRIPT: &str = r#"
+trap '' INT TERM HUP
+working() { find /proc/[0-9]*/cwd -prune -lname "$1" 2>/dev/null | cut -d / -f 3; }
+read -r _
+round=0
+while [ -n "$(working "$0")" ] && [ $round -lt 500 ]; do
+    round=$((round + 1))
+    sleep 0.02
+done
+round=0
+while pids=$(working "$0*"); [ -n "$pids" ] && [ $round -lt 1000 ]; do
+    if [ $round -lt 500 ]; then kill -QUIT $pids; else kill -KILL $pids; fi
+    kill -CONT $pids
+    round=$((round + 1))
+    sleep 0.02
+done
+rm -rf "$0"
+"#;
+
+/// A shell that outlives this process for as long as it takes to clean up.
+#[derive(Debug)]
+pub(crate) struct Guardian(Child);
+
+impl Guardian {
+    /// It runs as the server's user, which owns the folder: where root may not look
+    /// into other users' processes, as in most containers, that user still may.
+    pub(crate) fn of(folder: &Path, account: Option<Account>) -> io::Result<Guardian> {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", SCRIPT])
+            .arg(folder)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // A Ctrl-C is for the owner, not for the one who cleans up after it.
+            .process_group(0);
+        if let Some(account) = account {
+            account.apply(&mut command);
+        }
+        Ok(Guardian(command.spawn()?))
+    }
+
+    /// Has it clean up now, and waits for that.
+    pub(crate) fn finish(&mut self) {
+        // Waiting closes the pipe first.
+        self.0.wait().ok();
+    }
+}
