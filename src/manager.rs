@@ -321,7 +321,8 @@ impl Builder {
     /// no lease, with a warning logged) and its locks are free. The holder stops
     /// believing in them a tenth of the lease earlier, by its own clock
     /// ([`Ended::LeaseExpired`](crate::Ended::LeaseExpired)). At least four heartbeats.
-    /// `None` turns it off.
+    /// `None` turns it off. A manager that has held nothing for a quarter of the lease
+    /// tells the server so, once, and may then be silent for ever.
     ///
     /// Default: 10 s.
     ///

@@ -1,15 +1,15 @@
 //! All SQL, and the one connection that it runs on.
 //!
-//! A step at the server must never be guessed: after an error nobody knows which
-//! steps of the statement took effect, because session-level advisory locks survive
-//! its rollback ([Advisory Locks]). So the session asks `pg_locks` what it holds and
-//! goes on from there, one step at a time; if even that fails it is given up whole.
+//! What a step did must never be guessed: after an error nobody knows which steps of
+//! the statement took effect, because session-level advisory locks survive its rollback
+//! ([Advisory Locks]). So the session asks `pg_locks` what it holds and goes on from
+//! there, one step at a time; if even that fails it is given up whole.
 //!
 //! [Advisory Locks]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
+mod recovery;
 mod sql;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -19,12 +19,10 @@ use postgres::types::ToSql;
 use postgres::{Client, NoTls, Statement};
 use tracing::{trace, warn};
 
-use self::sql::{BATCH, BEGIN, END, HELD, LOCK, UNLOCK, UNLOCK_AND_LOCK, code, scalar};
+use self::sql::{BATCH, BEGIN, END, LOCK, UNLOCK, UNLOCK_AND_LOCK, code, scalar};
 use crate::clock;
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind};
-use crate::key::Key;
-use crate::request::Mode;
 use crate::stats::Counters;
 use crate::table::{Action, Op};
 use crate::watch::SessionState;
@@ -255,88 +253,6 @@ impl Session {
         Ok(())
     }
 
-    /// After a failed batch: finds out what it did, then does the rest step by step,
-    /// so that one step's failure is its own.
-    fn recover(
-        &mut self,
-        batch: &[Op],
-        outcomes: &mut Vec<Outcome>,
-        counters: &Counters,
-    ) -> Result<(), Lost> {
-        outcomes.clear();
-        if self.transaction.take().is_some() {
-            // It has failed with the statement.
-            self.persist(|client| client.batch_execute(END))?;
-        }
-        let held = self.held(counters)?;
-        for &op in batch {
-            let outcome = if is_done(op, &held) {
-                Outcome::Said(true)
-            } else {
-                self.retry(op, counters)?
-            };
-            outcomes.push(outcome);
-        }
-        Ok(())
-    }
-
-    fn retry(&mut self, op: Op, counters: &Counters) -> Result<Outcome, Lost> {
-        let mut said = Vec::with_capacity(1);
-        for attempt in 1.. {
-            let started = clock::now();
-            counters.round_trip();
-            let error = match self.run(&[op], &mut said) {
-                Ok(()) => {
-                    self.renew(started);
-                    break;
-                }
-                Err(error) if self.is_gone(&error) => return Err(lost(error)),
-                Err(error) => error,
-            };
-            if is_done(op, &self.held(counters)?) {
-                return Ok(Outcome::Said(true));
-            }
-            if attempt < ATTEMPTS && is_cancelled(&error) {
-                continue;
-            }
-            return match op.action {
-                Action::Lock => Ok(Outcome::Failed(lock_error(error))),
-                // A lock that cannot be given back goes with the session.
-                Action::Unlock => Err(lost(error)),
-            };
-        }
-        Ok(said.pop().expect("one step has one outcome"))
-    }
-
-    /// What the session holds, by the server's own account.
-    fn held(&mut self, counters: &Counters) -> Result<HashSet<(Key, Mode)>, Lost> {
-        for attempt in 1.. {
-            counters.round_trip();
-            let rows = prepared(&mut self.held, &mut self.client, HELD)
-                .cloned()
-                .and_then(|statement| self.client.query(&statement, &[]));
-            match rows {
-                Ok(rows) => {
-                    return rows
-                        .iter()
-                        .map(|row| {
-                            let key = Key::from_server(row.try_get(0)?, row.try_get(1)?);
-                            let mode = match row.try_get(2)? {
-                                true => Mode::Exclusive,
-                                false => Mode::Shared,
-                            };
-                            Ok((key, mode))
-                        })
-                        .collect::<Result<_, postgres::Error>>()
-                        .map_err(lost);
-                }
-                Err(error) if attempt < ATTEMPTS && !self.is_gone(&error) => {}
-                Err(error) => return Err(lost(error)),
-            }
-        }
-        unreachable!("the loop returns")
-    }
-
     fn is_gone(&self, error: &postgres::Error) -> bool {
         // 57P01 to 57P05: the server ends the session, whatever the driver knows yet.
         self.client.is_closed()
@@ -402,24 +318,8 @@ fn prepared<'a>(
     }
 }
 
-fn is_done(op: Op, held: &HashSet<(Key, Mode)>) -> bool {
-    held.contains(&(op.key, op.mode)) == (op.action == Action::Lock)
-}
-
 fn is_cancelled(error: &postgres::Error) -> bool {
     error.code() == Some(&SqlState::QUERY_CANCELED)
-}
-
-fn lock_error(error: postgres::Error) -> Error {
-    if error.code() == Some(&SqlState::OUT_OF_MEMORY) {
-        Error::new(
-            ErrorKind::LockTableFull,
-            "the server's lock table is full; raise max_locks_per_transaction",
-        )
-        .caused_by(error)
-    } else {
-        Error::new(ErrorKind::Database, "the server could not take the lock").caused_by(error)
-    }
 }
 
 fn lost(error: postgres::Error) -> Lost {
