@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{SendTimeoutError, TrySendError, never, select};
+use crossbeam_channel::{TrySendError, never, select};
 
 use crate::cancel::CancelToken;
 use crate::core::Handle;
@@ -170,7 +170,7 @@ impl<'a> Acquire<'a> {
             Waited::Dropped => match sent {
                 Err(Unsent::TimedOut) => self.too_late(start),
                 Err(Unsent::Cancelled) => Err(Error::cancelled()),
-                Ok(()) | Err(Unsent::Disconnected) => Err(Error::closed()),
+                Ok(()) | Err(Unsent::Closed) => Err(Error::closed()),
             },
             Waited::Answered(Answer::Released) => unreachable!("nothing was released"),
         }
@@ -181,19 +181,16 @@ impl<'a> Acquire<'a> {
         let queue = &self.handle.queue;
         let request = match queue.try_send(request) {
             Ok(()) => return Ok(()),
-            Err(TrySendError::Disconnected(_)) => return Err(Unsent::Disconnected),
+            Err(TrySendError::Disconnected(_)) => return Err(Unsent::Closed),
             Err(TrySendError::Full(request)) => request,
         };
-        let Some(token) = self.token else {
-            return match deadline {
-                Some(deadline) => queue.send_deadline(request, deadline).map_err(Unsent::from),
-                None => queue.send(request).map_err(|_| Unsent::Disconnected),
-            };
-        };
+        let unheard = never();
+        let cancelled = self.token.map_or(&unheard, CancelToken::channel);
         let timeout = deadline.map_or_else(never, crossbeam_channel::at);
         select! {
-            send(queue, request) -> sent => sent.map_err(|_| Unsent::Disconnected),
-            recv(token.channel()) -> _ => Err(Unsent::Cancelled),
+            send(queue, request) -> sent => sent.map_err(|_| Unsent::Closed),
+            recv(cancelled) -> _ => Err(Unsent::Cancelled),
+            recv(self.handle.core.closing()) -> _ => Err(Unsent::Closed),
             recv(timeout) -> _ => Err(Unsent::TimedOut),
         }
     }
@@ -226,14 +223,5 @@ impl fmt::Debug for Acquire<'_> {
 enum Unsent {
     TimedOut,
     Cancelled,
-    Disconnected,
-}
-
-impl From<SendTimeoutError<Message>> for Unsent {
-    fn from(error: SendTimeoutError<Message>) -> Self {
-        match error {
-            SendTimeoutError::Timeout(_) => Unsent::TimedOut,
-            SendTimeoutError::Disconnected(_) => Unsent::Disconnected,
-        }
-    }
+    Closed,
 }

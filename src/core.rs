@@ -6,6 +6,7 @@
 //! and the watchdog can answer everybody without the worker's help, and a caller's
 //! deadline is the caller's own.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -131,6 +132,10 @@ pub(crate) struct Core {
     /// Does the watchdog sleep until it is woken?
     pub(crate) unguarded: AtomicBool,
     closed: AtomicBool,
+    /// Disconnects when the manager is closed, for those who wait for room in the queue.
+    closing: Receiver<Infallible>,
+    /// Nothing is ever sent: dropping it is the signal.
+    not_closing: Mutex<Option<Sender<Infallible>>>,
     /// Disconnects when the worker in charge has ended.
     worker_gone: Receiver<()>,
     /// The worker's end of `worker_gone`, for its successor to take over.
@@ -150,6 +155,7 @@ impl Core {
             retry_max: settings.retry_max,
         };
         let (worker_alive, worker_gone) = bounded(0);
+        let (not_closing, closing) = bounded(0);
         // Only to spread retries: a time and a process differ where it matters.
         let seed = clock::nanos(
             std::time::UNIX_EPOCH
@@ -177,6 +183,8 @@ impl Core {
             alarm,
             unguarded: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            closing,
+            not_closing: Mutex::new(Some(not_closing)),
             worker_gone,
             worker_alive: Mutex::new(Some(worker_alive)),
         })
@@ -184,6 +192,10 @@ impl Core {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn closing(&self) -> &Receiver<Infallible> {
+        &self.closing
     }
 
     /// The worker turns to the database, and the watchdog to the worker.
@@ -220,14 +232,18 @@ impl Core {
 
     pub(crate) fn stats(&self) -> Stats {
         let state = self.state.lock();
-        let released = self
-            .notes
-            .lock()
-            .iter()
-            .filter(|note| matches!(note, Note::Release { .. }))
-            .count();
-        let held = state.table.held().saturating_sub(released);
-        self.counters.snapshot(held, state.table.waiting())
+        // What was dropped counts as given back, whether the worker has read of it or not.
+        let current = state.session.as_ref().map(|session| session.generation());
+        let is_dropped = |note: &&Note| match note {
+            Note::Release { grant, .. } => Some(grant.session.generation()) == current,
+            Note::GaveUp(_) => false,
+        };
+        let dropped = self.notes.lock().iter().filter(is_dropped).count();
+        let mut stats = self.counters.snapshot();
+        stats.held = state.table.held().saturating_sub(dropped) as u64;
+        stats.waiting = state.table.waiting() as u64;
+        stats.released += dropped as u64;
+        stats
     }
 
     /// Ends everything: trips every watch with `ended` and answers every request with
@@ -240,6 +256,7 @@ impl Core {
         state.lose(ended, &self.counters);
         state.dismiss(true, error);
         drop(state);
+        drop(self.not_closing.lock().take());
         self.drain();
         self.alarm.try_send(()).ok();
         true
