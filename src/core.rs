@@ -8,7 +8,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -19,12 +19,12 @@ use crate::clock;
 use crate::config::Settings;
 use crate::error::Error;
 use crate::key::Key;
+use crate::pulse::Pulse;
 use crate::reply::{Replier, ReplyPool};
 use crate::request::{Answer, Grant, Message, Mode, Note, Request};
 use crate::stats::{Counters, Stats};
 use crate::table::{Desk, Limits, Refusal, Table};
 use crate::watch::{Ended, SessionState};
-use crate::worker;
 
 /// How long [`Core::close`] waits for the worker to end the connection.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
@@ -110,6 +110,8 @@ pub(crate) struct State {
     /// Which worker is in charge. One that finds another number here has been
     /// replaced, and leaves.
     pub(crate) epoch: u64,
+    /// That worker's.
+    pub(crate) pulse: Arc<Pulse>,
     pub(crate) generation: u64,
     pub(crate) thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -125,8 +127,6 @@ pub(crate) struct Core {
     pub(crate) noted: AtomicBool,
     /// For whoever has to answer in the worker's place.
     pub(crate) queue: Receiver<Message>,
-    /// When the present round trip began, on [`clock::now`]; 0 outside of one.
-    pub(crate) busy_since: AtomicU64,
     /// Wakes the watchdog.
     pub(crate) alarm: Sender<()>,
     /// Does the watchdog sleep until it is woken?
@@ -169,6 +169,7 @@ impl Core {
                 unlocking: Vec::new(),
                 refusing: None,
                 epoch: 0,
+                pulse: Arc::default(),
                 generation: 0,
                 thread: None,
             }),
@@ -179,7 +180,6 @@ impl Core {
             notes: Mutex::default(),
             noted: AtomicBool::new(false),
             queue,
-            busy_since: AtomicU64::new(0),
             alarm,
             unguarded: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -198,16 +198,13 @@ impl Core {
         &self.closing
     }
 
-    /// The worker turns to the database, and the watchdog to the worker.
-    pub(crate) fn begin_round_trip(&self) {
-        self.busy_since.store(clock::now(), Ordering::SeqCst);
+    /// A worker turns to the database, and the watchdog to the worker.
+    pub(crate) fn begin_round_trip(&self, pulse: &Pulse) {
+        self.counters.round_trip();
+        pulse.begin();
         if self.unguarded.swap(false, Ordering::SeqCst) {
             self.alarm.try_send(()).ok();
         }
-    }
-
-    pub(crate) fn end_round_trip(&self) {
-        self.busy_since.store(0, Ordering::SeqCst);
     }
 
     /// Where the table's grants go, on `session`.
@@ -222,12 +219,12 @@ impl Core {
     /// Is the database what kept somebody waiting who has waited since `start`: is it
     /// away, or has it been slow to answer for long enough to tell?
     pub(crate) fn is_out_of_touch(&self, start: Instant) -> bool {
-        let busy_since = self.busy_since.load(Ordering::SeqCst);
-        let slow = clock::nanos(SLOW);
-        (busy_since != 0
-            && start.elapsed() >= SLOW
-            && clock::now().saturating_sub(busy_since) >= slow)
-            || self.state.lock().session.is_none()
+        let state = self.state.lock();
+        let slow = || {
+            let since = state.pulse.since()?;
+            Some(clock::now().saturating_sub(since) >= clock::nanos(SLOW))
+        };
+        state.session.is_none() || (start.elapsed() >= SLOW && slow() == Some(true))
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -277,26 +274,6 @@ impl Core {
             {
                 reply.send(Answer::Failed(Error::closed())).ok();
             }
-        }
-    }
-
-    /// The worker hangs in the round trip that began at `since`: gives its session up
-    /// and starts another worker. The old one finds out when the driver lets it go;
-    /// by then its answers have no takers and its grants no session.
-    pub(crate) fn replace_worker(self: &Arc<Self>, since: u64) {
-        let mut state = self.state.lock();
-        if self.is_closed() || self.busy_since.load(Ordering::Acquire) != since {
-            return;
-        }
-        warn!("the database does not answer; giving its connection up");
-        let error = Error::unavailable("the database did not answer in time");
-        state.lose(Ended::SessionLost, &self.counters);
-        state.refuse(error, &self.settings);
-        state.epoch += 1;
-        self.busy_since.store(0, Ordering::Release);
-        if let Err(error) = worker::spawn(self, &mut state, None) {
-            drop(state);
-            self.shut(Ended::SessionLost, &error);
         }
     }
 }

@@ -115,6 +115,7 @@ mod guard;
 mod key;
 mod link;
 mod manager;
+mod pulse;
 mod reply;
 mod request;
 mod session;

@@ -23,7 +23,6 @@ use self::sql::{BATCH, BEGIN, END, LOCK, UNLOCK, UNLOCK_AND_LOCK, code, scalar};
 use crate::clock;
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind};
-use crate::stats::Counters;
 use crate::table::{Action, Op};
 use crate::watch::SessionState;
 
@@ -41,6 +40,10 @@ const OLD: u64 = 1_000_000_000;
 
 /// idle_session_timeout came with this version (release notes of PostgreSQL 14).
 const FIRST_WITH_LEASE: i32 = 140_000;
+
+/// To be called before each round trip but the first of an errand, which the worker
+/// itself sets out on: many short ones are not taken for one that hangs.
+pub(crate) type Beat<'a> = &'a dyn Fn();
 
 /// What became of one step.
 pub(crate) enum Outcome {
@@ -116,14 +119,14 @@ impl Session {
         &mut self,
         batch: &[Op],
         outcomes: &mut Vec<Outcome>,
-        counters: &Counters,
+        beat: Beat<'_>,
     ) -> Result<(), Lost> {
-        self.arm(counters)?;
+        self.arm(beat)?;
         let started = clock::now();
         match self.run(batch, outcomes) {
             Ok(()) => self.renew(started),
             Err(error) if self.is_gone(&error) => return Err(lost(error)),
-            Err(_) => self.recover(batch, outcomes, counters)?,
+            Err(_) => self.recover(batch, outcomes, beat)?,
         }
         for (op, outcome) in batch.iter().zip(&*outcomes) {
             match (op.action, outcome) {
@@ -132,18 +135,18 @@ impl Session {
                 (_, Outcome::Said(false) | Outcome::Failed(_)) => {}
             }
         }
-        self.tend_transaction(counters)
+        self.tend_transaction(beat)
     }
 
     /// Shows the server that this side lives, and this side that the server does.
-    pub(crate) fn heartbeat(&mut self, counters: &Counters) -> Result<(), Lost> {
+    pub(crate) fn heartbeat(&mut self, beat: Beat<'_>) -> Result<(), Lost> {
         self.persist(|client| client.check_connection())?;
-        self.tend_transaction(counters)
+        self.tend_transaction(beat)
     }
 
     /// Has a transaction open while there are many locks: then the cost of a statement
     /// does not grow with them.
-    fn tend_transaction(&mut self, counters: &Counters) -> Result<(), Lost> {
+    fn tend_transaction(&mut self, beat: Beat<'_>) -> Result<(), Lost> {
         let now = clock::now();
         let (command, transaction) = match self.transaction {
             None if self.locks >= MANY => (BEGIN, Some(now)),
@@ -151,7 +154,7 @@ impl Session {
             Some(begun) if now - begun >= OLD => (BEGIN, Some(now)),
             _ => return Ok(()),
         };
-        counters.round_trip();
+        beat();
         self.persist(|client| client.batch_execute(command))?;
         self.transaction = transaction;
         Ok(())
@@ -193,11 +196,11 @@ impl Session {
     }
 
     /// Has the server watch over the lease, before the first lock that counts on it.
-    fn arm(&mut self, counters: &Counters) -> Result<(), Lost> {
+    fn arm(&mut self, beat: Beat<'_>) -> Result<(), Lost> {
         let Some(lease) = self.lease.filter(|_| !self.armed) else {
             return Ok(());
         };
-        counters.round_trip();
+        beat();
         let started = clock::now();
         self.persist(|client| client.batch_execute(&idle_timeouts(lease)))?;
         self.armed = true;

@@ -12,10 +12,13 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tracing::warn;
 
 use crate::clock;
 use crate::core::Core;
 use crate::error::Error;
+use crate::watch::Ended;
+use crate::worker;
 
 pub(crate) fn spawn(core: &Arc<Core>, alarm: Receiver<()>) -> Result<(), Error> {
     // Weak: the core must not live for its watchdog's sake.
@@ -51,12 +54,12 @@ fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
     let limit = clock::nanos(core.settings.stall_limit());
     // First the flag, then the look: a round trip that begins after the look rings.
     core.unguarded.store(true, Ordering::SeqCst);
-    let busy_since = core.busy_since.load(Ordering::SeqCst);
     let mut until = clock::NEVER;
-    if busy_since != 0 {
-        until = busy_since.saturating_add(limit);
+    let since = core.state.lock().pulse.since();
+    if let Some(since) = since {
+        until = since.saturating_add(limit);
         if clock::now() >= until {
-            core.replace_worker(busy_since);
+            replace_worker(core, since);
         }
     } else if alarmed {
         // Where there was one round trip there will be more. One that begins right
@@ -75,4 +78,23 @@ fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
     core.unguarded.store(false, Ordering::SeqCst);
     let pause = until.saturating_sub(clock::now());
     Some(Some(Duration::from_nanos(pause)))
+}
+
+/// The worker hangs in the round trip that began at `since`: gives its session up and
+/// starts another worker. The old one finds out when the driver lets it go; by then its
+/// answers have no takers and its grants no session.
+fn replace_worker(core: &Arc<Core>, since: u64) {
+    let mut state = core.state.lock();
+    if core.is_closed() || state.pulse.since() != Some(since) {
+        return;
+    }
+    warn!("the database does not answer; giving its connection up");
+    let error = Error::unavailable("the database did not answer in time");
+    state.lose(Ended::SessionLost, &core.counters);
+    state.refuse(error, &core.settings);
+    state.epoch += 1;
+    if let Err(error) = worker::spawn(core, &mut state, None) {
+        drop(state);
+        core.shut(Ended::SessionLost, &error);
+    }
 }

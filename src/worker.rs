@@ -17,6 +17,7 @@ use tracing::warn;
 use crate::core::{Core, State, Waiter};
 use crate::error::{Error, ErrorKind};
 use crate::link::{Dialled, Link};
+use crate::pulse::Pulse;
 use crate::request::{Answer, Message, Note, Patience, Request};
 use crate::session::{Lost, Outcome, Session};
 use crate::table::{Action, Op, Released};
@@ -32,11 +33,13 @@ pub(crate) fn spawn(
     session: Option<Session>,
 ) -> Result<(), Error> {
     let now = Instant::now();
+    state.pulse = Arc::default();
     state.session = session.as_ref().map(|session| Arc::clone(session.state()));
     let worker = Worker {
         core: Arc::clone(core),
         queue: core.queue.clone(),
         epoch: state.epoch,
+        pulse: Arc::clone(&state.pulse),
         link: Link::new(session),
         dialled: None,
         last_contact: now,
@@ -67,6 +70,7 @@ struct Worker {
     core: Arc<Core>,
     queue: Receiver<Message>,
     epoch: u64,
+    pulse: Arc<Pulse>,
     link: Link,
     /// A dial's outcome, for the next turn.
     dialled: Option<Dialled>,
@@ -146,14 +150,14 @@ impl Worker {
                     self.next = self.next_turn(&state);
                     return true;
                 };
-                core.begin_round_trip();
+                core.begin_round_trip(&self.pulse);
                 drop(state);
                 let result = self.round_trip(errand);
                 state = core.state.lock();
                 if !self.is_in_charge(&state) {
                     return false;
                 }
-                core.end_round_trip();
+                self.pulse.end();
                 match result {
                     Ok(()) => self.settle(&mut state),
                     Err(Lost(error)) => self.lose(&mut state, Ended::SessionLost, error),
@@ -287,16 +291,16 @@ impl Worker {
     /// Without the state's mutex: this may take as long as the database likes.
     fn round_trip(&mut self, errand: Errand) -> Result<(), Lost> {
         let session = self.link.session_mut().expect("errands need a session");
-        let counters = &self.core.counters;
-        counters.round_trip();
+        let (core, pulse) = (&self.core, &self.pulse);
+        let beat = || core.begin_round_trip(pulse);
         self.outcomes.clear();
         let started = Instant::now();
         match errand {
-            Errand::Heartbeat => session.heartbeat(counters)?,
+            Errand::Heartbeat => session.heartbeat(&beat)?,
             Errand::Rest => session.rest()?,
             Errand::Batch => {
-                counters.batch(self.batch.len());
-                session.apply(&self.batch, &mut self.outcomes, counters)?;
+                core.counters.batch(self.batch.len());
+                session.apply(&self.batch, &mut self.outcomes, &beat)?;
             }
         }
         self.last_contact = started;

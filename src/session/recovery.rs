@@ -5,12 +5,11 @@ use std::collections::HashSet;
 use postgres::error::SqlState;
 
 use super::sql::{END, HELD};
-use super::{ATTEMPTS, Lost, Outcome, Session, is_cancelled, lost, prepared};
+use super::{ATTEMPTS, Beat, Lost, Outcome, Session, is_cancelled, lost, prepared};
 use crate::clock;
 use crate::error::{Error, ErrorKind};
 use crate::key::Key;
 use crate::request::Mode;
-use crate::stats::Counters;
 use crate::table::{Action, Op};
 
 impl Session {
@@ -20,30 +19,30 @@ impl Session {
         &mut self,
         batch: &[Op],
         outcomes: &mut Vec<Outcome>,
-        counters: &Counters,
+        beat: Beat<'_>,
     ) -> Result<(), Lost> {
         outcomes.clear();
         if self.transaction.take().is_some() {
             // It has failed with the statement.
             self.persist(|client| client.batch_execute(END))?;
         }
-        let held = self.held(counters)?;
+        let held = self.held(beat)?;
         for &op in batch {
             let outcome = if is_done(op, &held) {
                 Outcome::Said(true)
             } else {
-                self.retry(op, counters)?
+                self.retry(op, beat)?
             };
             outcomes.push(outcome);
         }
         Ok(())
     }
 
-    fn retry(&mut self, op: Op, counters: &Counters) -> Result<Outcome, Lost> {
+    fn retry(&mut self, op: Op, beat: Beat<'_>) -> Result<Outcome, Lost> {
         let mut said = Vec::with_capacity(1);
         for attempt in 1.. {
             let started = clock::now();
-            counters.round_trip();
+            beat();
             let error = match self.run(&[op], &mut said) {
                 Ok(()) => {
                     self.renew(started);
@@ -52,7 +51,7 @@ impl Session {
                 Err(error) if self.is_gone(&error) => return Err(lost(error)),
                 Err(error) => error,
             };
-            if is_done(op, &self.held(counters)?) {
+            if is_done(op, &self.held(beat)?) {
                 return Ok(Outcome::Said(true));
             }
             if attempt < ATTEMPTS && is_cancelled(&error) {
@@ -68,9 +67,9 @@ impl Session {
     }
 
     /// What the session holds, by the server's own account.
-    fn held(&mut self, counters: &Counters) -> Result<HashSet<(Key, Mode)>, Lost> {
+    fn held(&mut self, beat: Beat<'_>) -> Result<HashSet<(Key, Mode)>, Lost> {
         for attempt in 1.. {
-            counters.round_trip();
+            beat();
             let rows = prepared(&mut self.held, &mut self.client, HELD)
                 .cloned()
                 .and_then(|statement| self.client.query(&statement, &[]));
