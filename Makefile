@@ -25,8 +25,10 @@ package: setup ## Build the package as it would be published
 
 ci: lint test package ## All that continuous integration runs
 
-bench: setup ## Measure beside the bare client
-	$(CARGO) bench --locked
+bench: setup ## Measure beside the bare client and the peers, write benches/results
+	$(CARGO) bench --locked -p distlock -p peers
+	$(CARGO) run --locked --profile bench -p report --bin heap
+	$(CARGO) run --locked --profile bench -p report --bin report
 
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "cargo not found: install Rust first" >&2; exit 1; }

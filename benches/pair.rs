@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use distlock::Manager;
@@ -45,5 +46,12 @@ fn pair(criterion: &mut Criterion) {
     mgr.close().expect("the server answers");
 }
 
-criterion_group!(benches, pair);
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(30)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = pair
+}
 criterion_main!(benches);

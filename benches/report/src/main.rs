@@ -1,0 +1,120 @@
+//! Measures distlock against its targets, each beside its baseline in the same run, and
+//! prints one table of ratios. The table, the raw figures and the plots go to
+//! `benches/results`.
+//!
+//! Every target is measured twice where that makes sense: with server and clients
+//! wherever the scheduler puts them, and with all of them on one processor, which
+//! takes most of the chance out of a comparison.
+#![expect(clippy::cast_precision_loss, reason = "figures are rounded to be read")]
+
+mod allocations;
+mod machine;
+mod pair;
+mod peer;
+mod plots;
+mod session;
+mod setup;
+mod stats;
+mod table;
+mod throughput;
+mod waiting;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Parser;
+use serde_json::json;
+
+use crate::machine::Placement;
+use crate::setup::Setup;
+
+/// Measures distlock against its targets.
+#[derive(Parser)]
+struct Args {
+    /// A smoke run of about a minute: every scenario, but figures of little worth.
+    #[arg(long)]
+    quick: bool,
+
+    /// Where the table, the raw figures and the plots go.
+    #[arg(long, default_value = "benches/results")]
+    results: PathBuf,
+
+    /// Be another process, on this server.
+    #[arg(long, hide = true, requires = "key")]
+    peer: Option<String>,
+
+    /// Which lock the other process is to take.
+    #[arg(long, hide = true)]
+    key: Option<i64>,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    match (&args.peer, args.key) {
+        (Some(url), Some(key)) => peer::serve(url, key),
+        _ => report(&args),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the table is what the program is for")]
+fn report(args: &Args) -> Result<()> {
+    let start = Instant::now();
+    allocations::install()?;
+    fs::create_dir_all(&args.results)?;
+    let mut setup = Setup::start(args.quick)?;
+    pair::allocations(&mut setup)?;
+    session::memory(&mut setup)?;
+    session::idle(&mut setup)?;
+    waiting::polling(&mut setup)?;
+    for placement in Placement::ALL {
+        setup.placement = placement;
+        let placed = placement.apply(&setup.server)?;
+        measure(&mut setup, &args.results)?;
+        drop(placed);
+    }
+
+    table::sort(&mut setup.rows);
+    let version: String = setup
+        .server
+        .client()
+        .query_one("SHOW server_version", &[])?
+        .get(0);
+    let processors = std::thread::available_parallelism()?;
+    let about = format!(
+        "PostgreSQL {version}, unix socket, {processors} processors. CPU: server and clients \
+         on any, or all on one."
+    );
+    let missed = setup.rows.iter().filter(|row| row.is_missed()).count();
+    let sum = format!(
+        "{} figures, {missed} missed, in {} s{}",
+        setup.rows.len(),
+        start.elapsed().as_secs(),
+        if args.quick { " (a smoke run)" } else { "" }
+    );
+    println!("{}\n{about}\n{sum}", table::for_terminal(&setup.rows));
+    let text = format!("{about}\n\n{}\n{sum}\n", table::for_file(&setup.rows));
+    fs::write(args.results.join("table.md"), text)?;
+    let raw =
+        json!({ "about": about, "quick": args.quick, "figures": setup.raw, "table": setup.rows });
+    fs::write(
+        args.results.join("raw.json"),
+        serde_json::to_string_pretty(&raw)?,
+    )?;
+    Ok(())
+}
+
+/// Everything that depends on where things run.
+fn measure(setup: &mut Setup, results: &Path) -> Result<()> {
+    pair::latency(setup)?;
+    throughput::run(setup, results)?;
+    let (within, wake_ups) = waiting::threads(setup)?;
+    let between = waiting::processes(setup)?;
+    waiting::plot(setup, results, &within, &between, &wake_ups)?;
+    waiting::long_waits(setup)?;
+    session::loss(setup)?;
+    session::held(setup, results)?;
+    session::acquire_many(setup)?;
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! The one table, for the terminal and for a file.
+
+use std::fmt::Write as _;
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{Attribute, Cell, CellAlignment, Color, Table};
+use serde::Serialize;
+
+use crate::machine::Placement;
+
+/// One figure against its target.
+#[derive(Clone, Serialize)]
+pub(crate) struct Row {
+    target: u8,
+    what: String,
+    placement: Placement,
+    figure: String,
+    baseline: String,
+    ratio: Option<f64>,
+    goal: String,
+    /// None: a figure that has no goal of its own.
+    met: Option<bool>,
+}
+
+impl Row {
+    pub(crate) fn new(target: u8, what: &str, placement: Placement) -> Row {
+        Row {
+            target,
+            what: what.to_owned(),
+            placement,
+            figure: String::new(),
+            baseline: String::new(),
+            ratio: None,
+            goal: String::new(),
+            met: None,
+        }
+    }
+
+    pub(crate) fn figure(mut self, figure: impl Into<String>) -> Row {
+        self.figure = figure.into();
+        self
+    }
+
+    pub(crate) fn against(mut self, baseline: impl Into<String>, ratio: f64) -> Row {
+        self.baseline = baseline.into();
+        self.ratio = Some(ratio);
+        self
+    }
+
+    /// For a figure that is only to be told.
+    pub(crate) fn stated(mut self) -> Row {
+        "stated".clone_into(&mut self.goal);
+        self
+    }
+
+    pub(crate) fn goal(mut self, goal: impl Into<String>, met: bool) -> Row {
+        self.goal = goal.into();
+        self.met = Some(met);
+        self
+    }
+
+    pub(crate) fn ratio_at_most(self, most: f64) -> Row {
+        let ratio = self.ratio.unwrap_or(f64::NAN);
+        self.goal(format!("≤ {most} ×"), ratio <= most)
+    }
+
+    pub(crate) fn ratio_at_least(self, least: f64) -> Row {
+        let ratio = self.ratio.unwrap_or(f64::NAN);
+        self.goal(format!("≥ {least} ×"), ratio >= least)
+    }
+
+    pub(crate) fn is_missed(&self) -> bool {
+        self.met == Some(false)
+    }
+
+    fn cells(&self) -> [String; 8] {
+        [
+            self.target.to_string(),
+            self.what.clone(),
+            self.placement.name().to_owned(),
+            self.figure.clone(),
+            self.baseline.clone(),
+            self.ratio.map_or_else(String::new, ratio),
+            self.goal.clone(),
+            match self.met {
+                Some(true) => "met".to_owned(),
+                Some(false) => "missed".to_owned(),
+                None => String::new(),
+            },
+        ]
+    }
+}
+
+/// By target, and where one thing was measured several times, that together.
+pub(crate) fn sort(rows: &mut [Row]) {
+    let order: Vec<String> = rows.iter().map(|row| row.what.clone()).collect();
+    rows.sort_by_key(|row| {
+        let first = order.iter().position(|what| *what == row.what);
+        (row.target, first)
+    });
+}
+
+fn ratio(ratio: f64) -> String {
+    if ratio >= 10.0 {
+        format!("{ratio:.1} ×")
+    } else {
+        format!("{ratio:.2} ×")
+    }
+}
+
+const HEADER: [&str; 8] = [
+    "", "target", "CPU", "figure", "baseline", "ratio", "goal", "",
+];
+
+pub(crate) fn for_terminal(rows: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(HEADER);
+    for row in rows {
+        let mut cells = row.cells().map(Cell::new);
+        cells[5] = cells[5].clone().set_alignment(CellAlignment::Right);
+        let last = cells[7].clone();
+        cells[7] = match row.met {
+            Some(true) => last.fg(Color::Green),
+            Some(false) => last.fg(Color::Red).add_attribute(Attribute::Bold),
+            None => last,
+        };
+        table.add_row(cells);
+    }
+    table
+}
+
+pub(crate) fn for_file(rows: &[Row]) -> String {
+    let mut text = format!("|{}|\n|{}\n", HEADER.join("|"), "---|".repeat(HEADER.len()));
+    for row in rows {
+        let cells = row.cells().map(|cell| cell.replace('|', "\\|"));
+        writeln!(text, "| {} |", cells.join(" | ")).expect("a String takes everything");
+    }
+    text
+}
+
+/// A number with thousands apart.
+pub(crate) fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        let numbers = [0.0, 999.4, 1000.0, 1_234_567.0];
+        assert_eq!(numbers.map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn a_goal_is_met_at_its_bound() {
+        let row = || {
+            Row::new(1, "a | b", Placement::Free)
+                .figure("1")
+                .against("1", 1.0)
+        };
+        let text = for_file(&[row().ratio_at_most(1.0), row().ratio_at_least(1.01)]);
+        assert!(
+            text.contains("| a \\| b | any | 1 | 1 | 1.00 × | ≤ 1 × | met |"),
+            "{text}"
+        );
+        assert!(text.contains("≥ 1.01 × | missed |"), "{text}");
+    }
+}
