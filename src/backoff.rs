@@ -10,10 +10,11 @@ pub(crate) fn exponential(attempt: u32, min: Duration, max: Duration) -> Duratio
 }
 
 /// The pause between two looks at a lock that somebody has waited for
-/// `waited`: below a tenth of that, so that a long wait costs the database
-/// little and a short one is not made long, between `min` and `max`.
+/// `waited`: a twelfth of that, which leaves room for the look itself within a
+/// tenth. So a long wait costs the database little and a short one is not made
+/// long. Between `min` and `max`.
 pub(crate) fn proportional(waited: Duration, min: Duration, max: Duration) -> Duration {
-    (waited / 10).clamp(min, max)
+    (waited / 12).clamp(min, max)
 }
 
 /// A source of jitter. Only spread is asked of it, so that clients that failed
@@ -55,7 +56,7 @@ mod tests {
     #[test]
     fn proportional_stays_below_a_tenth_of_the_wait_between_its_bounds() {
         assert_eq!(proportional(Duration::ZERO, MS, 50 * MS), MS);
-        assert_eq!(proportional(200 * MS, MS, 50 * MS), 20 * MS);
+        assert_eq!(proportional(240 * MS, MS, 50 * MS), 20 * MS);
         assert_eq!(proportional(Duration::MAX, MS, 50 * MS), 50 * MS);
     }
 

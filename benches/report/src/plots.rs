@@ -44,6 +44,7 @@ pub(crate) fn throughput(file: &Path, series: &[Series]) -> Result<()> {
             ("sans-serif", 18),
         )
         .margin(12)
+        .margin_right(36)
         .x_label_area_size(42)
         .y_label_area_size(70)
         .build_cartesian_2d((0.9..300.0).log_scale().base(2.0), 0.0..top)?;
@@ -67,6 +68,7 @@ pub(crate) fn held(file: &Path, series: &[Series]) -> Result<()> {
     let mut chart = ChartBuilder::on(&root)
         .caption("A pair while other locks are held", ("sans-serif", 18))
         .margin(12)
+        .margin_right(36)
         .x_label_area_size(42)
         .y_label_area_size(70)
         .build_cartesian_2d(0.0..10_500.0, 0.0..top)?;
@@ -90,6 +92,7 @@ pub(crate) fn hand_over(file: &Path, series: &[Series]) -> Result<()> {
     let mut chart = ChartBuilder::on(&root)
         .caption("From release to the next holder", ("sans-serif", 18))
         .margin(12)
+        .margin_right(36)
         .x_label_area_size(42)
         .y_label_area_size(56)
         .build_cartesian_2d((1.0..100_000.0).log_scale(), 0.0..100.0)?;
@@ -126,13 +129,14 @@ where
         if series.points.len() > 1 {
             chart.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?;
         }
-        let size = match series.points.len() {
-            1 => 6,
-            _ if dots => 3,
-            _ => 0,
+        let (marks, size) = match series.points.len() {
+            1 => (1, 6),
+            _ if dots => (usize::MAX, 3),
+            _ => (0, 0),
         };
+        let marks = points().take(marks);
         chart
-            .draw_series(points().map(|point| Circle::new(point, size, colour.filled())))?
+            .draw_series(marks.map(|point| Circle::new(point, size, colour.filled())))?
             .label(series.name)
             .legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
     }
