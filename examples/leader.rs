@@ -5,9 +5,14 @@
 //! would. To show a loss, the example ends the leader's database session a few times.
 //! `DATABASE_URL` names the database, whose user must be allowed to do that; without it a
 //! throwaway server is started.
+//!
+//! The next leader may stand before the last one knows of its loss: by a heartbeat
+//! (30 ms) and a round trip. Steps that must not overlap even then need a defence of their
+//! own, such as a transaction.
 // An example speaks on the terminal.
 #![allow(clippy::print_stdout)]
 
+use std::process;
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +22,7 @@ use postgres::{Client, NoTls};
 use throwaway_postgres::Server;
 
 /// Losses to show.
-const TERMS: usize = 3;
+const LOSSES: usize = 3;
 
 fn main() -> anyhow::Result<()> {
     let url = std::env::var("DATABASE_URL").ok();
@@ -27,14 +32,18 @@ fn main() -> anyhow::Result<()> {
     let retire = CancelToken::new();
     let (elected, elections) = unbounded();
     thread::scope(|scope| {
-        for name in ["Anna", "Bert"] {
+        let candidates = ["Anna", "Bert"].map(|name| {
             let (url, retire, elected) = (&url, &retire, elected.clone());
-            scope.spawn(move || candidate(name, url, retire, &elected));
-        }
-        let result = depose(&url, &elections);
+            scope.spawn(move || candidate(name, url, retire, &elected))
+        });
+        drop(elected); // the candidates' own are left, so `elections` ends with them
+        let deposed = depose(&url, &elections);
         // Whatever happened, the candidates must not campaign for ever.
         retire.cancel();
-        result
+        for candidate in candidates {
+            candidate.join().expect("a candidate does not panic")?;
+        }
+        deposed
     })
 }
 
@@ -46,11 +55,11 @@ fn candidate(
     elected: &Sender<&'static str>,
 ) -> Result<(), distlock::Error> {
     let mgr = Manager::builder(url)
-        .application_name(name) // what the deposer looks for
+        .application_name(&application_name(name))
         .wait_while_unavailable(true)
         .connect()?;
     loop {
-        let guard = match mgr.acquire("leader").cancel(retire).lock() {
+        let guard = match mgr.acquire("leader-example").cancel(retire).lock() {
             Ok(guard) => guard,
             Err(error) if error.kind() == ErrorKind::Cancelled => return mgr.close(),
             Err(error) => return Err(error),
@@ -71,15 +80,28 @@ fn candidate(
     }
 }
 
+/// What a candidate's session is called in `pg_stat_activity`.
+fn application_name(name: &str) -> String {
+    format!("leader-example-{}-{name}", process::id())
+}
+
 /// Ends the session of each leader, a few times.
 fn depose(url: &str, elections: &Receiver<&str>) -> anyhow::Result<()> {
     let mut client = Client::connect(url, NoTls)?;
-    for leader in elections.iter().take(TERMS) {
+    for (losses, leader) in elections.iter().enumerate() {
         thread::sleep(Duration::from_millis(200)); // let it lead a little
-        client.execute(
+        if losses == LOSSES {
+            break; // the last one may retire in peace
+        }
+        let ended = client.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1",
-            &[&leader],
-        )?;
+            &[&application_name(leader)],
+        );
+        if let Err(error) = ended {
+            let error = anyhow::Error::from(error); // whose `#` shows the causes
+            println!("No loss to show, the session cannot be ended: {error:#}");
+            break;
+        }
     }
     Ok(())
 }

@@ -229,18 +229,23 @@ impl Core {
 
     pub(crate) fn stats(&self) -> Stats {
         let state = self.state.lock();
-        // What was dropped counts as given back, whether the worker has read of it or not.
-        let current = state.session.as_ref().map(|session| session.generation());
-        let is_dropped = |note: &&Note| match note {
-            Note::Release { grant, .. } => Some(grant.session.generation()) == current,
-            Note::GaveUp(_) => false,
-        };
-        let dropped = self.notes.lock().iter().filter(is_dropped).count();
+        let dropped = self.dropped(&state);
         let mut stats = self.counters.snapshot();
         stats.held = state.table.held().saturating_sub(dropped) as u64;
         stats.waiting = state.table.waiting() as u64;
         stats.released += dropped as u64;
         stats
+    }
+
+    /// Guards that are dropped though the worker has not read of it: they count as given
+    /// back.
+    fn dropped(&self, state: &State) -> usize {
+        let current = state.session.as_ref().map(|session| session.generation());
+        let is_dropped = |note: &&Note| match note {
+            Note::Release { grant, .. } => Some(grant.session.generation()) == current,
+            Note::GaveUp(_) => false,
+        };
+        self.notes.lock().iter().filter(is_dropped).count()
     }
 
     /// Ends everything: trips every watch with `ended` and answers every request with
@@ -250,7 +255,10 @@ impl Core {
             return false;
         }
         let mut state = self.state.lock();
+        let dropped = self.dropped(&state) as u64;
+        self.counters.released.fetch_add(dropped, Ordering::Relaxed);
         state.lose(ended, &self.counters);
+        self.counters.lost.fetch_sub(dropped, Ordering::Relaxed);
         state.dismiss(true, error);
         drop(state);
         drop(self.not_closing.lock().take());

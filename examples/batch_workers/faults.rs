@@ -1,92 +1,146 @@
 //! What breaks, and when.
 
+use std::path::Path;
+
 use anyhow::Context;
 use postgres::{Client, NoTls};
 use throwaway_postgres::{Server, Shutdown};
 
+use crate::Plan;
 use crate::journal;
+use crate::process::Process;
 use crate::worker::application_name;
-use crate::{Plan, Worker};
 
-/// The process that is killed, and the one whose session is terminated.
-pub(crate) const KILLED: u16 = 0;
+/// The process whose session is terminated, and the one that is killed.
 const TERMINATED: u16 = 1;
+const KILLED: u16 = 0;
 
-/// When the faults struck: from then on the locks were free.
-#[derive(Clone, Default)]
-pub(crate) struct Times {
-    pub(crate) killed: Option<u128>,
-    /// Sessions ended: by terminating one, by restarting the server.
-    pub(crate) ended: Vec<u128>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blow {
+    /// The session of this process was terminated.
+    Terminated(u16),
+    /// This process was killed.
+    Killed(u16),
+    /// The server was restarted.
+    Restarted,
+}
+
+impl Blow {
+    /// Did it cost `process` its locks?
+    pub(crate) fn hits(self, process: u16) -> bool {
+        match self {
+            Blow::Terminated(victim) | Blow::Killed(victim) => victim == process,
+            Blow::Restarted => true,
+        }
+    }
+}
+
+/// A blow, and the times between which it fell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    pub(crate) blow: Blow,
+    pub(crate) from: u128,
+    pub(crate) to: u128,
 }
 
 pub(crate) struct Faults<'a> {
     jobs: usize,
+    folder: &'a Path,
+    /// None while the server is away.
     client: Option<Client>,
+    /// None: it is not ours to restart.
     server: Option<&'a Server>,
     next: usize,
-    times: Times,
+    struck: Vec<Fault>,
 }
 
 impl<'a> Faults<'a> {
-    pub(crate) fn new(plan: &Plan, url: &str, server: Option<&'a Server>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        plan: &Plan,
+        folder: &'a Path,
+        url: &str,
+        server: Option<&'a Server>,
+    ) -> anyhow::Result<Self> {
         Ok(Faults {
             jobs: plan.jobs as usize,
-            client: Some(Client::connect(url, NoTls)?),
+            folder,
+            client: Some(Client::connect(url, NoTls).context("the demo needs a database")?),
             server,
-            next: 0,
-            times: Times::default(),
+            next: 1,
+            struck: Vec::new(),
         })
     }
 
-    pub(crate) fn times(&self) -> &Times {
-        &self.times
+    pub(crate) fn struck(&self) -> &[Fault] {
+        &self.struck
     }
 
-    /// Lets the next fault happen if enough jobs are done; says what it was.
+    /// Lets the next fault happen when the next quarter of the jobs is done; says what
+    /// it was.
     pub(crate) fn strike(
         &mut self,
         done: usize,
-        workers: &mut [Worker],
+        workers: &mut [Process],
     ) -> anyhow::Result<Option<String>> {
-        let quarters = done * 4 / self.jobs.max(1);
-        if quarters <= self.next || self.next > 2 {
+        if done * 4 < self.jobs * self.next {
             return Ok(None);
         }
         self.next += 1;
-        let news = match self.next {
+        let from = journal::now();
+        let (blow, news) = match self.next - 1 {
             1 => self.terminate()?,
-            2 => {
-                self.times.killed = Some(journal::now());
-                let victim = workers.get_mut(usize::from(KILLED));
-                victim.context("there is a worker")?.0.kill()?;
-                format!("killed process {KILLED}")
-            }
-            _ => self.restart()?,
+            2 => Faults::kill(workers)?,
+            3 => self.restart()?,
+            _ => return Ok(None),
         };
-        Ok(Some(format!("at {done} jobs: {news}")))
+        let to = journal::now();
+        self.struck
+            .extend(blow.map(|blow| Fault { blow, from, to }));
+        Ok(Some(news))
     }
 
-    fn terminate(&mut self) -> anyhow::Result<String> {
+    fn terminate(&mut self) -> anyhow::Result<(Option<Blow>, String)> {
         let client = self.client.as_mut().context("it is connected")?;
-        self.times.ended.push(journal::now());
         let ended = client.execute(
             "SELECT FROM (SELECT pg_terminate_backend(pid) AS yes FROM pg_stat_activity \
              WHERE application_name = $1) AS ended WHERE yes",
-            &[&application_name(TERMINATED)],
-        )?;
-        Ok(format!(
-            "terminated {ended} session, of process {TERMINATED}"
+            &[&application_name(self.folder, TERMINATED)],
+        );
+        let whose = format!("session of process {TERMINATED}");
+        Ok(match ended {
+            Ok(0) => (None, format!("found no {whose} to terminate")),
+            Ok(_) => (
+                Some(Blow::Terminated(TERMINATED)),
+                format!("terminated the {whose}"),
+            ),
+            // Not every user of a database that is not ours may do that.
+            Err(error) => {
+                let error = anyhow::Error::from(error); // whose `#` shows the causes
+                (None, format!("could not terminate the {whose}: {error:#}"))
+            }
+        })
+    }
+
+    fn kill(workers: &mut [Process]) -> anyhow::Result<(Option<Blow>, String)> {
+        let victim = workers
+            .get_mut(usize::from(KILLED))
+            .context("it is there")?;
+        if !victim.is_running()? {
+            return Ok((None, format!("process {KILLED} has ended already")));
+        }
+        victim.kill()?;
+        Ok((
+            Some(Blow::Killed(KILLED)),
+            format!("killed process {KILLED}"),
         ))
     }
 
-    fn restart(&mut self) -> anyhow::Result<String> {
+    fn restart(&mut self) -> anyhow::Result<(Option<Blow>, String)> {
         let Some(server) = self.server else {
-            return Ok("a server that is not ours is not restarted".into());
+            return Ok((None, "no restart of a server that is not ours".to_owned()));
         };
-        self.client = None;
-        self.times.ended.push(journal::now());
+        self.client = None; // it would not survive
         server.restart(Shutdown::Fast)?;
-        Ok("restarted the server".into())
+        Ok((Some(Blow::Restarted), "restarted the server".to_owned()))
     }
 }

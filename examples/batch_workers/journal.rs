@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 
-/// Nanoseconds on the one clock that all processes of the machine share.
+/// Nanoseconds on a clock that all processes of the machine share. The standard library
+/// has no monotonic one that two processes could compare.
 pub(crate) fn now() -> u128 {
     SystemTime::UNIX_EPOCH
         .elapsed()

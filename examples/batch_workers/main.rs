@@ -1,9 +1,10 @@
 //! Worker processes share a list of jobs by lock, while things break.
 //!
-//! Each job counts the words of one text file. Several processes with several threads go
-//! through the list; whoever gets a job's lock and finds no result does it. Meanwhile one
-//! process is killed, one database session is terminated and the server is restarted. At
-//! the end the files themselves tell whether every job was done, and none by two at once.
+//! Each job counts the word pairs of one text file. Several processes with several
+//! threads go through the list; whoever gets a job's lock and finds no result does it.
+//! Meanwhile one database session is terminated, one process is killed and the server is
+//! restarted. At the end the files themselves tell whether every job was done, and none
+//! by two at once.
 //!
 //! `DATABASE_URL` names the database, which is then not restarted; without it a throwaway
 //! server is started.
@@ -11,23 +12,36 @@
 #![allow(clippy::print_stdout)]
 
 mod faults;
+mod figures;
+mod folder;
 mod job;
 mod journal;
+mod process;
 mod verdict;
 mod worker;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use throwaway_postgres::Server;
 
 use crate::faults::Faults;
+use crate::folder::Folder;
+use crate::process::Process;
+
+/// How often to look at the files.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long nothing may get done before the workers are given up.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Worker processes share a list of jobs by lock, while things break.
+///
+/// DATABASE_URL names the database; without it a throwaway server is started.
 #[derive(Parser)]
 struct Cli {
     #[command(flatten)]
@@ -38,42 +52,36 @@ struct Cli {
 
 #[derive(Args, Clone)]
 struct Plan {
-    /// Worker processes.
+    /// Worker processes, each with one database connection
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(2..100))]
     processes: u16,
-    /// Threads in each.
+    /// Threads in each process
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..100))]
     threads: u16,
-    /// Jobs to do.
+    /// Jobs on the list
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(4..100_000))]
     jobs: u32,
-    /// For the texts.
+    /// Decides the words of the texts
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Has the workers ignore the locks, to see that the verdict can be bad.
+    /// Has the workers ignore each other's locks, to see that the verdict can be bad
     #[arg(long, hide = true)]
     lawless: bool,
 }
 
 #[derive(Subcommand)]
 enum Role {
-    /// One of the worker processes, started by the demo itself.
+    /// One of the worker processes, started by the demo itself
     #[command(hide = true)]
-    Worker {
-        folder: PathBuf,
-        url: String,
-        number: u16,
-    },
+    Worker { folder: PathBuf, number: u16 },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let Cli { plan, role } = Cli::parse();
     match role {
-        Some(Role::Worker {
-            folder,
-            url,
-            number,
-        }) => worker::run(&plan, &folder, &url, number).map(|()| ExitCode::SUCCESS),
+        Some(Role::Worker { folder, number }) => {
+            worker::run(&plan, &folder, number).map(|()| ExitCode::SUCCESS)
+        }
         None => demo(&plan),
     }
 }
@@ -82,24 +90,28 @@ fn demo(plan: &Plan) -> anyhow::Result<ExitCode> {
     let url = std::env::var("DATABASE_URL").ok();
     let server = url.is_none().then(Server::start).transpose()?;
     let url = url.unwrap_or_else(|| server.as_ref().map(Server::url).unwrap_or_default());
-    let folder = tempfile::tempdir()?;
+    let folder = Folder::new()?;
+    let mut faults = Faults::new(plan, folder.path(), &url, server.as_ref())?;
     job::write_inputs(folder.path(), plan)?;
 
     println!(
         "{} jobs for {} processes with {} threads each",
         plan.jobs, plan.processes, plan.threads
     );
+    let start = Instant::now();
     let mut workers = (0..plan.processes)
-        .map(|number| Worker::start(plan, folder.path(), &url, number))
+        .map(|number| Process::start(plan, folder.path(), &url, number))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let mut faults = Faults::new(plan, &url, server.as_ref())?;
     watch(plan, folder.path(), &mut workers, &mut faults)?;
+    let elapsed = start.elapsed();
 
     let ends = workers
-        .iter_mut()
-        .map(|worker| Ok(worker.0.wait()?))
-        .collect::<anyhow::Result<Vec<ExitStatus>>>()?;
-    let verdict = verdict::reach(plan, folder.path(), &ends, faults.times())?;
+        .into_iter()
+        .map(Process::end)
+        .collect::<Result<Vec<_>, _>>()?;
+    let verdict = verdict::reach(plan, folder.path(), &ends, faults.struck())?;
+    println!("{}", figures::table(folder.path(), &ends)?);
+    println!("the work took {:.1} s", elapsed.as_secs_f64());
     println!("{verdict}");
     Ok(if verdict.is_good() {
         ExitCode::SUCCESS
@@ -108,68 +120,40 @@ fn demo(plan: &Plan) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Shows the progress and lets things break, until every job is done or nobody is left
-/// to do it.
+/// Shows the progress and lets things break, until the workers have ended.
 fn watch(
     plan: &Plan,
     folder: &Path,
-    workers: &mut [Worker],
+    workers: &mut [Process],
     faults: &mut Faults<'_>,
 ) -> anyhow::Result<()> {
-    let bar = ProgressBar::with_draw_target(Some(plan.jobs.into()), ProgressDrawTarget::stderr())
-        .with_style(ProgressStyle::with_template(
-            "{wide_bar} {pos}/{len} jobs, {elapsed}",
-        )?);
+    let bar = ProgressBar::new(plan.jobs.into()).with_style(ProgressStyle::with_template(
+        "{wide_bar} {pos}/{len} jobs, {elapsed}",
+    )?);
+    let mut progress = Instant::now();
     loop {
         let done = (0..plan.jobs)
             .filter(|&job| job::is_done(folder, job))
             .count();
+        if done as u64 > bar.position() {
+            progress = Instant::now();
+        }
         bar.set_position(done as u64);
         if let Some(news) = faults.strike(done, workers)? {
-            // Where there is no terminal, the bar shows nothing.
-            if bar.is_hidden() {
-                println!("{news}");
-            } else {
-                bar.println(news);
-            }
+            bar.suspend(|| println!("at {done:>3} jobs: {news}"));
         }
         let mut running = false;
         for worker in workers.iter_mut() {
-            running |= worker.0.try_wait()?.is_none();
+            running |= worker.is_running()?;
         }
-        if done == plan.jobs as usize || !running {
-            bar.finish();
+        if running && progress.elapsed() > PATIENCE {
+            bar.suspend(|| println!("nothing got done for {PATIENCE:?}: giving up"));
+            running = false;
+        }
+        if !running {
+            bar.finish_and_clear();
             return Ok(());
         }
-        std::thread::sleep(Duration::from_millis(20)); // how often to look at the files
-    }
-}
-
-/// A worker process; it does not outlive the demo.
-struct Worker(Child);
-
-impl Worker {
-    fn start(plan: &Plan, folder: &Path, url: &str, number: u16) -> anyhow::Result<Worker> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .args(["--processes", &plan.processes.to_string()])
-            .args(["--threads", &plan.threads.to_string()])
-            .args(["--jobs", &plan.jobs.to_string()])
-            .args(plan.lawless.then_some("--lawless"))
-            .arg("worker")
-            .arg(folder)
-            .arg(url)
-            .arg(number.to_string())
-            .stdin(Stdio::null());
-        let child = command.spawn().context("cannot start a worker process")?;
-        Ok(Worker(child))
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // One that has ended is past killing, and that is well.
-        self.0.kill().ok();
-        self.0.wait().ok();
+        thread::sleep(LOOK);
     }
 }

@@ -1,13 +1,16 @@
-//! A worker process.
+//! A worker process, from the inside.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::path::Path;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process;
 use std::thread;
 
+use anyhow::Context;
 use distlock::{ErrorKind, Guard, Manager};
 
 use crate::Plan;
+use crate::figures;
 use crate::job;
 use crate::journal::{Event, Journal};
 
@@ -15,32 +18,29 @@ struct Worker<'a> {
     plan: &'a Plan,
     folder: &'a Path,
     number: u16,
-    mgr: &'a Manager,
-    journal: &'a Journal,
+    mgr: Manager,
+    journal: Journal,
 }
 
-pub(crate) fn run(plan: &Plan, folder: &Path, url: &str, number: u16) -> anyhow::Result<()> {
-    let mgr = Manager::builder(url)
-        .namespace("batch-workers")
-        .application_name(&application_name(number))
+pub(crate) fn run(plan: &Plan, folder: &Path, number: u16) -> anyhow::Result<()> {
+    end_with_the_demo();
+    let url = std::env::var("DATABASE_URL").context("the demo passes DATABASE_URL on")?;
+    let mgr = Manager::builder(&url)
+        .namespace(&run_name(folder))
+        .application_name(&application_name(folder, number))
         .wait_while_unavailable(true)
         .connect()?;
-    let journal = Journal::open(folder, number)?;
     let worker = Worker {
         plan,
         folder,
         number,
-        mgr: &mgr,
-        journal: &journal,
+        mgr,
+        journal: Journal::open(folder, number)?,
     };
     thread::scope(|scope| {
+        let worker = &worker;
         let threads: Vec<_> = (0..plan.threads)
-            .map(|thread| {
-                scope.spawn({
-                    let worker = &worker;
-                    move || worker.work_off(thread)
-                })
-            })
+            .map(|thread| scope.spawn(move || worker.work_off(thread)))
             .collect();
         threads
             .into_iter()
@@ -49,20 +49,32 @@ pub(crate) fn run(plan: &Plan, folder: &Path, url: &str, number: u16) -> anyhow:
                 Err(panic) => std::panic::resume_unwind(panic),
             })
     })?;
-    let stats = mgr.stats();
-    fs::write(
-        folder.join(format!("stats-{number}")),
-        format!(
-            "{} {} {} {} {}",
-            stats.lost, stats.reconnects, stats.hand_overs, stats.acquired, stats.round_trips
-        ),
-    )?;
-    mgr.close()?;
+    figures::leave(folder, number, &worker.mgr.stats())?;
+    worker.mgr.close()?;
     Ok(())
 }
 
-pub(crate) fn application_name(number: u16) -> String {
-    format!("batch-worker-{number}")
+/// If the demo is killed, its end of our standard input closes. Without this a worker
+/// would wait for a database that is gone as well.
+fn end_with_the_demo() {
+    thread::spawn(|| {
+        io::stdin().read_to_end(&mut Vec::new()).ok();
+        process::exit(1);
+    });
+}
+
+/// Each run has locks of its own, also where two share a database.
+fn run_name(folder: &Path) -> String {
+    folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// What the session is called in `pg_stat_activity`.
+pub(crate) fn application_name(folder: &Path, number: u16) -> String {
+    format!("{}-{number}", run_name(folder))
 }
 
 impl Worker<'_> {
@@ -76,11 +88,11 @@ impl Worker<'_> {
             let open = || {
                 (0..jobs)
                     .map(|n| (start + n) % jobs)
-                    .filter(|&n| !job::is_done(self.folder, n))
+                    .filter(|&job| !job::is_done(self.folder, job))
             };
             let mut did_one = false;
             for job in open() {
-                if let Some(guard) = self.try_lock(job)? {
+                if let Some(guard) = self.try_lock(job, thread)? {
                     did_one |= self.attend(job, thread, guard)?;
                 }
             }
@@ -89,27 +101,32 @@ impl Worker<'_> {
             };
             if !did_one {
                 // All that is left is in other hands: wait for one of them.
-                let guard = self.mgr.lock(key(job))?;
+                let guard = self.lock(&format!("job-{job}"), thread)?;
                 self.attend(job, thread, guard)?;
             }
         }
     }
 
-    fn try_lock(&self, job: u32) -> Result<Option<Guard>, distlock::Error> {
-        if self.plan.lawless {
-            // A key that nobody else has.
-            return self.mgr.try_lock(format!(
-                "{job} {} {:?}",
-                self.number,
-                thread::current().id()
-            ));
-        }
-        match self.mgr.try_lock(key(job)) {
+    fn try_lock(&self, job: u32, thread: u16) -> Result<Option<Guard>, distlock::Error> {
+        let name = format!("job-{job}");
+        match self.mgr.try_lock(self.key(&name, thread)) {
             // The database is away: now there is time to wait.
             Err(error) if error.kind() == ErrorKind::Unavailable => {
-                self.mgr.lock(key(job)).map(Some)
+                self.lock(&name, thread).map(Some)
             }
             other => other,
+        }
+    }
+
+    fn lock(&self, name: &str, thread: u16) -> Result<Guard, distlock::Error> {
+        self.mgr.lock(self.key(name, thread))
+    }
+
+    fn key(&self, name: &str, thread: u16) -> String {
+        if self.plan.lawless {
+            format!("{name}, for {}-{thread} alone", self.number)
+        } else {
+            name.to_owned()
         }
     }
 
@@ -130,34 +147,49 @@ impl Worker<'_> {
             self.journal.write(Event::Idle, job, thread)?;
             return Ok(false);
         };
-        job::publish(
-            self.folder,
-            job,
-            &format!("{}-{thread}", self.number),
-            &result,
-        )?;
+        let who = format!("{}-{thread}", self.number);
+        job::publish(self.folder, job, &who, &result)?;
         self.journal.write(Event::Done, job, thread)?;
-        drop(guard);
-        self.tell(job, result.len())?;
+        drop(guard); // does not wait: the unlock travels with the next request
+        self.tell(job, thread)?;
         Ok(true)
     }
 
-    /// Adds a line to the summary, which all share.
-    fn tell(&self, job: u32, bytes: usize) -> anyhow::Result<()> {
-        let _guard = self.mgr.lock("summary")?;
-        let mut summary = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.folder.join("summary"))?;
-        writeln!(
-            summary,
-            "job {job}: {bytes} bytes, by process {}",
-            self.number
-        )?;
-        Ok(())
+    /// Adds the next line to the summary, which all share. Reading the last number and
+    /// writing the next is a critical section.
+    fn tell(&self, job: u32, thread: u16) -> anyhow::Result<()> {
+        let path = summary(self.folder);
+        loop {
+            let guard = self.lock("summary", thread)?;
+            let mut file = OpenOptions::new()
+                .create(true)
+                .read(true)
+                .append(true)
+                .open(&path)?;
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            let line = format!(
+                "{}: job {job} by process {}\n",
+                text.lines().count() + 1,
+                self.number
+            );
+            if !guard.is_lost() {
+                file.write_all(line.as_bytes())?;
+                return Ok(());
+            }
+        }
     }
 }
 
-fn key(job: u32) -> String {
-    format!("job-{job}")
+fn summary(folder: &Path) -> PathBuf {
+    folder.join("summary")
+}
+
+/// How many lines of the summary are not numbered as they should be.
+pub(crate) fn misnumbered(folder: &Path) -> usize {
+    let text = fs::read_to_string(summary(folder)).unwrap_or_default();
+    (1..)
+        .zip(text.lines())
+        .filter(|(number, line)| !line.starts_with(&format!("{number}: ")))
+        .count()
 }

@@ -134,3 +134,18 @@ fn close_trips_watches_and_answers_everybody() {
     assert_eq!(guard.unlock().unwrap_err().kind(), ErrorKind::Closed);
     mgr.close().unwrap();
 }
+
+#[test]
+#[serial]
+fn a_lock_given_back_just_before_the_close_is_not_lost() {
+    let _clean = clean();
+    for _ in 0..30 {
+        let mgr = manager();
+        for _ in 0..3 {
+            drop(mgr.lock("close").unwrap());
+        }
+        mgr.close().unwrap();
+        let stats = mgr.stats();
+        assert_eq!((stats.acquired, stats.released, stats.lost), (3, 3, 0));
+    }
+}
