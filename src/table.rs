@@ -297,7 +297,11 @@ impl<W> Table<W> {
                 entry.tenure.get_or_insert(now);
                 self.advance(op.key, now, false, desk);
             }
-            Action::Lock => self.put_off(op.key, now, desk),
+            Action::Lock => {
+                // Somebody else has it: that is their turn.
+                entry.tenure = None;
+                self.put_off(op.key, now, desk);
+            }
             Action::Unlock => {
                 entry.server = None;
                 let over = entry.is_tenure_over(now);

@@ -251,6 +251,21 @@ fn a_new_tenure_begins_after_the_old_one() {
 }
 
 #[test]
+fn somebody_elses_turn_ends_the_tenure() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..1);
+    scene.turn();
+    scene.release_last(A);
+    scene.turn();
+    // Before the next plan forgets the key.
+    scene.wait(A, 1..2);
+    scene.turned_away();
+    scene.now += 2 * TENURE;
+    scene.turn();
+    assert_eq!(scene.book.granted, [0, 1]);
+}
+
+#[test]
 fn a_plan_has_one_step_for_each_key() {
     let mut scene = Scene::new(None);
     for key in [A, B] {
