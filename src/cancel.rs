@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::core::Handle;
-use crate::request::{Grant, Note};
+use crate::request::Grant;
 use crate::watch::{Ended, Hold};
 
 /// Ends, from any thread, the waits and the holds of the acquires it was given to
@@ -158,10 +158,7 @@ impl Registered {
         if self.hold.end(Ended::Cancelled)
             && let Some(handle) = self.handle.upgrade()
         {
-            handle.leave(Note::Release {
-                grant: self.grant,
-                reply: None,
-            });
+            handle.release(self.grant, None);
         }
     }
 }

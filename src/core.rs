@@ -23,7 +23,7 @@ use crate::pulse::Pulse;
 use crate::reply::{Replier, ReplyPool};
 use crate::request::{Answer, Grant, Message, Mode, Note, Request};
 use crate::stats::{Counters, Stats};
-use crate::table::{Desk, Limits, Refusal, Table};
+use crate::table::{Desk, Limits, Refusal, Released, Table};
 use crate::watch::{Ended, SessionState};
 
 /// How long [`Core::close`] waits for the worker to end the connection.
@@ -41,6 +41,25 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
+    /// Gives a lock back, without ever waiting: straight to the next in line if that can
+    /// be done here and now, or else through the worker.
+    pub(crate) fn release(&self, grant: Grant, reply: Option<Replier<Answer>>) {
+        if let Some(mut state) = self.core.state.try_lock()
+            && state.table.is_awaited(grant.key)
+            // What has ended is not for the next in line.
+            && grant.session.ended().is_none()
+        {
+            state.release(&self.core, grant, reply, Instant::now());
+            let worker_needed = state.table.has_ready();
+            drop(state);
+            if worker_needed {
+                self.wake();
+            }
+        } else {
+            self.leave(Note::Release { grant, reply });
+        }
+    }
+
     /// Leaves a note for the worker, without ever waiting.
     pub(crate) fn leave(&self, note: Note) {
         self.core.notes.lock().push(note);
@@ -287,6 +306,36 @@ impl Core {
 }
 
 impl State {
+    /// A guard's lock is given back.
+    pub(crate) fn release(
+        &mut self,
+        core: &Core,
+        grant: Grant,
+        reply: Option<Replier<Answer>>,
+        now: Instant,
+    ) {
+        let session = self.session.as_ref();
+        let released =
+            if session.is_some_and(|session| session.generation() == grant.session.generation()) {
+                self.table
+                    .release(grant.key, grant.id, now, &mut core.desk(session))
+            } else {
+                Released::Stale
+            };
+        if released != Released::Stale {
+            core.counters.released.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(reply) = reply else { return };
+        match released {
+            Released::UnlockDue => self.unlocking.push((grant.key, reply)),
+            Released::Done => drop(reply.send(Answer::Released)),
+            Released::Stale => {
+                let ended = grant.session.ended().unwrap_or(Ended::SessionLost);
+                reply.send(Answer::Failed(Error::ended(ended))).ok();
+            }
+        }
+    }
+
     /// The session is gone: every hold ends, every wait goes on.
     pub(crate) fn lose(&mut self, ended: Ended, counters: &Counters) {
         if let Some(session) = self.session.take() {

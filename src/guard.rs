@@ -10,7 +10,7 @@ use crate::core::Handle;
 use crate::error::Error;
 use crate::key::Key;
 use crate::reply::Waited;
-use crate::request::{Answer, Grant, Note};
+use crate::request::{Answer, Grant};
 use crate::watch::{Ended, Hold, Watch};
 
 /// A lock that is held until the guard is dropped.
@@ -115,10 +115,7 @@ impl Guard {
             return Err(Error::ended(self.ended().unwrap_or(Ended::SessionLost)));
         }
         let (pending, replier) = self.handle.core.replies.open();
-        self.handle.leave(Note::Release {
-            grant: self.grant.clone(),
-            reply: Some(replier),
-        });
+        self.handle.release(self.grant.clone(), Some(replier));
         match pending.wait(None, None) {
             Waited::Answered(Answer::Released) => Ok(()),
             Waited::Answered(Answer::Failed(error)) => Err(error),
@@ -148,10 +145,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.finish() {
-            self.handle.leave(Note::Release {
-                grant: self.grant.clone(),
-                reply: None,
-            });
+            self.handle.release(self.grant.clone(), None);
         }
     }
 }

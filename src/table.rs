@@ -188,6 +188,13 @@ impl<W> Table<W> {
         }
     }
 
+    /// Does somebody wait for `key` while somebody here has it?
+    pub(crate) fn is_awaited(&self, key: Key) -> bool {
+        self.entries
+            .get(&key)
+            .is_some_and(|entry| entry.holders != Holders::None && entry.first().is_some())
+    }
+
     /// Does the session hold `key` for nobody?
     pub(crate) fn is_unlock_due(&self, key: Key) -> bool {
         self.entries

@@ -20,7 +20,7 @@ use crate::link::{Dialled, Link};
 use crate::pulse::Pulse;
 use crate::request::{Answer, Message, Note, Patience, Request};
 use crate::session::{Lost, Outcome, Session};
-use crate::table::{Action, Op, Released};
+use crate::table::{Action, Op};
 use crate::watch::Ended;
 
 /// Requests taken in, and steps sent, in one turn.
@@ -151,29 +151,30 @@ impl Worker {
             self.link.dialled(&core, &mut state, outcome);
             self.last_contact = now;
         }
+        if self.link.session().is_some()
+            && let Some(ended) = state.session.as_ref().and_then(|session| session.ended())
+        {
+            self.lose(&mut state, ended, Error::unavailable("the lease expired"));
+        }
         self.take_in(&mut state, now);
         if self.link.session().is_some() {
-            if let Some(ended) = state.session.as_ref().and_then(|session| session.ended()) {
-                self.lose(&mut state, ended, Error::unavailable("the lease expired"));
-            } else {
-                self.plan(&mut state, now);
-                self.crowd = self.batch.len();
-                let Some(errand) = self.errand(&state, now) else {
-                    self.next = self.next_turn(&state);
-                    return true;
-                };
-                core.begin_round_trip(&self.pulse);
-                drop(state);
-                let result = self.round_trip(errand);
-                state = core.state.lock();
-                if !self.is_in_charge(&state) {
-                    return false;
-                }
-                self.pulse.end();
-                match result {
-                    Ok(()) => self.settle(&mut state),
-                    Err(Lost(error)) => self.lose(&mut state, Ended::SessionLost, error),
-                }
+            self.plan(&mut state, now);
+            self.crowd = self.batch.len();
+            let Some(errand) = self.errand(&state, now) else {
+                self.next = self.next_turn(&state);
+                return true;
+            };
+            core.begin_round_trip(&self.pulse);
+            drop(state);
+            let result = self.round_trip(errand);
+            state = core.state.lock();
+            if !self.is_in_charge(&state) {
+                return false;
+            }
+            self.pulse.end();
+            match result {
+                Ok(()) => self.settle(&mut state),
+                Err(Lost(error)) => self.lose(&mut state, Ended::SessionLost, error),
             }
         }
         self.link.tend(&core, &mut state);
@@ -198,43 +199,23 @@ impl Worker {
         self.core.noted.store(false, Ordering::SeqCst);
         mem::swap(&mut *self.core.notes.lock(), &mut self.notes);
 
+        for note in self.notes.drain(..) {
+            match note {
+                Note::Release { grant, reply } => state.release(&self.core, grant, reply, now),
+                Note::GaveUp(key) => {
+                    let mut desk = self.core.desk(state.session.as_ref());
+                    let gone = |waiter: &Waiter| waiter.reply.is_abandoned();
+                    state.table.sweep(key, gone, now, &mut desk);
+                }
+            }
+        }
         let State {
             table,
             session,
-            unlocking,
             refusing,
             ..
         } = state;
         let mut desk = self.core.desk(session.as_ref());
-        for note in self.notes.drain(..) {
-            match note {
-                Note::Release { grant, reply } => {
-                    let current = session
-                        .as_ref()
-                        .is_some_and(|session| session.generation() == grant.session.generation());
-                    let released = if current {
-                        table.release(grant.key, grant.id, now, &mut desk)
-                    } else {
-                        Released::Stale
-                    };
-                    if released != Released::Stale {
-                        self.core.counters.released.fetch_add(1, Ordering::Relaxed);
-                    }
-                    let Some(reply) = reply else { continue };
-                    match released {
-                        Released::UnlockDue => unlocking.push((grant.key, reply)),
-                        Released::Done => drop(reply.send(Answer::Released)),
-                        Released::Stale => {
-                            let ended = grant.session.ended().unwrap_or(Ended::SessionLost);
-                            reply.send(Answer::Failed(Error::ended(ended))).ok();
-                        }
-                    }
-                }
-                Note::GaveUp(key) => {
-                    table.sweep(key, |waiter| waiter.reply.is_abandoned(), now, &mut desk);
-                }
-            }
-        }
         for message in self.inbox.drain(..) {
             let Message::Acquire(request) = message else {
                 continue;

@@ -37,8 +37,9 @@ pub(crate) fn loss(setup: &mut Setup) -> Result<()> {
         let guard = mgr.lock(1)?;
         let watch = guard.watch();
         let pid: i32 = admin.query_one(PID, &[])?.get(0);
-        // At any distance from the next heartbeat: 11 and 30 have no common divisor.
-        thread::sleep(Duration::from_millis(30 + 11 * round as u64 % 30));
+        // At any distance from the next heartbeat, whatever their real interval is: the
+        // waits are spread over a time of many.
+        thread::sleep(Duration::from_millis(30 + 37 * round as u64 % 211));
         let start = Instant::now();
         admin.execute("SELECT pg_terminate_backend($1)", &[&pid])?;
         watch.wait();

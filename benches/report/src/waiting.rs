@@ -19,7 +19,7 @@ const KEY: i64 = 7;
 const THREADS: usize = 16;
 const HOLD: Duration = Duration::from_millis(1);
 
-/// A hand-over wakes the worker and then the next holder.
+/// A hand-over is a wake-up and what two threads have to agree on.
 const SMALL_MULTIPLE: f64 = 4.0;
 
 /// The longest pause between two looks at a lock, by default.
