@@ -1,11 +1,10 @@
 //! The clock that leases are measured by.
+//!
+//! It must count the time in which the machine was suspended: a lease goes on running
+//! at the server meanwhile. [`Instant`](std::time::Instant) does not do that on Linux.
+//! Nothing here reads the time of day, so setting that does no harm.
 
-use std::time::{Duration, Instant};
-
-use once_cell::sync::Lazy;
-
-/// The moment that [`now`] counts from: some time before its first use.
-static START: Lazy<Instant> = Lazy::new(Instant::now);
+use std::time::Duration;
 
 /// Never: later than any time [`now`] returns.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -13,7 +12,26 @@ pub(crate) const NEVER: u64 = u64::MAX;
 /// Nanoseconds on a clock that only goes forward, in a form that fits an
 /// atomic; never 0, so that 0 can mean "no time".
 pub(crate) fn now() -> u64 {
-    nanos(START.elapsed()).saturating_add(1)
+    nanos(elapsed()).saturating_add(1)
+}
+
+/// Since the machine has booted.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn elapsed() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+
+    // It has been running for at least no time.
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
+}
+
+/// Since the first use.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn elapsed() -> Duration {
+    use once_cell::sync::Lazy;
+    use std::time::Instant;
+
+    static START: Lazy<Instant> = Lazy::new(Instant::now);
+    START.elapsed()
 }
 
 /// `duration` in nanoseconds; [`NEVER`] if it is longer than 584 years.
