@@ -1,7 +1,10 @@
 //! The settings of a manager: their defaults and what is wrong with them.
 
 use std::error::Error as _;
+use std::fmt;
 use std::time::Duration;
+
+use postgres::config::TargetSessionAttrs;
 
 use crate::error::Error;
 use crate::key::Namespace;
@@ -11,6 +14,50 @@ const MIN_LEASE_HEARTBEATS: u32 = 4;
 
 /// A century. Nobody waits longer, and times this far ahead can still be reckoned with.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// How soon the driver's way of saying "unset" would look at an idle connection.
+const KEEPALIVES_IDLE_UNSET: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// A day. The longest that every platform and the server take for a matter of the network.
+const LONGEST_NETWORK: Duration = Duration::from_secs(86_400);
+
+#[derive(Clone, Copy)]
+pub(crate) struct Keepalives {
+    pub(crate) idle: Duration,
+    pub(crate) interval: Duration,
+    pub(crate) retries: u32,
+}
+
+/// A sequence's name with its schema, as the user wrote it.
+#[derive(Clone)]
+pub(crate) struct SequenceName(pub(crate) String);
+
+impl SequenceName {
+    /// The longest name that the server does not cut off (`NAMEDATALEN` - 1).
+    const LONGEST: usize = 63;
+
+    fn parts(&self) -> Option<(&str, &str)> {
+        let fits = |part: &str| {
+            !part.is_empty() && part.len() <= Self::LONGEST && !part.contains(['.', '"', '\0'])
+        };
+        self.0
+            .split_once('.')
+            .filter(|(schema, name)| fits(schema) && fits(name))
+    }
+
+    /// The schema, quoted.
+    pub(crate) fn schema(&self) -> String {
+        let (schema, _) = self.parts().unwrap_or_default();
+        format!("\"{schema}\"")
+    }
+}
+
+impl fmt::Display for SequenceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (schema, name) = self.parts().unwrap_or_default();
+        write!(f, "\"{schema}\".\"{name}\"")
+    }
+}
 
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -27,6 +74,10 @@ pub(crate) struct Settings {
     pub(crate) retry_min: Duration,
     pub(crate) retry_max: Duration,
     pub(crate) lease: Option<Duration>,
+    pub(crate) fencing: Option<SequenceName>,
+    pub(crate) tcp_user_timeout: Duration,
+    pub(crate) tcp_keepalives: Keepalives,
+    pub(crate) client_check_interval: Duration,
 }
 
 impl Default for Settings {
@@ -45,6 +96,14 @@ impl Default for Settings {
             retry_min: Duration::from_millis(1),
             retry_max: Duration::from_millis(50),
             lease: Some(Duration::from_secs(10)),
+            fencing: None,
+            tcp_user_timeout: Duration::from_secs(10),
+            tcp_keepalives: Keepalives {
+                idle: Duration::from_secs(10),
+                interval: Duration::from_secs(2),
+                retries: 3,
+            },
+            client_check_interval: Duration::from_secs(1),
         }
     }
 }
@@ -63,6 +122,14 @@ impl Settings {
             &mut self.retry_max,
         ] {
             *duration = (*duration).min(FOREVER);
+        }
+        for duration in [
+            &mut self.tcp_user_timeout,
+            &mut self.tcp_keepalives.idle,
+            &mut self.tcp_keepalives.interval,
+            &mut self.client_check_interval,
+        ] {
+            *duration = (*duration).min(LONGEST_NETWORK);
         }
         self.check()?;
         Ok(self)
@@ -100,6 +167,19 @@ impl Settings {
         }
         if self.retry_min > self.retry_max {
             return refused("retry_interval must not have a first pause above its longest");
+        }
+        if self
+            .fencing
+            .as_ref()
+            .is_some_and(|name| name.parts().is_none())
+        {
+            return refused(
+                "fencing needs the name of a sequence with its schema, such as \
+                 `public.distlock_token`, without quotes",
+            );
+        }
+        if self.tcp_keepalives.retries > 100 {
+            return refused("tcp_keepalives must have at most 100 retries");
         }
         match self.lease {
             Some(lease) if lease < Duration::from_millis(1) => {
@@ -165,6 +245,26 @@ pub(crate) fn parse_dsn(dsn: &str, settings: &Settings) -> Result<postgres::Conf
     let timeout = config.get_connect_timeout();
     let timeout = timeout.map_or(settings.connect_timeout, |own| (*own).min(FOREVER));
     config.connect_timeout(timeout);
+    let keepalives = settings.tcp_keepalives;
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(settings.tcp_user_timeout);
+    }
+    if config.get_keepalives_idle() == KEEPALIVES_IDLE_UNSET {
+        config.keepalives_idle(keepalives.idle);
+    }
+    if config.get_keepalives_interval().is_none() {
+        config.keepalives_interval(keepalives.interval);
+    }
+    if config.get_keepalives_retries().is_none() {
+        config.keepalives_retries(keepalives.retries);
+    }
+    if config.get_target_session_attrs() == TargetSessionAttrs::ReadOnly {
+        return Err(Error::config(
+            "locks need a server that takes writes: target_session_attrs must not be read-only",
+        ));
+    }
+    // A standby grants locks that the primary has granted too.
+    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     let texts = [
         config.get_user(),
         config.get_dbname(),

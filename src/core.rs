@@ -21,12 +21,12 @@ use crate::error::Error;
 use crate::key::Key;
 use crate::pulse::Pulse;
 use crate::reply::{Replier, ReplyPool};
-use crate::request::{Answer, Grant, Message, Mode, Note, Request};
+use crate::request::{Answer, Grant, Message, Mode, Note, Request, Token};
 use crate::stats::{Counters, Stats};
 use crate::table::{Desk, Limits, Refusal, Released, Table};
 use crate::watch::{Ended, SessionState};
 
-/// How long [`Core::close`] waits for the worker to end the connection.
+/// How long `Handle::close` waits for the worker to end the connection.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A round trip that takes longer than this has the caller told `Unavailable` at its
@@ -172,6 +172,7 @@ impl Core {
             max_locks: settings.max_locks,
             retry_min: settings.retry_min,
             retry_max: settings.retry_max,
+            fenced: settings.fencing.is_some(),
         };
         let (worker_alive, worker_gone) = bounded(0);
         let (not_closing, closing) = bounded(0);
@@ -370,12 +371,21 @@ pub(crate) struct FrontDesk<'a> {
 }
 
 impl Desk<Waiter> for FrontDesk<'_> {
-    fn grant(&mut self, waiter: Waiter, key: Key, mode: Mode, id: u64, handed_over: bool) -> bool {
+    fn grant(
+        &mut self,
+        waiter: Waiter,
+        key: Key,
+        mode: Mode,
+        id: u64,
+        token: Option<Token>,
+        handed_over: bool,
+    ) -> bool {
         let session = self.session.expect("there is no grant without a session");
         let grant = Grant {
             key,
             mode,
             id,
+            token,
             session: Arc::clone(session),
         };
         // Before the answer: the caller may look at the figures at once.

@@ -36,6 +36,21 @@ pub enum ErrorKind {
     /// The lock had been lost before it was given back: somebody else may have
     /// held it since.
     Lost,
+    /// The server is a standby, or takes no writes: its locks would exclude nobody on the
+    /// primary. Connect to the primary, or name all hosts in the connection string.
+    Standby,
+    /// There is a pooler in transaction or statement mode before the server: a lock and
+    /// its unlock would be of different sessions. Connect to the server itself or to a
+    /// pool in session mode.
+    Pooler,
+    /// The server accepts the lock functions but keeps no locks (they do not show in
+    /// `pg_locks`).
+    NotLocking,
+    /// The server is older than PostgreSQL 12.
+    ServerTooOld,
+    /// There is no fencing token: the sequence is missing and may not be made, is not
+    /// fit, or could not be drawn from. The message has the SQL that helps.
+    Fencing,
     /// The database answered with an error that has no kind of its own; the
     /// [`source`](StdError::source) says which.
     Database,
@@ -112,6 +127,19 @@ impl Error {
                 "the lock was lost before it was released: its database session ended",
             ),
         }
+    }
+
+    /// Does the server that answers not do, whatever the reason? Then callers are told
+    /// that, and not just that it is away.
+    pub(crate) fn is_unfit(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::Standby
+                | ErrorKind::Pooler
+                | ErrorKind::NotLocking
+                | ErrorKind::ServerTooOld
+                | ErrorKind::Fencing
+        )
     }
 
     /// What went wrong, to decide by.

@@ -83,9 +83,10 @@ impl Guard {
         Watch::new(Arc::clone(self.hold()))
     }
 
-    /// The fencing token of this hold. `None`: this manager draws none.
+    /// The fencing token of this hold: greater than those of all holders before, in the
+    /// whole database. `None` without [`Builder::fencing`](crate::Builder::fencing).
     pub fn token(&self) -> Option<u64> {
-        None
+        self.grant.token.map(u64::from)
     }
 
     /// Gives the lock back and waits until it is free for others.

@@ -248,7 +248,11 @@ impl Link {
         } else {
             debug!(error = cause, ?wait, "cannot reconnect");
         }
-        state.refuse(away().caused_by(error), settings);
+        let refusal = match error.is_unfit() {
+            true => error,
+            false => away().caused_by(error),
+        };
+        state.refuse(refusal, settings);
         self.phase = Phase::Down {
             redial_at: Instant::now() + wait,
         };

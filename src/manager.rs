@@ -8,7 +8,7 @@ use crossbeam_channel::bounded;
 use tracing::info;
 
 use crate::acquire::{Acquire, Limit};
-use crate::config::{self, Settings};
+use crate::config::{self, Keepalives, SequenceName, Settings};
 use crate::core::{Core, Handle};
 use crate::error::Error;
 use crate::guard::Guard;
@@ -35,6 +35,9 @@ use crate::{link, watchdog, worker};
 /// [`Closed`](crate::ErrorKind::Closed);
 /// [`LimitReached`](crate::ErrorKind::LimitReached);
 /// [`LockTableFull`](crate::ErrorKind::LockTableFull);
+/// [`Fencing`](crate::ErrorKind::Fencing) if there is no token to go with the lock;
+/// after a reconnect that found a server that does not do, the kinds of
+/// [`Builder::connect`];
 /// [`Database`](crate::ErrorKind::Database) for any other error of the server.
 #[derive(Clone)]
 pub struct Manager {
@@ -332,7 +335,85 @@ impl Builder {
         self
     }
 
+    /// Gives every hold a token that is greater than those of all holders before, in the
+    /// whole database ([`Guard::token`](crate::Guard::token)): across processes, threads,
+    /// reconnects, a crash of the server, and a fail-over to a synchronous standby. A store
+    /// that refuses what comes with a smaller token than it has seen is safe even from a
+    /// holder that does not know yet that it has lost its lock (Kleppmann, [How to do
+    /// distributed locking], 2016).
+    ///
+    /// Tokens are drawn from `sequence`, which is made if it is missing and the role may.
+    /// The name must have its schema, is taken as it is, and needs no quotes. All who
+    /// write to one store must draw from one sequence. A token comes with the lock, in
+    /// the same round trip, and so does that of a hand-over inside the process; each such
+    /// round trip waits for the server's log to be safe (one transaction id and one
+    /// flush), and with many locks held it costs more than without fencing.
+    ///
+    /// Default: no tokens.
+    ///
+    /// [How to do distributed locking]: https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mgr = distlock::Manager::builder("host=localhost user=app")
+    ///     .fencing("public.distlock_token")
+    ///     .connect()?;
+    /// let guard = mgr.lock("tenant-17")?;
+    /// let token = guard.token().expect("with fencing every guard has one");
+    /// // UPDATE report SET ..., token = $token WHERE id = 17 AND token <= $token
+    /// # let _ = token;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fencing(mut self, sequence: &str) -> Builder {
+        self.settings.fencing = Some(SequenceName(sequence.to_owned()));
+        self
+    }
+
+    /// How long the network may leave what was sent unacknowledged before the connection
+    /// counts as broken, at both of its ends. The connection string's own
+    /// `tcp_user_timeout` goes first at this end. Zero: the system's default. At most a
+    /// day; it has no effect on unix sockets, nor where the system does not have it.
+    ///
+    /// Default: 10 s.
+    pub fn tcp_user_timeout(mut self, timeout: Duration) -> Builder {
+        self.settings.tcp_user_timeout = timeout;
+        self
+    }
+
+    /// When to probe a silent connection, at both of its ends: first after `idle`, then
+    /// every `interval`; after `retries` probes without an answer it counts as broken. In
+    /// whole seconds, at most a day, at most 100 retries; zero is the system's default. The
+    /// connection string's own `keepalives…` go first at this end.
+    ///
+    /// Default: 10 s, 2 s and 3.
+    pub fn tcp_keepalives(mut self, idle: Duration, interval: Duration, retries: u32) -> Builder {
+        self.settings.tcp_keepalives = Keepalives {
+            idle,
+            interval,
+            retries,
+        };
+        self
+    }
+
+    /// How often the server looks, while a statement runs, whether this end is still
+    /// there ([`client_connection_check_interval`], PostgreSQL 14 and later). Zero: never.
+    ///
+    /// Default: 1 s.
+    ///
+    /// [`client_connection_check_interval`]: https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-CLIENT-CONNECTION-CHECK-INTERVAL
+    pub fn client_connection_check_interval(mut self, interval: Duration) -> Builder {
+        self.settings.client_check_interval = interval;
+        self
+    }
+
     /// Connects and starts the worker.
+    ///
+    /// A connection is only taken if locks mean something on it: to a server that takes
+    /// writes, is recent enough and really keeps them, and not through a pooler in
+    /// transaction or statement mode. To tell the latter a second connection is made for a
+    /// moment, unless the first one ends at the very address that was dialled. So it is at
+    /// every reconnect, too.
     ///
     /// # Errors
     ///
@@ -340,6 +421,10 @@ impl Builder {
     /// setting that cannot work; [`Unavailable`](crate::ErrorKind::Unavailable) if the
     /// server cannot be reached, has no connection slot or does not answer within the
     /// [`connect_timeout`](Builder::connect_timeout);
+    /// [`Standby`](crate::ErrorKind::Standby), [`Pooler`](crate::ErrorKind::Pooler),
+    /// [`NotLocking`](crate::ErrorKind::NotLocking) and
+    /// [`ServerTooOld`](crate::ErrorKind::ServerTooOld) if locks would mean nothing there;
+    /// [`Fencing`](crate::ErrorKind::Fencing) if there can be no tokens;
     /// [`Database`](crate::ErrorKind::Database) if it refuses the login or does not
     /// have the database.
     pub fn connect(self) -> Result<Manager, Error> {

@@ -1,11 +1,15 @@
 //! What travels to the worker, and back.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::error::Error;
 use crate::key::Key;
 use crate::reply::Replier;
 use crate::watch::SessionState;
+
+/// A fencing token.
+pub(crate) type Token = NonZeroU64;
 
 /// The two lock modes of Postgres's advisory locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,5 +66,7 @@ pub(crate) struct Grant {
     /// Differs from every other grant of the manager, so that a release can only
     /// ever end its own.
     pub(crate) id: u64,
+    /// With fencing.
+    pub(crate) token: Option<Token>,
     pub(crate) session: Arc<SessionState>,
 }

@@ -7,6 +7,9 @@
 //!
 //! [Advisory Locks]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
+mod connect;
+mod fence;
+mod preflight;
 mod recovery;
 mod sql;
 
@@ -16,13 +19,12 @@ use std::time::Duration;
 
 use postgres::error::SqlState;
 use postgres::types::ToSql;
-use postgres::{Client, NoTls, Statement};
-use tracing::{trace, warn};
+use postgres::{Client, Row, Statement};
 
-use self::sql::{BATCH, BEGIN, END, LOCK, UNLOCK, UNLOCK_AND_LOCK, code, scalar};
+use self::sql::{BEGIN, END, UNLOCK_AND_LOCK, code, scalar};
 use crate::clock;
-use crate::config::Settings;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
+use crate::request::Token;
 use crate::table::{Action, Op};
 use crate::watch::SessionState;
 
@@ -38,17 +40,16 @@ const FEW: usize = MANY / 2;
 /// transactions shall go off.
 const OLD: u64 = 1_000_000_000;
 
-/// idle_session_timeout came with this version (release notes of PostgreSQL 14).
-const FIRST_WITH_LEASE: i32 = 140_000;
-
 /// To be called before each round trip but the first of an errand, which the worker
 /// itself sets out on: many short ones are not taken for one that hangs.
 pub(crate) type Beat<'a> = &'a dyn Fn();
 
 /// What became of one step.
 pub(crate) enum Outcome {
-    /// The lock function's own answer.
-    Said(bool),
+    /// With fencing, what takes a lock comes with a token.
+    Done(Option<Token>),
+    /// The lock function has said no.
+    Refused,
     /// The server could not do it, and it has no effect.
     Failed(Error),
 }
@@ -67,6 +68,8 @@ pub(crate) struct Session {
     locks: usize,
     /// When the open transaction began.
     transaction: Option<u64>,
+    fenced: bool,
+    batch_sql: String,
     lock: Statement,
     unlock: Statement,
     // Prepared when first needed: few programs need all of them, and each costs a
@@ -79,36 +82,6 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Connects, which may take long: not on a thread that somebody waits for.
-    pub(crate) fn connect(
-        config: &postgres::Config,
-        settings: &Settings,
-        generation: u64,
-    ) -> Result<Session, Error> {
-        let mut config = config.clone();
-        // The server warns about unlocks that this module checks for itself.
-        config.notice_callback(|notice| trace!(%notice, "the server says"));
-        let mut client = config.connect(NoTls).map_err(connect_error)?;
-        let lease = prepare_session(&mut client, settings).map_err(connect_error)?;
-        let lock = client.prepare(LOCK).map_err(connect_error)?;
-        let unlock = client.prepare(UNLOCK).map_err(connect_error)?;
-        Ok(Session {
-            client,
-            state: Arc::new(SessionState::new(generation)),
-            lease,
-            armed: false,
-            locks: 0,
-            transaction: None,
-            lock,
-            unlock,
-            unlock_and_lock: None,
-            batch: None,
-            held: None,
-            codes: Vec::new(),
-            numbers: Vec::new(),
-        })
-    }
-
     pub(crate) fn state(&self) -> &Arc<SessionState> {
         &self.state
     }
@@ -130,9 +103,9 @@ impl Session {
         }
         for (op, outcome) in batch.iter().zip(&*outcomes) {
             match (op.action, outcome) {
-                (Action::Lock, Outcome::Said(true)) => self.locks += 1,
-                (Action::Unlock, Outcome::Said(true)) => self.locks -= 1,
-                (_, Outcome::Said(false) | Outcome::Failed(_)) => {}
+                (Action::Lock, Outcome::Done(_)) => self.locks += 1,
+                (Action::Unlock, Outcome::Done(_)) => self.locks -= 1,
+                (Action::Draw, _) | (_, Outcome::Refused | Outcome::Failed(_)) => {}
             }
         }
         self.tend_transaction(beat)
@@ -145,8 +118,12 @@ impl Session {
     }
 
     /// Has a transaction open while there are many locks: then the cost of a statement
-    /// does not grow with them.
+    /// does not grow with them. Not with fencing: tokens must outlive a crash, and the
+    /// commit is what makes them safe.
     fn tend_transaction(&mut self, beat: Beat<'_>) -> Result<(), Lost> {
+        if self.fenced {
+            return Ok(());
+        }
         let now = clock::now();
         let (command, transaction) = match self.transaction {
             None if self.locks >= MANY => (BEGIN, Some(now)),
@@ -225,35 +202,47 @@ impl Session {
 
     /// The round trip. On an error `outcomes` is as it was.
     fn run(&mut self, batch: &[Op], outcomes: &mut Vec<Outcome>) -> Result<(), postgres::Error> {
-        if let [op] = *batch
+        if self.fenced {
+            let row = self.run_batch(batch)?;
+            let answers: &str = row.try_get(0)?;
+            outcomes.extend(answers.split(',').map(|answer| match answer.parse() {
+                Ok(0) | Err(_) => Outcome::Refused,
+                Ok(number) => Outcome::Done(Token::new(number)),
+            }));
+        } else if let [op] = *batch
             && let Some(number) = scalar(op)
         {
             let statement = match op.action {
-                Action::Lock => &self.lock,
                 Action::Unlock => &self.unlock,
+                Action::Lock | Action::Draw => &self.lock,
             };
             let rows = self.client.execute(statement, &[&number])?;
-            outcomes.push(Outcome::Said(rows == 1));
+            outcomes.push(said(rows == 1));
         } else if let [unlock, lock] = *batch
             && (unlock.action, lock.action) == (Action::Unlock, Action::Lock)
             && let (Some(old), Some(new)) = (scalar(unlock), scalar(lock))
         {
             let statement = prepared(&mut self.unlock_and_lock, &mut self.client, UNLOCK_AND_LOCK)?;
             let rows = self.client.execute(statement, &[&old, &new])?;
-            outcomes.push(Outcome::Said(matches!(rows, 1 | 3)));
-            outcomes.push(Outcome::Said(matches!(rows, 1 | 2)));
+            outcomes.push(said(matches!(rows, 1 | 3)));
+            outcomes.push(said(matches!(rows, 1 | 2)));
         } else {
-            self.codes.clear();
-            self.codes.extend(batch.iter().map(code));
-            self.numbers.clear();
-            self.numbers.extend(batch.iter().map(|op| op.key.as_i64()));
-            let statement = prepared(&mut self.batch, &mut self.client, BATCH)?;
-            let params: [&(dyn ToSql + Sync); 2] = [&self.codes, &self.numbers];
-            let row = self.client.query_one(statement, &params)?;
+            let row = self.run_batch(batch)?;
             let answers: &str = row.try_get(0)?;
-            outcomes.extend(answers.bytes().map(|byte| Outcome::Said(byte == b'1')));
+            outcomes.extend(answers.bytes().map(|byte| said(byte == b'1')));
         }
         Ok(())
+    }
+
+    /// The general statement's one row, with the answers to all steps.
+    fn run_batch(&mut self, batch: &[Op]) -> Result<Row, postgres::Error> {
+        self.codes.clear();
+        self.codes.extend(batch.iter().map(code));
+        self.numbers.clear();
+        self.numbers.extend(batch.iter().map(|op| op.key.as_i64()));
+        let statement = prepared(&mut self.batch, &mut self.client, &self.batch_sql)?;
+        let params: [&(dyn ToSql + Sync); 2] = [&self.codes, &self.numbers];
+        self.client.query_one(statement, &params)
     }
 
     fn is_gone(&self, error: &postgres::Error) -> bool {
@@ -274,40 +263,18 @@ fn idle_timeouts(limit: Duration) -> String {
     )
 }
 
-/// Makes the session fit to hold locks; returns the lease that the server can keep.
-fn prepare_session(
-    client: &mut Client,
-    settings: &Settings,
-) -> Result<Option<Duration>, postgres::Error> {
-    let version: i32 = client
-        .query_one(
-            "SELECT pg_catalog.current_setting('server_version_num')::int4",
-            &[],
-        )?
-        .try_get(0)?;
-    // What a role or database may have set against long statements and idle sessions
-    // is not meant for this one.
-    client.batch_execute(
-        "SET statement_timeout = 0; SET lock_timeout = 0; \
-         SET idle_in_transaction_session_timeout = 0",
-    )?;
-    if version >= FIRST_WITH_LEASE {
-        client.batch_execute(&idle_timeouts(Duration::ZERO))?;
-        return Ok(settings.lease);
-    }
-    if settings.lease.is_some() {
-        warn!(
-            version,
-            "no lease: a server before PostgreSQL 14 cannot end silent sessions"
-        );
-    }
-    Ok(None)
-}
-
 /// How long this side believes in a lease after it was renewed, in nanoseconds: a
 /// tenth less than the server, to have time to act on its end.
 fn trust(lease: Duration) -> u64 {
     clock::nanos(lease - lease / 10)
+}
+
+fn said(yes: bool) -> Outcome {
+    if yes {
+        Outcome::Done(None)
+    } else {
+        Outcome::Refused
+    }
 }
 
 fn prepared<'a>(
@@ -327,26 +294,4 @@ fn is_cancelled(error: &postgres::Error) -> bool {
 
 fn lost(error: postgres::Error) -> Lost {
     Lost(Error::unavailable("the connection to the database was lost").caused_by(error))
-}
-
-fn connect_error(error: postgres::Error) -> Error {
-    let code = error.code().map(SqlState::code);
-    let (kind, message) = match code {
-        Some("53300") => (
-            ErrorKind::Unavailable,
-            "the server has no connection slot free",
-        ),
-        // The server starts, stops or recovers.
-        Some(code) if code.starts_with("57P") => (
-            ErrorKind::Unavailable,
-            "the server takes no connections now",
-        ),
-        Some(code) if code.starts_with("28") => {
-            (ErrorKind::Database, "the server refused the login")
-        }
-        Some("3D000") => (ErrorKind::Database, "the database does not exist"),
-        Some(_) => (ErrorKind::Database, "the server refused the session"),
-        None => (ErrorKind::Unavailable, "cannot connect to the database"),
-    };
-    Error::new(kind, message).caused_by(error)
 }

@@ -7,7 +7,7 @@
 //!
 //! Waiters of a key are served first in, first out. A released lock goes straight to
 //! the next waiter of the same mode, without the server, until this process has had
-//! it for [`entry::TENURE`]; then the server lock is given up and left alone for as long as
+//! it for `entry::TENURE`; then the server lock is given up and left alone for as long as
 //! another process may need to look at it.
 
 mod agenda;
@@ -20,7 +20,7 @@ use self::agenda::{Agenda, Look};
 use self::entry::{Entry, Holders, Line, Waiter};
 use crate::backoff::{self, Dice};
 use crate::key::Key;
-use crate::request::{Mode, Patience};
+use crate::request::{Mode, Patience, Token};
 
 /// One step at the server. A batch has at most one for each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,10 @@ pub(crate) struct Op {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Action {
     Unlock,
+    /// With fencing also draws the token of the lock's first holder.
     Lock,
+    /// Draws the token of a further holder, of a lock that the session has.
+    Draw,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +50,18 @@ pub(crate) enum Refusal {
 
 /// Where the table's decisions go.
 pub(crate) trait Desk<W> {
-    /// The lock is `waiter`'s, under the number `id`, after a guard of this process
-    /// if `handed_over`. False if the waiter has left and does not take it.
-    fn grant(&mut self, waiter: W, key: Key, mode: Mode, id: u64, handed_over: bool) -> bool;
+    /// The lock is `waiter`'s, under the number `id` and, with fencing, `token`; after a
+    /// guard of this process if `handed_over`. False if the waiter has left and does not
+    /// take it.
+    fn grant(
+        &mut self,
+        waiter: W,
+        key: Key,
+        mode: Mode,
+        id: u64,
+        token: Option<Token>,
+        handed_over: bool,
+    ) -> bool;
 
     fn refuse(&mut self, waiter: W, refusal: Refusal);
 
@@ -72,6 +84,8 @@ pub(crate) struct Limits {
     pub(crate) max_locks: Option<usize>,
     pub(crate) retry_min: Duration,
     pub(crate) retry_max: Duration,
+    /// Does every holder need a token of the server's?
+    pub(crate) fenced: bool,
 }
 
 pub(crate) struct Table<W> {
@@ -254,15 +268,11 @@ impl<W> Table<W> {
                 .get_mut(&key)
                 .expect("listed keys have entries");
             entry.listed = false;
-            if !entry.needs_server() {
+            let Some(action) = entry.due(now) else {
                 continue;
-            }
+            };
             if let Some(mode) = entry.server {
-                batch.push(Op {
-                    key,
-                    mode,
-                    action: Action::Unlock,
-                });
+                batch.push(Op { key, mode, action });
                 continue;
             }
             let Some(first) = entry.first() else {
@@ -280,29 +290,38 @@ impl<W> Table<W> {
                 self.list(key);
             } else {
                 locks += 1;
-                batch.push(Op {
-                    key,
-                    mode,
-                    action: Action::Lock,
-                });
+                batch.push(Op { key, mode, action });
             }
         }
         batch.sort_unstable_by_key(|op| op.action);
     }
 
-    /// The server has done `op`. For a lock, `yes` means that it was free.
-    pub(crate) fn settle(&mut self, op: Op, yes: bool, now: Instant, desk: &mut impl Desk<W>) {
+    /// The server has done `op`. For a lock, `yes` means that it was free, and then with
+    /// fencing there is a `token`.
+    pub(crate) fn settle(
+        &mut self,
+        op: Op,
+        yes: bool,
+        token: Option<Token>,
+        now: Instant,
+        desk: &mut impl Desk<W>,
+    ) {
         let Some(entry) = self.entries.get_mut(&op.key) else {
             return;
         };
         match op.action {
             Action::Lock if yes => {
                 entry.server = Some(op.mode);
+                entry.token = token;
                 if let Some(line) = &mut entry.line {
                     line.look = None;
                 }
                 entry.tenure.get_or_insert(now);
                 self.advance(op.key, now, false, desk);
+            }
+            Action::Draw => {
+                entry.token = token;
+                self.advance(op.key, now, true, desk);
             }
             Action::Lock => {
                 // Somebody else has it: that is their turn.
@@ -381,14 +400,15 @@ impl<W> Table<W> {
             .is_some_and(|max| self.held + more >= max)
     }
 
-    /// Gives the lock to the first waiters for as long as that needs no server, and
+    /// Gives the lock to the first waiters for as long as that needs no server (with
+    /// fencing: to one, if there is a token), and
     /// lists the key if something is left for the server to do.
     fn advance(&mut self, key: Key, now: Instant, handed_over: bool, desk: &mut impl Desk<W>) {
         let full = self.limits.max_locks;
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        while entry.can_hand_over(now) {
+        while entry.can_hand_over(now) && !(self.limits.fenced && entry.token.is_none()) {
             let waiter = entry.pop_front().expect("it can be handed over to");
             self.waiting -= 1;
             if full.is_some_and(|max| self.held >= max) {
@@ -397,8 +417,10 @@ impl<W> Table<W> {
             }
             self.last_id += 1;
             let id = self.last_id;
-            if desk.grant(waiter.inner, key, waiter.mode, id, handed_over) {
+            let token = entry.token;
+            if desk.grant(waiter.inner, key, waiter.mode, id, token, handed_over) {
                 self.held += 1;
+                entry.token = None;
                 entry.holders = match (waiter.mode, entry.holders) {
                     (Mode::Exclusive, _) => Holders::Exclusive(id),
                     (Mode::Shared, Holders::Shared(count)) => Holders::Shared(count + 1),
@@ -406,10 +428,12 @@ impl<W> Table<W> {
                 };
             }
         }
+        // A later holder needs a later one.
+        entry.token = None;
         if entry.first().is_none() {
             self.spare.extend(entry.line.take());
         }
-        if entry.needs_server() {
+        if entry.due(now).is_some() {
             self.list(key);
         }
     }

@@ -321,17 +321,18 @@ impl Worker {
         let mut desk = self.core.desk(session.as_ref());
         for (op, outcome) in self.batch.drain(..).zip(self.outcomes.drain(..)) {
             match (op.action, outcome) {
-                (Action::Unlock, Outcome::Said(true)) => {
-                    table.settle(op, true, now, &mut desk);
-                    for (_, reply) in unlocking.extract_if(.., |(key, _)| *key == op.key) {
-                        reply.send(Answer::Released).ok();
+                (Action::Unlock, Outcome::Refused | Outcome::Failed(_)) => stray = Some(op.key),
+                (_, Outcome::Done(token)) => {
+                    table.settle(op, true, token, now, &mut desk);
+                    // It is free, or has gone on to the next holder.
+                    if !table.is_unlock_due(op.key) {
+                        for (_, reply) in unlocking.extract_if(.., |(key, _)| *key == op.key) {
+                            reply.send(Answer::Released).ok();
+                        }
                     }
                 }
-                (Action::Unlock, Outcome::Said(false) | Outcome::Failed(_)) => {
-                    stray = Some(op.key);
-                }
-                (Action::Lock, Outcome::Said(yes)) => table.settle(op, yes, now, &mut desk),
-                (Action::Lock, Outcome::Failed(error)) => table.fail(op.key, |waiter| {
+                (_, Outcome::Refused) => table.settle(op, false, None, now, &mut desk),
+                (_, Outcome::Failed(error)) => table.fail(op.key, |waiter| {
                     waiter.reply.send(Answer::Failed(error.clone())).ok();
                 }),
             }

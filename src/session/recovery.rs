@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use postgres::error::SqlState;
 
 use super::sql::{END, HELD};
-use super::{ATTEMPTS, Beat, Lost, Outcome, Session, is_cancelled, lost, prepared};
+use super::{ATTEMPTS, Beat, Lost, Outcome, Session, fence, is_cancelled, lost, prepared};
 use crate::clock;
 use crate::error::{Error, ErrorKind};
 use crate::key::Key;
@@ -28,10 +28,12 @@ impl Session {
         }
         let held = self.held(beat)?;
         for &op in batch {
-            let outcome = if is_done(op, &held) {
-                Outcome::Said(true)
-            } else {
+            let outcome = if !is_done(op, &held) {
                 self.retry(op, beat)?
+            } else if self.fenced && op.action == Action::Lock {
+                self.draw(op, beat)?
+            } else {
+                Outcome::Done(None)
             };
             outcomes.push(outcome);
         }
@@ -52,18 +54,37 @@ impl Session {
                 Err(error) => error,
             };
             if is_done(op, &self.held(beat)?) {
-                return Ok(Outcome::Said(true));
+                return if self.fenced && op.action == Action::Lock {
+                    self.draw(op, beat)
+                } else {
+                    Ok(Outcome::Done(None))
+                };
             }
             if attempt < ATTEMPTS && is_cancelled(&error) {
                 continue;
             }
             return match op.action {
                 Action::Lock => Ok(Outcome::Failed(lock_error(error))),
+                Action::Draw => Ok(Outcome::Failed(fence::draw_error(error))),
                 // A lock that cannot be given back goes with the session.
                 Action::Unlock => Err(lost(error)),
             };
         }
         Ok(said.pop().expect("one step has one outcome"))
+    }
+
+    /// After `lock` has left the lock behind, but not its token.
+    fn draw(&mut self, lock: Op, beat: Beat<'_>) -> Result<Outcome, Lost> {
+        let step = |action| Op { action, ..lock };
+        let outcome = self.retry(step(Action::Draw), beat)?;
+        if let Outcome::Failed(_) = outcome
+            && !matches!(self.retry(step(Action::Unlock), beat)?, Outcome::Done(_))
+        {
+            return Err(Lost(Error::unavailable(
+                "the session did not hold a lock that it had just taken",
+            )));
+        }
+        Ok(outcome)
     }
 
     /// What the session holds, by the server's own account.
@@ -97,7 +118,13 @@ impl Session {
 }
 
 fn is_done(op: Op, held: &HashSet<(Key, Mode)>) -> bool {
-    held.contains(&(op.key, op.mode)) == (op.action == Action::Lock)
+    let held = held.contains(&(op.key, op.mode));
+    match op.action {
+        Action::Lock => held,
+        Action::Unlock => !held,
+        // A token that was drawn and did not arrive is lost.
+        Action::Draw => false,
+    }
 }
 
 fn lock_error(error: postgres::Error) -> Error {

@@ -16,8 +16,31 @@ pub(super) const UNLOCK_AND_LOCK: &str = "SELECT FROM pg_catalog.generate_series
 
 /// Any batch. One value for all of it, a character a step, so that the driver's
 /// allocations do not grow with the batch. Two-integer keys come as one number.
-pub(super) const BATCH: &str = "SELECT pg_catalog.string_agg(CASE WHEN \
-     CASE code \
+pub(super) fn batch() -> String {
+    format!("SELECT pg_catalog.string_agg(CASE WHEN {STEP} THEN '1' ELSE '0' END, '') FROM {STEPS}")
+}
+
+/// Any batch, with a fencing token from the sequence with number `sequence` for each
+/// lock that is taken: numbers with commas between, 0 for no.
+///
+/// The token is drawn after the lock is taken (`CASE` evaluates in its order, [Conditional
+/// Expressions]), so tokens follow the order of holds. The transaction id has the commit
+/// wait until all the log so far is safe, on the synchronous standby too: of 32 draws
+/// only one is logged, and a draw that is not logged does not wait for the log of the
+/// one before it, which another session may just be writing.
+///
+/// [Conditional Expressions]: https://www.postgresql.org/docs/current/functions-conditional.html
+pub(super) fn fenced_batch(sequence: u32) -> String {
+    let draw = format!(
+        "(pg_catalog.nextval({sequence}::pg_catalog.regclass) + 0 * pg_catalog.txid_current())"
+    );
+    format!(
+        "SELECT pg_catalog.string_agg((CASE WHEN code = 8 THEN {draw} WHEN {STEP} THEN \
+         CASE WHEN code < 4 THEN {draw} ELSE 1 END ELSE 0 END)::text, ',') FROM {STEPS}"
+    )
+}
+
+const STEP: &str = "CASE code \
      WHEN 0 THEN pg_catalog.pg_try_advisory_lock(n) \
      WHEN 1 THEN pg_catalog.pg_try_advisory_lock_shared(n) \
      WHEN 2 THEN pg_catalog.pg_try_advisory_lock((n >> 32)::int4, (n << 32 >> 32)::int4) \
@@ -26,8 +49,9 @@ pub(super) const BATCH: &str = "SELECT pg_catalog.string_agg(CASE WHEN \
      WHEN 5 THEN pg_catalog.pg_advisory_unlock_shared(n) \
      WHEN 6 THEN pg_catalog.pg_advisory_unlock((n >> 32)::int4, (n << 32 >> 32)::int4) \
      WHEN 7 THEN pg_catalog.pg_advisory_unlock_shared((n >> 32)::int4, (n << 32 >> 32)::int4) \
-     END THEN '1' ELSE '0' END, '') \
-     FROM ROWS FROM (pg_catalog.unnest($1::int2[]), pg_catalog.unnest($2::int8[])) \
+     END";
+
+const STEPS: &str = "ROWS FROM (pg_catalog.unnest($1::int2[]), pg_catalog.unnest($2::int8[])) \
      AS step(code, n)";
 
 /// What this session holds.
@@ -47,8 +71,11 @@ pub(super) fn scalar(op: Op) -> Option<i64> {
     (op.mode == Mode::Exclusive && !op.key.is_two()).then(|| op.key.as_i64())
 }
 
-/// The step's branch in [`BATCH`].
+/// The step's branch in [`STEP`]; drawing a token has one of its own.
 pub(super) fn code(op: &Op) -> i16 {
+    if op.action == Action::Draw {
+        return 8;
+    }
     let shared = i16::from(op.mode == Mode::Shared);
     let two = i16::from(op.key.is_two());
     let unlock = i16::from(op.action == Action::Unlock);

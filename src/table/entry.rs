@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::Action;
 use super::agenda::Look;
-use crate::request::{Mode, Patience};
+use crate::request::{Mode, Patience, Token};
 
 /// How long a process may pass a lock on inside before others get their turn.
 const TENURE: Duration = Duration::from_millis(20);
@@ -28,6 +29,8 @@ pub(super) struct Entry<W> {
     /// What the session holds at the server.
     pub(super) server: Option<Mode>,
     pub(super) holders: Holders,
+    /// With fencing: drawn at the server for the next holder.
+    pub(super) token: Option<Token>,
     /// Since when this process has had the server lock without giving others a turn.
     pub(super) tenure: Option<Instant>,
     /// Apart, and only where somebody waits: there may be very many held locks.
@@ -57,6 +60,7 @@ impl<W> Entry<W> {
         Entry {
             server: None,
             holders: Holders::None,
+            token: None,
             tenure: None,
             line: None,
             listed: false,
@@ -86,7 +90,7 @@ impl<W> Entry<W> {
         }
     }
 
-    /// May the first in the queue have the lock without the server?
+    /// May the first in the queue have the lock, which the session has already?
     pub(super) fn can_hand_over(&self, now: Instant) -> bool {
         let Some(first) = self.first() else {
             return false;
@@ -105,10 +109,14 @@ impl<W> Entry<W> {
             .is_some_and(|start| now.saturating_duration_since(start) >= TENURE)
     }
 
-    pub(super) fn needs_server(&self) -> bool {
+    /// What the server is to do for the key with its session's lock, if anything.
+    pub(super) fn due(&self, now: Instant) -> Option<Action> {
         match self.server {
-            Some(_) => self.holders == Holders::None,
-            None => true,
+            None => Some(Action::Lock),
+            // With fencing: otherwise it had been handed over.
+            Some(_) if self.can_hand_over(now) => Some(Action::Draw),
+            Some(_) if self.holders == Holders::None => Some(Action::Unlock),
+            Some(_) => None,
         }
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod endings;
+mod fencing;
 
 use std::ops::Range;
 
@@ -19,6 +20,7 @@ const B: (i32, i32) = (0, 2);
 struct Book {
     granted: Vec<u32>,
     ids: Vec<u64>,
+    tokens: Vec<Option<u64>>,
     handed_over: usize,
     refused: Vec<(u32, Refusal)>,
     contended: usize,
@@ -27,12 +29,21 @@ struct Book {
 }
 
 impl Desk<u32> for Book {
-    fn grant(&mut self, waiter: u32, _: Key, _: Mode, id: u64, handed_over: bool) -> bool {
+    fn grant(
+        &mut self,
+        waiter: u32,
+        _: Key,
+        _: Mode,
+        id: u64,
+        token: Option<Token>,
+        handed_over: bool,
+    ) -> bool {
         if self.gone.contains(&waiter) {
             return false;
         }
         self.granted.push(waiter);
         self.ids.push(id);
+        self.tokens.push(token.map(u64::from));
         self.handed_over += usize::from(handed_over);
         true
     }
@@ -51,6 +62,7 @@ struct Scene {
     table: Table<u32>,
     book: Book,
     now: Instant,
+    last_token: u64,
 }
 
 impl Scene {
@@ -59,12 +71,20 @@ impl Scene {
             max_locks,
             retry_min: MS,
             retry_max: 50 * MS,
+            fenced: false,
         };
         Scene {
             table: Table::new(limits, 7),
             book: Book::default(),
             now: Instant::now(),
+            last_token: 0,
         }
+    }
+
+    fn fenced() -> Self {
+        let mut scene = Scene::new(None);
+        scene.table.limits.fenced = true;
+        scene
     }
 
     fn ask(&mut self, key: (i32, i32), mode: Mode, patience: Patience, waiter: u32) {
@@ -108,7 +128,12 @@ impl Scene {
 
     fn settle(&mut self, batch: Vec<Op>, yes: bool) {
         for op in batch {
-            self.table.settle(op, yes, self.now, &mut self.book);
+            let takes = yes && op.action != Action::Unlock;
+            let token = (takes && self.table.limits.fenced).then(|| {
+                self.last_token += 1;
+                Token::new(self.last_token).unwrap()
+            });
+            self.table.settle(op, yes, token, self.now, &mut self.book);
         }
     }
 

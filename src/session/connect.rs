@@ -1,0 +1,161 @@
+//! Making a session: the login, what must be true of the server, and how the session
+//! is set up to hold locks.
+
+use std::error::Error as _;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres::error::SqlState;
+use postgres::{Client, NoTls};
+use tracing::{trace, warn};
+
+use super::sql::{self, LOCK, UNLOCK};
+use super::{Session, fence, idle_timeouts, preflight};
+use crate::config::Settings;
+use crate::error::{Error, ErrorKind};
+use crate::watch::SessionState;
+
+/// idle_session_timeout and client_connection_check_interval came with this version
+/// (release notes of PostgreSQL 14).
+const FIRST_WITH_LEASE: i32 = 140_000;
+
+impl Session {
+    /// Connects, which may take long: not on a thread that somebody waits for.
+    pub(crate) fn connect(
+        config: &postgres::Config,
+        settings: &Settings,
+        generation: u64,
+    ) -> Result<Session, Error> {
+        let mut client = login(config)?;
+        let again = config.clone();
+        let version = preflight::check(&mut client, config, move || login(&again))?;
+        let lease = prepare(&mut client, settings, version).map_err(refused)?;
+        let batch_sql = match &settings.fencing {
+            None => sql::batch(),
+            Some(sequence) => sql::fenced_batch(fence::sequence(&mut client, sequence)?),
+        };
+        let lock = client.prepare(LOCK).map_err(refused)?;
+        let unlock = client.prepare(UNLOCK).map_err(refused)?;
+        Ok(Session {
+            client,
+            state: Arc::new(SessionState::new(generation)),
+            lease,
+            armed: false,
+            locks: 0,
+            transaction: None,
+            fenced: settings.fencing.is_some(),
+            batch_sql,
+            lock,
+            unlock,
+            unlock_and_lock: None,
+            batch: None,
+            held: None,
+            codes: Vec::new(),
+            numbers: Vec::new(),
+        })
+    }
+}
+
+fn login(config: &postgres::Config) -> Result<Client, Error> {
+    let mut config = config.clone();
+    // The server warns about unlocks that this module checks for itself.
+    config.notice_callback(|notice| trace!(%notice, "the server says"));
+    config.connect(NoTls).map_err(refused)
+}
+
+/// Makes the session fit to hold locks; returns the lease that the server can keep.
+fn prepare(
+    client: &mut Client,
+    settings: &Settings,
+    version: i32,
+) -> Result<Option<Duration>, postgres::Error> {
+    // What a role or database may have set against long statements and idle sessions
+    // is not meant for this one.
+    client.batch_execute(
+        "SET statement_timeout = 0; SET lock_timeout = 0; \
+         SET idle_in_transaction_session_timeout = 0",
+    )?;
+    if version >= 170_000 {
+        client.batch_execute("SET transaction_timeout = 0")?;
+    }
+    let with_lease = version >= FIRST_WITH_LEASE;
+    if with_lease {
+        client.batch_execute(&idle_timeouts(Duration::ZERO))?;
+    }
+    watch_network(client, settings, with_lease)?;
+    if !with_lease && settings.lease.is_some() {
+        warn!(
+            version,
+            "no lease: a server before PostgreSQL 14 cannot end silent sessions"
+        );
+    }
+    Ok(settings.lease.filter(|_| with_lease))
+}
+
+/// Has the server notice that this side is gone. A help only, which not every platform
+/// has: the lease is what counts.
+fn watch_network(
+    client: &mut Client,
+    settings: &Settings,
+    with_check_interval: bool,
+) -> Result<(), postgres::Error> {
+    let keepalives = settings.tcp_keepalives;
+    let mut parameters = vec![
+        ("tcp_user_timeout", settings.tcp_user_timeout.as_millis()),
+        ("tcp_keepalives_idle", u128::from(keepalives.idle.as_secs())),
+        (
+            "tcp_keepalives_interval",
+            u128::from(keepalives.interval.as_secs()),
+        ),
+        ("tcp_keepalives_count", u128::from(keepalives.retries)),
+    ];
+    if with_check_interval {
+        let interval = settings.client_check_interval.as_millis();
+        parameters.push(("client_connection_check_interval", interval));
+    }
+    for (name, value) in parameters {
+        if let Err(error) = client.batch_execute(&format!("SET {name} = {value}")) {
+            if error.code().is_none() {
+                return Err(error);
+            }
+            let error = &error as &dyn std::error::Error;
+            warn!(error, name, "the server does not take this setting");
+        }
+    }
+    Ok(())
+}
+
+/// The error of a connect that the driver or the server ended.
+pub(super) fn refused(error: postgres::Error) -> Error {
+    let code = error.code().map(SqlState::code);
+    let (kind, message) = match code {
+        Some("53300") => (
+            ErrorKind::Unavailable,
+            "the server has no connection slot free",
+        ),
+        // The server starts, stops or recovers.
+        Some(code) if code.starts_with("57P") => (
+            ErrorKind::Unavailable,
+            "the server takes no connections now",
+        ),
+        Some(code) if code.starts_with("28") => {
+            (ErrorKind::Database, "the server refused the login")
+        }
+        Some("3D000") => (ErrorKind::Database, "the database does not exist"),
+        Some(_) => (ErrorKind::Database, "the server refused the session"),
+        None if is_read_only(&error) => (ErrorKind::Standby, preflight::STANDBY),
+        None => (ErrorKind::Unavailable, "cannot connect to the database"),
+    };
+    Error::new(kind, message).caused_by(error)
+}
+
+/// The driver's way to say that no host takes writes.
+fn is_read_only(error: &postgres::Error) -> bool {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .is_some_and(|source| {
+            source.kind() == io::ErrorKind::PermissionDenied && source.raw_os_error().is_none()
+        })
+}
