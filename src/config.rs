@@ -283,3 +283,68 @@ pub(crate) fn parse_dsn(dsn: &str, settings: &Settings) -> Result<postgres::Conf
     }
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    // Tests may panic.
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn parsed(dsn: &str) -> Result<postgres::Config, Error> {
+        parse_dsn(dsn, &Settings::default())
+    }
+
+    #[test]
+    fn a_silent_network_is_noticed_by_default() {
+        let config = parsed("host=db").unwrap();
+        assert_eq!(
+            config.get_tcp_user_timeout(),
+            Some(&Duration::from_secs(10))
+        );
+        assert_eq!(config.get_keepalives_idle(), Duration::from_secs(10));
+        assert_eq!(
+            config.get_keepalives_interval(),
+            Some(Duration::from_secs(2))
+        );
+        assert_eq!(config.get_keepalives_retries(), Some(3));
+    }
+
+    #[test]
+    fn what_the_connection_string_says_goes_first() {
+        let config = parsed(
+            "host=db tcp_user_timeout=3 keepalives_idle=4 keepalives_interval=5 \
+             keepalives_retries=6 connect_timeout=7 application_name=mine",
+        )
+        .unwrap();
+        assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_secs(3)));
+        assert_eq!(config.get_keepalives_idle(), Duration::from_secs(4));
+        assert_eq!(
+            config.get_keepalives_interval(),
+            Some(Duration::from_secs(5))
+        );
+        assert_eq!(config.get_keepalives_retries(), Some(6));
+        assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
+        assert_eq!(config.get_application_name(), Some("mine"));
+    }
+
+    #[test]
+    fn only_a_server_that_takes_writes_will_do() {
+        for dsn in ["host=db", "host=db target_session_attrs=any"] {
+            let attrs = parsed(dsn).unwrap().get_target_session_attrs();
+            assert_eq!(attrs, TargetSessionAttrs::ReadWrite, "{dsn}");
+        }
+        assert!(parsed("host=db target_session_attrs=read-only").is_err());
+    }
+
+    #[test]
+    fn a_sequence_is_named_with_its_schema() {
+        let name = |name: &str| SequenceName(name.to_owned());
+        assert_eq!(name("locks.Token").to_string(), r#""locks"."Token""#);
+        assert_eq!(name("locks.token").schema(), r#""locks""#);
+        let long = format!("public.{}", "x".repeat(64));
+        for unfit in ["token", ".token", "locks.", "a.b.c", "a.\"b\"", &long] {
+            assert!(name(unfit).parts().is_none(), "{unfit}");
+        }
+    }
+}

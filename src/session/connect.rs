@@ -71,9 +71,9 @@ fn prepare(
     version: i32,
 ) -> Result<Option<Duration>, postgres::Error> {
     // What a role or database may have set against long statements and idle sessions
-    // is not meant for this one.
+    // is not meant for this one; nor are functions and operators of the application's.
     client.batch_execute(
-        "SET statement_timeout = 0; SET lock_timeout = 0; \
+        "SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0; \
          SET idle_in_transaction_session_timeout = 0",
     )?;
     if version >= 170_000 {

@@ -2,19 +2,23 @@
 // Tests may panic, and say what they mean with `unwrap`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-mod proxy;
 mod recording;
 mod support;
 
 mod bad_input;
 mod basics;
+mod failover;
 mod faults;
+mod fencing;
 mod giving_up;
 mod keys;
 mod lifecycle;
 mod limits;
 mod logs;
+mod network;
 mod outages;
+mod pooler;
+mod preflight;
 mod source_suite;
 mod stalled;
 mod waiting;

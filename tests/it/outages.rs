@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use distlock::{Ended, Key, Manager, Watch};
 use serial_test::serial;
-use throwaway_postgres::{Server, Shutdown};
+use throwaway_postgres::{Proxy, Server, Shutdown};
 
-use crate::proxy::Proxy;
 use crate::recording::{record, said as logged};
 use crate::support::*;
 
@@ -64,8 +63,8 @@ fn fault_01_answers_twice_when_offline() {
 #[serial]
 fn fault_07_reconnect_without_backoff() {
     let _clean = clean();
-    let proxy = Proxy::to(server());
-    let mgr = Manager::builder(&proxy.url)
+    let proxy = Proxy::to(server()).unwrap();
+    let mgr = Manager::builder(&proxy.url())
         .reconnect_backoff(10 * MS, 1000 * MS)
         .wait_while_unavailable(true)
         .connect()
@@ -73,7 +72,7 @@ fn fault_07_reconnect_without_backoff() {
     let guard = mgr.lock("held").unwrap();
     record();
     let (start, before) = (Instant::now(), proxy.accepted());
-    proxy.refuse();
+    proxy.refuse(true);
     proxy.cut();
     assert_eq!(guard.watch().wait(), Ended::SessionLost);
     eventually(|| proxy.accepted() == before + 6);
@@ -180,13 +179,13 @@ fn whole(error: &dyn std::error::Error) -> String {
 #[serial]
 fn fault_09_a_fixed_500_ms_connect_limit() {
     let _clean = clean();
-    let proxy = Proxy::to(server());
-    let mgr = Manager::builder(&proxy.url)
+    let proxy = Proxy::to(server()).unwrap();
+    let mgr = Manager::builder(&proxy.url())
         .wait_while_unavailable(true)
         .connect()
         .unwrap();
     let guard = mgr.lock("held").unwrap();
-    proxy.delay(800 * MS);
+    proxy.delay_connects(800 * MS);
     proxy.cut();
     assert_eq!(guard.watch().wait(), Ended::SessionLost);
     assert!(mgr.try_lock_for("held", FOREVER / 4).unwrap().is_some());

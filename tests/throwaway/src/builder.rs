@@ -15,6 +15,8 @@ const PORTS: u32 = 5;
 pub struct Builder {
     settings: Vec<(String, String)>,
     hba: Vec<String>,
+    /// The connection string of the server to follow.
+    primary: Option<String>,
 }
 
 impl Builder {
@@ -34,6 +36,19 @@ impl Builder {
         self
     }
 
+    /// Has it follow `primary`, as a streaming standby under the name `standby`, until it is
+    /// [promoted](Server::promote).
+    #[must_use]
+    pub fn standby_of(mut self, primary: &Server) -> Self {
+        let primary = primary.url();
+        self.primary = Some(primary.clone());
+        let primary = primary.replace(" dbname=postgres", "");
+        self.setting(
+            "primary_conninfo",
+            &format!("{primary} application_name=standby"),
+        )
+    }
+
     /// Makes the cluster and starts the server.
     ///
     /// # Errors
@@ -41,7 +56,10 @@ impl Builder {
     /// There is no PostgreSQL, or it does not start; then the error has its log.
     pub fn start(self) -> io::Result<Server> {
         let mut server = Server::stopped(Cluster::new()?)?;
-        server.cluster.initdb()?;
+        match &self.primary {
+            Some(primary) => server.cluster.copy(primary)?,
+            None => server.cluster.initdb()?,
+        }
         server.cluster.write_hba(&self.hba)?;
         for attempt in 1.. {
             server.port = free_port()?;
@@ -61,7 +79,7 @@ impl Builder {
 /// Not one of those the kernel gives to outgoing connections, by default from 32768 on:
 /// such a connection could take the port while the server is stopped, and a client that
 /// tries to reconnect meanwhile could even meet itself there.
-fn free_port() -> io::Result<u16> {
+pub(crate) fn free_port() -> io::Result<u16> {
     let random = RandomState::new();
     (0..1000)
         .map(|n| {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -47,8 +48,9 @@ impl Cluster {
         self.folder().join("log")
     }
 
-    /// One of PostgreSQL's programs, to be run as the server's user.
-    pub(crate) fn command(&self, program: &str) -> Command {
+    /// One of PostgreSQL's programs, or another one by its full path, to be run as the
+    /// server's user.
+    pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(self.binaries.join(program));
         // Not the folder this process is in, which the other user may not enter; and
         // the guardian tells the server's processes by it.
@@ -79,6 +81,41 @@ impl Cluster {
         let file = self.data().join("pg_hba.conf");
         let trust = fs::read_to_string(&file)?;
         fs::write(&file, format!("{}\n{trust}", lines.join("\n")))
+    }
+
+    /// A copy of a running server's files, which will follow it.
+    pub(crate) fn copy(&self, primary: &str) -> io::Result<()> {
+        let output = self
+            .command("pg_basebackup")
+            .arg("--pgdata")
+            .arg(self.data())
+            .args(["--checkpoint=fast", "--no-sync", "--dbname", primary])
+            .output()?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(format!("pg_basebackup failed: {text}")));
+        }
+        self.write("standby.signal", "")
+    }
+
+    /// The folder of the data, for what is no PostgreSQL.
+    pub(crate) fn make_data_folder(&self) -> io::Result<()> {
+        fs::create_dir(self.data())?;
+        match self.account {
+            Some(account) => account.own(&self.data()),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts a file into the folder of the data, as the server wants its own.
+    pub(crate) fn write(&self, name: &str, contents: &str) -> io::Result<()> {
+        let file = self.data().join(name);
+        fs::write(&file, contents)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+        match self.account {
+            Some(account) => account.own(&file),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn write_settings(

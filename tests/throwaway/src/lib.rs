@@ -31,9 +31,13 @@ mod binaries;
 mod builder;
 mod cluster;
 mod guardian;
+mod pooler;
 mod process;
+mod proxy;
 mod server;
 
 pub use builder::Builder;
+pub use pooler::{PoolMode, Pooler};
 pub use process::{pause, resume};
+pub use proxy::Proxy;
 pub use server::{Server, Shutdown};

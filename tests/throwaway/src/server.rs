@@ -167,6 +167,19 @@ impl Server {
         self.start_again()
     }
 
+    /// Makes a standby a primary, and waits until it takes writes.
+    ///
+    /// # Panics
+    ///
+    /// It is none, or does not become one in a minute.
+    pub fn promote(&self) {
+        let promoted = self
+            .client()
+            .query_one("SELECT pg_promote(true, 60)", &[])
+            .and_then(|row| row.try_get(0));
+        assert!(matches!(promoted, Ok(true)), "not promoted: {promoted:?}");
+    }
+
     /// Is the server running?
     pub fn is_running(&self) -> bool {
         self.running().is_some()

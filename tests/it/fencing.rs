@@ -1,0 +1,270 @@
+//! Tokens only grow, whatever happens to those who hold them.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use distlock::{Builder, ErrorKind, Manager};
+use serial_test::serial;
+use throwaway_postgres::{Server, Shutdown};
+
+use crate::support::*;
+
+const SEQUENCE: &str = "public.distlock_token";
+
+fn fenced(server: &Server) -> Builder {
+    Manager::builder(&server.url()).fencing(SEQUENCE)
+}
+
+/// The token of a lock that is taken and given back at once.
+fn token(mgr: &Manager) -> u64 {
+    mgr.lock("token").unwrap().token().unwrap()
+}
+
+#[test]
+#[serial]
+fn without_fencing_there_is_no_token() {
+    let _clean = clean();
+    assert_eq!(manager().lock("plain").unwrap().token(), None);
+}
+
+#[test]
+#[serial]
+fn tokens_grow_from_holder_to_holder_of_every_manager_and_thread() {
+    let _clean = clean();
+    let managers = [(); 2].map(|()| fenced(server()).connect().unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let threads = managers
+        .iter()
+        .flat_map(|mgr| [(); 4].map(|()| mgr.clone()))
+        .map(|mgr| {
+            let seen = Arc::clone(&seen);
+            thread::spawn(move || {
+                for _ in 0..50 {
+                    let guard = mgr.lock("contended").unwrap();
+                    seen.lock().unwrap().push(guard.token().unwrap());
+                }
+            })
+        })
+        .collect();
+    finish(threads);
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 400);
+    assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
+    let hand_overs: u64 = managers.iter().map(|mgr| mgr.stats().hand_overs).sum();
+    assert!(hand_overs > 0, "no token of a hand-over was seen");
+}
+
+#[test]
+#[serial]
+fn each_shared_holder_has_its_own() {
+    let _clean = clean();
+    let mgr = fenced(server()).connect().unwrap();
+    let before = token(&mgr);
+    let shares = [(); 5].map(|()| mgr.lock_shared("token").unwrap());
+    let tokens: Vec<_> = shares.iter().map(|share| share.token().unwrap()).collect();
+    assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+    assert!(tokens[0] > before);
+    drop(shares);
+    assert!(token(&mgr) > tokens[4]);
+}
+
+#[test]
+#[serial]
+fn every_kind_of_key_and_a_whole_batch_has_tokens() {
+    let _clean = clean();
+    let mgr = fenced(server()).connect().unwrap();
+    let threads = (0..64)
+        .map(|n| {
+            let mgr = mgr.clone();
+            thread::spawn(move || match n % 3 {
+                0 => mgr.lock((1, n)).unwrap().token().unwrap(),
+                1 => mgr.lock_shared((2, n)).unwrap().token().unwrap(),
+                _ => mgr.lock(format!("{n}").as_str()).unwrap().token().unwrap(),
+            })
+        })
+        .collect();
+    let tokens: BTreeSet<u64> = finish(threads).into_iter().collect();
+    assert_eq!(tokens.len(), 64);
+}
+
+#[test]
+#[serial]
+fn they_grow_over_reconnects_and_managers() {
+    let _clean = clean();
+    let mgr = fenced(server()).connect().unwrap();
+    let guard = mgr.lock("token").unwrap();
+    let mut last = guard.token().unwrap();
+    terminate_sessions(&mut server().client());
+    eventually(|| guard.is_lost());
+    assert_eq!(guard.token(), Some(last), "a guard keeps the token it had");
+    for mgr in [mgr, fenced(server()).connect().unwrap()] {
+        let next = token(&mgr);
+        assert!(next > last);
+        last = next;
+    }
+}
+
+#[test]
+#[serial]
+fn they_grow_over_crashes_of_the_server_in_the_middle_of_traffic() {
+    // As in production: what is flushed is what survives.
+    let server = Server::builder()
+        .setting("fsync", "on")
+        .setting("full_page_writes", "on")
+        .start()
+        .unwrap();
+    let _clean = clean_on(&server);
+    let mgr = fenced(&server)
+        .wait_while_unavailable(true)
+        .reconnect_backoff(Duration::from_millis(5), Duration::from_millis(50))
+        .connect()
+        .unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let granted = Arc::new(Mutex::new(BTreeSet::new()));
+    let threads = (0..8)
+        .map(|n: i32| {
+            let (mgr, over, granted) = (mgr.clone(), Arc::clone(&over), Arc::clone(&granted));
+            thread::spawn(move || {
+                while !over.load(Ordering::SeqCst) {
+                    // A crash may hit any of them.
+                    if let Ok(guard) = mgr.lock((7, n)) {
+                        let new = granted.lock().unwrap().insert(guard.token().unwrap());
+                        assert!(new, "a token was given twice");
+                    }
+                }
+            })
+        })
+        .collect();
+    let count = || granted.lock().unwrap().len();
+    for _ in 0..5 {
+        let before = count();
+        eventually(|| count() > before + 200);
+        server.restart(Shutdown::Immediate).unwrap();
+        let last = *granted.lock().unwrap().last().unwrap();
+        let after = Manager::builder(&server.url())
+            .fencing(SEQUENCE)
+            .connect()
+            .unwrap();
+        assert!(token(&after) > last);
+    }
+    over.store(true, Ordering::SeqCst);
+    finish(threads);
+}
+
+#[test]
+#[serial]
+fn without_the_right_to_make_the_sequence_the_error_says_what_to_run() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut client = server.client();
+    client
+        .batch_execute("CREATE ROLE app LOGIN; REVOKE CREATE ON SCHEMA public FROM public")
+        .unwrap();
+    let url = server.url().replace("user=postgres", "user=app");
+    let connect = || Manager::builder(&url).fencing("locks.token").connect();
+    let error = connect().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fencing);
+    let message = error.to_string();
+    let (_, sql) = message.split_once("run ").unwrap();
+    client.batch_execute(&sql.replace("<role>", "app")).unwrap();
+    assert!(token(&connect().unwrap()) > 0);
+}
+
+#[test]
+#[serial]
+fn the_right_to_draw_may_be_missing_and_may_go() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut client = server.client();
+    client
+        .batch_execute("CREATE ROLE app LOGIN; CREATE SEQUENCE public.distlock_token")
+        .unwrap();
+    let url = server.url().replace("user=postgres", "user=app");
+    let connect = || Manager::builder(&url).fencing(SEQUENCE).connect();
+    let error = connect().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fencing);
+    let message = error.to_string();
+    let (_, grant) = message.split_once("run ").unwrap();
+    let grant = grant.replace("<role>", "app");
+    client.batch_execute(&grant).unwrap();
+    let mgr = connect().unwrap();
+    let before = token(&mgr);
+    client
+        .batch_execute("REVOKE USAGE ON SEQUENCE public.distlock_token FROM app")
+        .unwrap();
+    let error = mgr.lock("token").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fencing, "{error}");
+    // What nobody got is nobody's.
+    assert!(advisory_locks(&mut client).is_empty());
+    client.batch_execute(&grant).unwrap();
+    assert!(token(&mgr) > before);
+    assert_eq!(mgr.stats().reconnects, 0);
+}
+
+#[test]
+#[serial]
+fn what_gives_no_lasting_order_is_refused() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut client = server.client();
+    for (n, made) in [
+        "SEQUENCE public.unfit CACHE 20",
+        "SEQUENCE public.unfit CYCLE",
+        "SEQUENCE public.unfit INCREMENT -1",
+        "SEQUENCE public.unfit MINVALUE -5",
+        "TABLE public.unfit ()",
+        "VIEW public.unfit AS SELECT 1",
+    ]
+    .iter()
+    .enumerate()
+    {
+        client.batch_execute(&format!("CREATE {made}")).unwrap();
+        let error = Manager::builder(&server.url())
+            .fencing("public.unfit")
+            .connect()
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Fencing, "{n}: {made}");
+        let (what, _) = made.split_once(' ').unwrap();
+        client
+            .batch_execute(&format!("DROP {what} public.unfit"))
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_name_that_is_none_is_a_config_error() {
+    for name in [
+        "",
+        "token",
+        ".token",
+        "public.",
+        "a.b.c",
+        "public.\"x\"",
+        "p.x\0",
+    ] {
+        let error = Manager::builder("host=localhost")
+            .fencing(name)
+            .connect()
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{name}");
+    }
+}
+
+#[test]
+#[serial]
+fn a_sequence_that_came_to_its_end_is_an_error_and_no_lock() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut client = server.client();
+    client
+        .batch_execute("CREATE SEQUENCE public.distlock_token MAXVALUE 2")
+        .unwrap();
+    let mgr = fenced(&server).connect().unwrap();
+    assert_eq!((token(&mgr), token(&mgr)), (1, 2));
+    let error = mgr.lock("token").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fencing);
+    assert!(advisory_locks(&mut client).is_empty());
+}

@@ -1,0 +1,102 @@
+//! A network that goes silent, slow, or breaks in the middle of a message.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use distlock::{Builder, Ended, Manager};
+use serial_test::serial;
+use throwaway_postgres::Proxy;
+
+use crate::support::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn through(proxy: &Proxy) -> Builder {
+    Manager::builder(&proxy.url())
+        .heartbeat(20 * MS)
+        .lease(800 * MS)
+        .reconnect_backoff(10 * MS, 50 * MS)
+}
+
+#[test]
+#[serial]
+fn a_holder_that_is_cut_off_knows_it_before_the_next_has_the_lock() {
+    let _clean = clean();
+    let proxy = Proxy::to(server()).unwrap();
+    let (far, near) = (through(&proxy).connect().unwrap(), manager());
+    for _ in 0..3 {
+        // After a partition the manager comes back by itself.
+        let mut held = None;
+        eventually(|| {
+            held = far.try_lock("partition").ok().flatten();
+            held.is_some()
+        });
+        let watch = held.as_ref().unwrap().watch();
+        // When it could first have been seen.
+        let seen = thread::spawn({
+            let watch = watch.clone();
+            move || (watch.wait(), Instant::now())
+        });
+        proxy.silence(true);
+        let next = near.lock("partition").unwrap();
+        let acquired = Instant::now();
+        assert!(watch.is_lost(), "two inside");
+        drop(next);
+        let (ended, at) = finish(vec![seen]).remove(0);
+        assert!(matches!(ended, Ended::LeaseExpired | Ended::SessionLost));
+        assert!(at < acquired, "seen {:?} too late", at - acquired);
+        proxy.silence(false);
+    }
+}
+
+#[test]
+#[serial]
+fn a_broken_connection_trips_the_watch_and_is_made_again() {
+    let _clean = clean();
+    let proxy = Proxy::to(server()).unwrap();
+    let mgr = through(&proxy).lease(None).connect().unwrap();
+    for harm in [Proxy::cut, Proxy::reset, Proxy::tear] {
+        let mut held = None;
+        eventually(|| {
+            held = mgr.try_lock("broken").ok().flatten();
+            held.is_some()
+        });
+        let watch = held.as_ref().unwrap().watch();
+        harm(&proxy);
+        assert_eq!(watch.wait_timeout(FOREVER), Some(Ended::SessionLost));
+    }
+}
+
+#[test]
+#[serial]
+fn an_answer_that_breaks_off_leaves_no_lock_behind() {
+    let _clean = clean();
+    let proxy = Proxy::to(server()).unwrap();
+    let (far, near) = (through(&proxy).connect().unwrap(), manager());
+    for n in 0..20 {
+        proxy.tear();
+        // Its answer, or that of the heartbeat before it, is the last on this connection;
+        // the lock is taken, or not, and may have to be taken again on the next one.
+        if let Ok(guard) = far.lock((n, n)) {
+            eventually(|| guard.is_lost() || near.try_lock((n, n)).unwrap().is_none());
+        }
+        drop(near.lock((n, n)).unwrap());
+    }
+}
+
+#[test]
+#[serial]
+fn a_slow_network_is_only_slow() {
+    let _clean = clean();
+    let proxy = Proxy::to(server()).unwrap();
+    let mgr = through(&proxy).connect().unwrap();
+    proxy.delay_data(30 * MS);
+    let threads = (0..4)
+        .map(|_| {
+            let mgr = mgr.clone();
+            thread::spawn(move || (0..5).for_each(|_| mgr.lock("slow").unwrap().unlock().unwrap()))
+        })
+        .collect();
+    finish(threads);
+    assert_eq!(mgr.stats().lost, 0);
+}

@@ -1,0 +1,75 @@
+//! A real PgBouncer before the server.
+
+use distlock::{ErrorKind, Manager};
+use serial_test::serial;
+use throwaway_postgres::{PoolMode, Pooler, Server};
+
+use crate::support::*;
+
+#[test]
+#[serial]
+fn a_pool_in_session_mode_keeps_locks() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let pooler = Pooler::before(&server, PoolMode::Session, 10).unwrap();
+    let pooled = Manager::connect(&pooler.url()).unwrap();
+    let direct = Manager::connect(&server.url()).unwrap();
+    let guard = pooled.lock("pooled").unwrap();
+    assert!(direct.try_lock("pooled").unwrap().is_none());
+    guard.unlock().unwrap();
+    let guard = direct.try_lock("pooled").unwrap().unwrap();
+    assert!(pooled.try_lock("pooled").unwrap().is_none());
+    guard.unlock().unwrap();
+}
+
+#[test]
+#[serial]
+fn a_session_pool_that_is_used_up_is_no_other_kind_of_pool() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    // The second connection, which is to tell, never gets a session of its own.
+    let pooler = Pooler::before(&server, PoolMode::Session, 1).unwrap();
+    let pooled = Manager::connect(&pooler.url()).unwrap();
+    let direct = Manager::connect(&server.url()).unwrap();
+    let guard = pooled.lock("pooled").unwrap();
+    assert!(direct.try_lock("pooled").unwrap().is_none());
+    guard.unlock().unwrap();
+    pooled.close().unwrap();
+}
+
+#[test]
+#[serial]
+fn a_pool_that_lends_its_sessions_out_is_refused() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    for mode in [PoolMode::Transaction, PoolMode::Statement] {
+        for size in [1, 10] {
+            let pooler = Pooler::before(&server, mode, size).unwrap();
+            let error = Manager::connect(&pooler.url()).unwrap_err();
+            assert_eq!(
+                error.kind(),
+                ErrorKind::Pooler,
+                "{mode:?} of {size}: {error}"
+            );
+            assert!(error.to_string().contains("session mode"));
+        }
+    }
+}
+
+#[test]
+#[serial]
+fn so_is_one_that_becomes_such_a_pool_later() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut pooler = Pooler::before(&server, PoolMode::Session, 10).unwrap();
+    let mgr = Manager::connect(&pooler.url()).unwrap();
+    let guard = mgr.lock("held").unwrap();
+    pooler.restart(PoolMode::Transaction, 10).unwrap();
+    eventually(|| guard.is_lost());
+    eventually(|| match mgr.try_lock("held") {
+        Err(error) => error.kind() == ErrorKind::Pooler,
+        Ok(guard) => panic!("{guard:?} through a pool in transaction mode"),
+    });
+    pooler.restart(PoolMode::Session, 10).unwrap();
+    eventually(|| matches!(mgr.try_lock("held"), Ok(Some(_))));
+}

@@ -1,0 +1,153 @@
+//! A PgBouncer before a server.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::{Client, NoTls};
+
+use crate::builder::free_port;
+use crate::cluster::Cluster;
+use crate::guardian::Guardian;
+use crate::server::Server;
+
+/// How long it may take to start.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const LOOK: Duration = Duration::from_millis(5);
+
+/// For how long a client of the pooler has a server's session (`pool_mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolMode {
+    /// As long as it is connected.
+    Session,
+    /// For a transaction.
+    Transaction,
+    /// For a statement.
+    Statement,
+}
+
+/// A running PgBouncer. Dropping it stops it.
+#[derive(Debug)]
+pub struct Pooler {
+    cluster: Cluster,
+    /// Its configuration but for the pool.
+    config: String,
+    port: u16,
+    running: Option<Child>,
+    guardian: Guardian,
+}
+
+impl Pooler {
+    /// Puts one before `server`, with `size` sessions there at most.
+    ///
+    /// # Errors
+    ///
+    /// There is no PgBouncer, or it does not start.
+    pub fn before(server: &Server, mode: PoolMode, size: usize) -> io::Result<Pooler> {
+        let cluster = Cluster::new()?;
+        cluster.make_data_folder()?;
+        let port = free_port()?;
+        let config = format!(
+            "[databases]\n\
+             * = host={} port={} user=postgres\n\
+             [pgbouncer]\n\
+             listen_addr = 127.0.0.1\n\
+             listen_port = {port}\n\
+             unix_socket_dir =\n\
+             auth_type = any\n",
+            server.folder().display(),
+            server.port(),
+        );
+        let mut pooler = Pooler {
+            guardian: Guardian::of(cluster.folder(), cluster.account)?,
+            cluster,
+            config,
+            port,
+            running: None,
+        };
+        pooler.restart(mode, size)?;
+        Ok(pooler)
+    }
+
+    /// Ends all its connections and starts it again as another kind of pool.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    pub fn restart(&mut self, mode: PoolMode, size: usize) -> io::Result<()> {
+        self.stop();
+        let mode = match mode {
+            PoolMode::Session => "session",
+            PoolMode::Transaction => "transaction",
+            PoolMode::Statement => "statement",
+        };
+        let pool = format!("pool_mode = {mode}\ndefault_pool_size = {size}\n");
+        self.cluster
+            .write("pgbouncer.ini", &(self.config.clone() + &pool))?;
+        let log = fs::File::create(self.cluster.log())?;
+        let child = self
+            .cluster
+            .command(program()?)
+            // Where the guardian looks for what must not go on.
+            .current_dir(self.cluster.data())
+            .arg("pgbouncer.ini")
+            .stdout(Stdio::null())
+            .stderr(log)
+            .process_group(0)
+            .spawn()?;
+        let child = self.running.insert(child);
+        let url = format!("host=127.0.0.1 port={} user=postgres", self.port);
+        let deadline = Instant::now() + PATIENCE;
+        while Client::connect(&url, NoTls).is_err() {
+            if child.try_wait()?.is_some() || Instant::now() > deadline {
+                let log = fs::read_to_string(self.cluster.log()).unwrap_or_default();
+                return Err(io::Error::other(format!("PgBouncer does not start: {log}")));
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// A connection string that goes through it.
+    pub fn url(&self) -> String {
+        format!(
+            "host=127.0.0.1 port={} user=postgres dbname=postgres",
+            self.port
+        )
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut child) = self.running.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        self.stop();
+        self.guardian.finish();
+    }
+}
+
+/// Where PgBouncer is: on the `PATH`, or where Debian has it.
+fn program() -> io::Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|folder| folder.join("pgbouncer"))
+        .find(|program| program.exists())
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "no PgBouncer found; `apt-get install pgbouncer` brings one",
+            )
+        })
+}
