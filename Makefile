@@ -1,8 +1,9 @@
 # Every target does its own set-up and leaves no server running.
 
 CARGO := cargo
+SOAK_MINUTES := 10
 
-.PHONY: help demo test lint package ci bench setup
+.PHONY: help demo test soak lint package ci bench setup
 # The targets share one build folder; side by side they would only wait for its lock.
 .NOTPARALLEL:
 
@@ -14,6 +15,9 @@ demo: setup ## Worker processes share a list of jobs while things break
 
 test: setup ## Run all tests against a real server
 	$(CARGO) test --workspace --locked
+
+soak: setup ## Lock for SOAK_MINUTES (10) while everything breaks, and check the history
+	$(CARGO) run --release --locked -p soak -- --minutes $(SOAK_MINUTES)
 
 lint: setup ## Format, clippy and docs, warnings are errors
 	$(CARGO) fmt --all --check

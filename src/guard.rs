@@ -84,7 +84,8 @@ impl Guard {
     }
 
     /// The fencing token of this hold: greater than those of all holders before, in the
-    /// whole database. `None` without [`Builder::fencing`](crate::Builder::fencing).
+    /// whole database. Those who share a lock at one time have tokens in any order. `None`
+    /// without [`Builder::fencing`](crate::Builder::fencing).
     pub fn token(&self) -> Option<u64> {
         self.grant.token.map(u64::from)
     }

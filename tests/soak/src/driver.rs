@@ -1,0 +1,310 @@
+//! Starts the server and the processes, breaks them by the schedule, and collects what
+//! they wrote.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use clap::ValueEnum;
+use throwaway_postgres::{Proxy, Server, Shutdown, pause, resume};
+
+use crate::check::Rules;
+use crate::fault::{Fault, Kind};
+use crate::history::{History, now};
+use crate::schedule::Schedule;
+use crate::store::Store;
+use crate::worker::{Broken, HEARTBEAT, LASTING, LEASE, store_path};
+
+/// How long everybody has to be at work again after a fault.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two faults.
+const CALM: Duration = Duration::from_millis(1200);
+
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What to start as a worker, with the subcommand `worker`.
+    pub program: PathBuf,
+    pub processes: u32,
+    pub threads: usize,
+    /// For how long; every kind of fault has its turn in any case.
+    pub length: Duration,
+    pub seed: u64,
+    pub broken: Option<Broken>,
+}
+
+/// What distlock promises with the settings of the workers, on a machine that may be busy.
+pub fn rules() -> Rules {
+    Rules {
+        detection: HEARTBEAT + Duration::from_millis(250),
+        aftermath: CALM - Duration::from_millis(200),
+        slack: Duration::from_millis(500),
+    }
+}
+
+/// Runs the plan. `said` hears of each fault.
+pub fn run(plan: &Plan, mut said: impl FnMut(&str)) -> anyhow::Result<History> {
+    let folder = tempfile::tempdir()?;
+    let server = Server::start()?;
+    let store = Store::open(&store_path(folder.path()))?;
+    let mut history = History::default();
+    let mut processes = (0..plan.processes)
+        .map(|number| Process::start(plan, folder.path(), &server, number))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    await_work(folder.path(), &mut processes)?;
+    let end = Instant::now() + plan.length;
+    let mut schedule = Schedule::new(plan.seed);
+    while Instant::now() < end || !schedule.has_had_all() {
+        let kind = schedule.next();
+        let holders = holders(&server)?;
+        let everybody: Vec<u32> = (0..plan.processes).collect();
+        let target = schedule.one_of(if holders.is_empty() {
+            &everybody
+        } else {
+            &holders
+        });
+        let process = match kind {
+            Kind::Crash | Kind::Restart => None,
+            _ => Some(target),
+        };
+        said(&format!("{kind:?} {process:?}"));
+        let from = now();
+        let target = &mut processes[target as usize];
+        strike(kind, target, plan, folder.path(), &server, &mut schedule)?;
+        if kind == Kind::Kill {
+            history
+                .killed
+                .insert((target.number, target.life - 1), from);
+        }
+        history.faults.push(Fault {
+            kind,
+            process,
+            from,
+            until: now(),
+        });
+        thread::sleep(CALM);
+        await_work(folder.path(), &mut processes).with_context(|| format!("after {kind:?}"))?;
+    }
+    for process in processes {
+        process.end()?;
+    }
+    assert_released(&server)?;
+    history.writes = store.close();
+    history.read(folder.path())?;
+    Ok(history)
+}
+
+fn strike(
+    kind: Kind,
+    process: &mut Process,
+    plan: &Plan,
+    folder: &Path,
+    server: &Server,
+    schedule: &mut Schedule,
+) -> anyhow::Result<()> {
+    let past_the_lease = LEASE + Duration::from_secs(1);
+    match kind {
+        Kind::Terminate => signal_backends(server, "pg_terminate_backend", process.number)?,
+        Kind::Cancel => {
+            for _ in 0..50 {
+                signal_backends(server, "pg_cancel_backend", process.number)?;
+                thread::sleep(schedule.millis(0..30));
+            }
+        }
+        Kind::Crash => server.restart(Shutdown::Immediate)?,
+        Kind::Restart => server.restart(Shutdown::Fast)?,
+        Kind::Kill => {
+            process.child.kill()?;
+            process.child.wait()?;
+            process.life += 1;
+            process.begin(plan, folder)?;
+        }
+        Kind::FreezeProcess => freeze(&[process.child.id().cast_signed()], past_the_lease),
+        Kind::FreezeBackend => freeze(&backends(server, process.number)?, past_the_lease),
+        Kind::Partition => {
+            process.proxy.silence(true);
+            thread::sleep(past_the_lease);
+            process.proxy.silence(false);
+        }
+        Kind::Slow => {
+            process.proxy.delay_data(schedule.millis(20..150));
+            thread::sleep(Duration::from_secs(2));
+            process.proxy.delay_data(Duration::ZERO);
+        }
+        Kind::Cut => process.proxy.cut(),
+        Kind::Reset => process.proxy.reset(),
+        Kind::Tear => process.proxy.tear(),
+    }
+    Ok(())
+}
+
+fn freeze(pids: &[i32], length: Duration) {
+    pids.iter().for_each(|&pid| pause(pid));
+    thread::sleep(length);
+    pids.iter().for_each(|&pid| resume(pid));
+}
+
+fn signal_backends(server: &Server, function: &str, process: u32) -> anyhow::Result<()> {
+    server.client().execute(
+        &format!("SELECT {function}(pid) FROM pg_stat_activity WHERE application_name = $1"),
+        &[&format!("soak-{process}")],
+    )?;
+    Ok(())
+}
+
+fn backends(server: &Server, process: u32) -> anyhow::Result<Vec<i32>> {
+    let rows = server.client().query(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = $1",
+        &[&format!("soak-{process}")],
+    )?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The processes that have a lock for longer.
+fn holders(server: &Server) -> anyhow::Result<Vec<u32>> {
+    let rows = server.client().query(
+        "SELECT DISTINCT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) \
+         WHERE locktype = 'advisory' AND granted AND application_name LIKE 'soak-%' \
+         AND objid::int8 >= $1",
+        &[&i64::from(LASTING.start)],
+    )?;
+    rows.iter()
+        .map(|row| Ok(row.get::<_, &str>(0).trim_start_matches("soak-").parse()?))
+        .collect()
+}
+
+/// Waits until every process has written something new.
+fn await_work(folder: &Path, processes: &mut [Process]) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    for process in processes {
+        let before = process.written(folder)?;
+        while process.written(folder)? == before {
+            if let Some(status) = process.child.try_wait()? {
+                bail!("process {} has ended: {status}", process.number);
+            }
+            let number = process.number;
+            ensure!(Instant::now() < deadline, "process {number} does no work");
+            thread::sleep(LOOK);
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is left at the server of those who have gone.
+fn assert_released(server: &Server) -> anyhow::Result<()> {
+    let mut client = server.client();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left: i64 = client
+            .query_one(
+                "SELECT (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory') + \
+                 (SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'soak-%')",
+                &[],
+            )?
+            .get(0);
+        if left == 0 {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{left} locks or sessions are left"
+        );
+        thread::sleep(LOOK);
+    }
+}
+
+/// A worker process and its way to the server.
+struct Process {
+    number: u32,
+    life: u32,
+    proxy: Proxy,
+    child: Child,
+    /// Closes when this process ends, however it ends; then the worker ends too.
+    lifeline: Option<ChildStdin>,
+}
+
+impl Process {
+    fn start(plan: &Plan, folder: &Path, server: &Server, number: u32) -> anyhow::Result<Process> {
+        let proxy = Proxy::to(server)?;
+        let (child, lifeline) = spawn(plan, folder, &proxy, number, 0)?;
+        Ok(Process {
+            number,
+            life: 0,
+            proxy,
+            child,
+            lifeline,
+        })
+    }
+
+    fn begin(&mut self, plan: &Plan, folder: &Path) -> anyhow::Result<()> {
+        (self.child, self.lifeline) = spawn(plan, folder, &self.proxy, self.number, self.life)?;
+        Ok(())
+    }
+
+    /// How much this life has written.
+    fn written(&self, folder: &Path) -> anyhow::Result<u64> {
+        let prefix = format!("{}-{}-", self.number, self.life);
+        let mut bytes = 0;
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                bytes += entry.metadata()?.len();
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Has it end by itself.
+    fn end(mut self) -> anyhow::Result<()> {
+        drop(self.lifeline.take());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "process {}: {status}", self.number);
+                return Ok(());
+            }
+            let number = self.number;
+            ensure!(Instant::now() < deadline, "process {number} does not end");
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn spawn(
+    plan: &Plan,
+    folder: &Path,
+    proxy: &Proxy,
+    number: u32,
+    life: u32,
+) -> anyhow::Result<(Child, Option<ChildStdin>)> {
+    let mut command = Command::new(&plan.program);
+    command
+        .arg("worker")
+        .arg(folder)
+        .args([number, life].map(|number| number.to_string()))
+        .args(["--threads", &plan.threads.to_string()])
+        .args(["--seed", &plan.seed.to_string()]);
+    if let Some(broken) = plan.broken.and_then(|broken| broken.to_possible_value()) {
+        command.args(["--broken", broken.get_name()]);
+    }
+    let mut child = command
+        .env("DATABASE_URL", proxy.url())
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("cannot start a worker")?;
+    let lifeline = child.stdin.take();
+    Ok((child, lifeline))
+}

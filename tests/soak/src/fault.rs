@@ -1,0 +1,74 @@
+//! The ways in which things break.
+
+use serde::{Deserialize, Serialize};
+
+/// One way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// `pg_terminate_backend` of a process's session.
+    Terminate,
+    /// `pg_cancel_backend` of a process's session, again and again.
+    Cancel,
+    /// The server drops everything and starts again.
+    Crash,
+    /// The server ends its sessions and starts again.
+    Restart,
+    /// SIGKILL of a process; another one takes its place.
+    Kill,
+    /// SIGSTOP of a process for longer than its lease.
+    FreezeProcess,
+    /// SIGSTOP of a process's session at the server for longer than the lease.
+    FreezeBackend,
+    /// The network between a process and the server passes nothing on for longer than
+    /// the lease.
+    Partition,
+    /// The network between a process and the server is slow.
+    Slow,
+    /// The network closes a process's connection.
+    Cut,
+    /// The network resets a process's connection.
+    Reset,
+    /// The network breaks a process's connection in the middle of an answer.
+    Tear,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 12] = [
+        Kind::Terminate,
+        Kind::Cancel,
+        Kind::Crash,
+        Kind::Restart,
+        Kind::Kill,
+        Kind::FreezeProcess,
+        Kind::FreezeBackend,
+        Kind::Partition,
+        Kind::Slow,
+        Kind::Cut,
+        Kind::Reset,
+        Kind::Tear,
+    ];
+
+    /// Does the server end the session at once, so that its locks are free before their
+    /// holder can know? A killed holder believes in nothing any more.
+    pub fn ends_sessions(self) -> bool {
+        matches!(
+            self,
+            Kind::Terminate | Kind::Crash | Kind::Restart | Kind::Cut | Kind::Reset | Kind::Tear
+        )
+    }
+}
+
+/// What happened, to which process (`None`: all), and how long.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub kind: Kind,
+    pub process: Option<u32>,
+    pub from: u64,
+    pub until: u64,
+}
+
+impl Fault {
+    pub fn concerns(&self, process: u32) -> bool {
+        self.process.is_none_or(|concerned| concerned == process)
+    }
+}

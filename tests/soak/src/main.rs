@@ -1,0 +1,63 @@
+//! Runs the soak, or is one of its workers.
+// A tool for the terminal.
+#![allow(clippy::print_stdout)]
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use soak::check::check;
+use soak::driver::{self, Plan};
+use soak::worker::{self, Broken, Role};
+
+/// Processes that lock while everything breaks, and a checker of what they believed.
+#[derive(Parser)]
+struct Cli {
+    /// How long; every kind of fault has its turn in any case
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// Decides which fault comes when; random if it is not given
+    #[arg(long)]
+    seed: Option<u64>,
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..50))]
+    processes: u32,
+    #[arg(long, default_value_t = 4)]
+    threads: usize,
+    /// Has the workers use a lock that does not do
+    #[arg(long)]
+    broken: Option<Broken>,
+    #[command(subcommand)]
+    role: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// One of the processes, started by the soak itself
+    #[command(hide = true)]
+    Worker(Role),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    if let Some(Command::Worker(role)) = cli.role {
+        worker::run(&role)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let plan = Plan {
+        program: std::env::current_exe()?,
+        processes: cli.processes,
+        threads: cli.threads,
+        length: Duration::from_secs(60 * cli.minutes),
+        seed: cli.seed.unwrap_or_else(|| fastrand::u64(..)),
+        broken: cli.broken,
+    };
+    println!("seed {}", plan.seed);
+    let history = driver::run(&plan, |fault| println!("{fault}"))?;
+    let findings = check(&history, &driver::rules());
+    println!("{findings}");
+    Ok(if findings.violations.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,187 @@
+//! One process that takes and gives back locks, and writes down what it believes.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use distlock::{ErrorKind, Guard, Manager};
+
+use crate::history::{Event, Journal, nanos, now};
+use crate::store::Client;
+
+pub const LEASE: Duration = Duration::from_secs(2);
+pub const HEARTBEAT: Duration = Duration::from_millis(30);
+/// The locks are the keys with this number and one of their own.
+pub(crate) const SPACE: i32 = 7700;
+/// Held for a moment by most threads, again and again.
+const BRIEF: std::ops::Range<i32> = 0..3;
+/// Held by the first thread of a process, for seconds: what faults are to hit.
+pub(crate) const LASTING: std::ops::Range<i32> = 100..102;
+/// How often a holder looks whether it has lost its lock.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A lock that does not do, to see that the checker can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Broken {
+    /// Each process locks for itself.
+    NoExclusion,
+    /// The holders never look whether they have lost it.
+    WatchIgnored,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Role {
+    /// Where the journals go, and the store listens
+    pub folder: PathBuf,
+    pub process: u32,
+    /// How often this process has been started before
+    pub life: u32,
+    #[arg(long)]
+    pub threads: usize,
+    #[arg(long)]
+    pub seed: u64,
+    #[arg(long)]
+    pub broken: Option<Broken>,
+}
+
+/// Works until standard input closes. `DATABASE_URL` names the database.
+pub fn run(role: &Role) -> anyhow::Result<()> {
+    let url = std::env::var("DATABASE_URL").context("DATABASE_URL is missing")?;
+    let mgr = Manager::builder(&url)
+        .application_name(&format!("soak-{}", role.process))
+        .heartbeat(HEARTBEAT)
+        .lease(LEASE)
+        .fencing("public.distlock_token")
+        .reconnect_backoff(Duration::from_millis(20), Duration::from_millis(200))
+        .connect()?;
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..role.threads)
+            .map(|number| {
+                let (mgr, over) = (&mgr, &over);
+                scope.spawn(move || work(role, number, mgr, over))
+            })
+            .collect();
+        // The driver's end closes when it is time to go, or when the driver is gone.
+        let ended = std::io::stdin().read_to_end(&mut Vec::new());
+        over.store(true, Ordering::SeqCst);
+        for thread in threads {
+            thread.join().expect("a thread has panicked")?;
+        }
+        ended.map(drop).context("standard input")
+    })?;
+    mgr.close().context("close")
+}
+
+fn work(role: &Role, number: usize, mgr: &Manager, over: &AtomicBool) -> anyhow::Result<()> {
+    let mut dice = fastrand::Rng::with_seed(
+        role.seed ^ (u64::from(role.process) << 32 | u64::from(role.life) << 16 | number as u64),
+    );
+    let keys = if number == 0 { LASTING } else { BRIEF };
+    let space = match role.broken {
+        Some(Broken::NoExclusion) => SPACE + role.process.cast_signed(),
+        _ => SPACE,
+    };
+    let mut journal = Journal::new(&role.folder, role.process, role.life, number)?;
+    let mut store = Client::connect(&store_path(&role.folder))?;
+    while !over.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(dice.u64(0..10)));
+        let (key, shared) = (dice.i32(keys.clone()), dice.u8(0..5) == 0);
+        let timeout = Duration::from_millis(dice.u64(0..1500));
+        let acquire = mgr.acquire((space, key)).timeout(timeout);
+        let acquire = if shared { acquire.shared() } else { acquire };
+        let from = now();
+        let outcome = acquire.try_lock();
+        let until = now();
+        called(&mut journal, from, from + nanos(timeout), until)?;
+        match outcome {
+            Ok(Some(guard)) => {
+                let token = guard.token().context("a guard without a token")?;
+                journal.write(&Event::Taken {
+                    key,
+                    shared,
+                    token,
+                    at: until,
+                })?;
+                let length = match key {
+                    key if LASTING.contains(&key) => dice.u64(3000..8000),
+                    _ => dice.u64(0..15),
+                };
+                let length = Duration::from_millis(length);
+                let (trusted, lost) = hold(role, length, &guard, || store.write(key, token))?;
+                journal.write(&Event::Ended { trusted, lost })?;
+                give_back(&mut journal, guard, dice.bool())?;
+                if lost.is_some() {
+                    // Too late, and the store knows.
+                    store.write(key, token)?;
+                }
+            }
+            Ok(None) => {}
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Holds the lock for a while. Returns when it was last believed in, and when it was seen
+/// to be lost.
+fn hold(
+    role: &Role,
+    length: Duration,
+    guard: &Guard,
+    mut write: impl FnMut() -> std::io::Result<bool>,
+) -> anyhow::Result<(u64, Option<u64>)> {
+    let end = Instant::now() + length;
+    let mut trusted = None;
+    loop {
+        let before = now();
+        if role.broken != Some(Broken::WatchIgnored) && guard.is_lost() {
+            // Lost before the first look: then it was never believed in.
+            return Ok((trusted.unwrap_or(0), Some(now())));
+        }
+        if trusted.is_none() {
+            write()?;
+        }
+        trusted = Some(before);
+        if Instant::now() >= end {
+            return Ok((before, None));
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// An unlock is answered or given up in the time of the lease; a drop never waits.
+fn give_back(journal: &mut Journal, guard: Guard, wait: bool) -> anyhow::Result<()> {
+    let from = now();
+    let limit = if wait { nanos(LEASE) } else { 0 };
+    if wait {
+        // A lock that is lost meanwhile is no news here.
+        guard.unlock().ok();
+    } else {
+        drop(guard);
+    }
+    called(journal, from, from + limit, now())
+}
+
+/// Writes down only what is late.
+fn called(journal: &mut Journal, from: u64, deadline: u64, until: u64) -> anyhow::Result<()> {
+    if until <= deadline {
+        return Ok(());
+    }
+    Ok(journal.write(&Event::Called {
+        from,
+        deadline,
+        until,
+    })?)
+}
+
+pub(crate) fn store_path(folder: &Path) -> PathBuf {
+    folder.join("store")
+}
