@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distlock::{Ended, Key, Manager, Watch};
+use distlock::{Ended, ErrorKind, Key, Manager, Watch};
 use serial_test::serial;
 use throwaway_postgres::{Proxy, Server, Shutdown};
 
@@ -190,4 +190,27 @@ fn fault_09_a_fixed_500_ms_connect_limit() {
     assert_eq!(guard.watch().wait(), Ended::SessionLost);
     assert!(mgr.try_lock_for("held", FOREVER / 4).unwrap().is_some());
     assert_eq!(mgr.stats().reconnects, 1);
+}
+
+#[test]
+#[serial]
+fn a_smart_stop_waits_for_the_manager_and_takes_no_lock_from_it() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mgr = Manager::connect(&server.url()).unwrap();
+    let guard = mgr.lock("smart").unwrap();
+    let watch = guard.watch();
+    thread::scope(|scope| {
+        let stop = scope.spawn(|| server.stop(Shutdown::Smart));
+        // From now on there are no new sessions; the old one goes on.
+        eventually(|| server.log().contains("received smart shutdown request"));
+        let error = Manager::connect(&server.url()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        drop(mgr.lock("another").unwrap());
+        assert!(!watch.is_lost());
+        guard.unlock().unwrap();
+        mgr.close().unwrap();
+        stop.join().unwrap().unwrap();
+    });
+    assert_eq!(watch.ended(), Some(Ended::Unlocked));
 }
