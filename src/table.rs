@@ -401,8 +401,8 @@ impl<W> Table<W> {
     }
 
     /// Gives the lock to the first waiters for as long as that needs no server (with
-    /// fencing: to one, if there is a token), and
-    /// lists the key if something is left for the server to do.
+    /// fencing: to one, if there is a token), and lists the key if something is left for
+    /// the server to do.
     fn advance(&mut self, key: Key, now: Instant, handed_over: bool, desk: &mut impl Desk<W>) {
         let full = self.limits.max_locks;
         let Some(entry) = self.entries.get_mut(&key) else {
@@ -508,5 +508,7 @@ impl<W> Table<W> {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

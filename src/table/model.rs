@@ -1,0 +1,418 @@
+//! The table beside a simple model of it, under random operations.
+//!
+//! The model is the world that the table must be right about: a server that grants by the
+//! rules of advisory locks, another process that takes and gives back the same locks, and
+//! a book of who waits and who holds. Whatever the table decides is checked against it.
+// Tests may panic.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const KEYS: i32 = 2;
+const CAP: usize = 100;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Acquire {
+        key: i32,
+        mode: Mode,
+        patience: Patience,
+    },
+    /// A holder gives its lock back, once or twice.
+    Release {
+        which: prop::sample::Index,
+        twice: bool,
+    },
+    /// A waiter leaves; with or without telling.
+    Leave {
+        which: prop::sample::Index,
+        told: bool,
+    },
+    Pass {
+        millis: u64,
+    },
+    /// The next batch goes to the server.
+    Plan,
+    /// Its answer is there, unless for one step the server cannot do it.
+    Answer {
+        failing: Option<prop::sample::Index>,
+    },
+    /// The other process changes what it holds.
+    Other {
+        key: i32,
+        mode: Option<Mode>,
+    },
+    LoseSession,
+    Dismiss {
+        all: bool,
+    },
+}
+
+fn mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![3 => Just(Mode::Exclusive), 2 => Just(Mode::Shared)]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let patience = prop_oneof![2 => Just(Patience::Wait), 1 => Just(Patience::Once)];
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        10 => (0..KEYS, mode(), patience)
+            .prop_map(|(key, mode, patience)| Step::Acquire { key, mode, patience }),
+        8 => (index(), prop::bool::weighted(0.3))
+            .prop_map(|(which, twice)| Step::Release { which, twice }),
+        2 => (index(), any::<bool>()).prop_map(|(which, told)| Step::Leave { which, told }),
+        4 => (0_u64..40).prop_map(|millis| Step::Pass { millis }),
+        10 => Just(Step::Plan),
+        10 => prop::option::weighted(0.1, index()).prop_map(|failing| Step::Answer { failing }),
+        3 => (0..KEYS, prop::option::of(mode()))
+            .prop_map(|(key, mode)| Step::Other { key, mode }),
+        1 => Just(Step::LoseSession),
+        1 => any::<bool>().prop_map(|all| Step::Dismiss { all }),
+    ]
+}
+
+#[derive(Clone, Copy)]
+struct Waiting {
+    key: Key,
+    mode: Mode,
+    patience: Patience,
+    left: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Held {
+    key: Key,
+    mode: Mode,
+    id: u64,
+}
+
+#[derive(Default)]
+struct World {
+    fenced: bool,
+    max_locks: Option<usize>,
+    /// At the server.
+    ours: BTreeMap<i64, Mode>,
+    theirs: BTreeMap<i64, Mode>,
+    last_token: u64,
+    /// By number, and so in the order of arrival.
+    waiting: BTreeMap<u32, Waiting>,
+    held: BTreeMap<u32, Held>,
+    newest_token: u64,
+}
+
+fn key(number: i32) -> Key {
+    Key::from((1, number))
+}
+
+fn exclude(one: Mode, other: Mode) -> bool {
+    one == Mode::Exclusive || other == Mode::Exclusive
+}
+
+impl World {
+    /// Is somebody inside, or in the line before, with whom `waiter` cannot be inside?
+    fn must_wait(&self, waiter: u32) -> bool {
+        let Waiting { key, mode, .. } = self.waiting[&waiter];
+        let mut inside = self.held.values().filter(|held| held.key == key);
+        let mut before = self.waiting.range(..waiter).map(|(_, other)| other);
+        inside.any(|held| exclude(held.mode, mode))
+            || before.any(|other| other.key == key && exclude(other.mode, mode))
+    }
+
+    /// Does somebody wait to share what others here share already?
+    fn somebody_could_join(&self) -> bool {
+        self.waiting.iter().any(|(&waiter, waiting)| {
+            waiting.mode == Mode::Shared
+                && self.held.values().any(|held| held.key == waiting.key)
+                && !self.must_wait(waiter)
+        })
+    }
+}
+
+impl Desk<u32> for World {
+    fn grant(
+        &mut self,
+        waiter: u32,
+        key: Key,
+        mode: Mode,
+        id: u64,
+        token: Option<Token>,
+        _: bool,
+    ) -> bool {
+        let waiting = self.waiting.remove(&waiter).expect("answered once");
+        assert!((waiting.key, waiting.mode) == (key, mode));
+        if waiting.left {
+            return false;
+        }
+        assert_eq!(
+            self.ours.get(&key.as_i64()),
+            Some(&mode),
+            "not at the server"
+        );
+        let mut fellows = self.held.values().filter(|held| held.key == key);
+        assert!(fellows.all(|held| !exclude(held.mode, mode)), "two inside");
+        let mut earlier = self.waiting.range(..waiter).map(|(_, other)| other);
+        assert!(
+            earlier.all(|other| other.key != key || other.left),
+            "overtaken"
+        );
+        assert_eq!(token.is_some(), self.fenced);
+        if let Some(token) = token.map(u64::from) {
+            assert!(self.newest_token < token, "a stale token");
+            self.newest_token = token;
+        }
+        self.held.insert(waiter, Held { key, mode, id });
+        true
+    }
+
+    fn refuse(&mut self, waiter: u32, refusal: Refusal) {
+        let waiting = self.waiting.remove(&waiter).expect("answered once");
+        match refusal {
+            Refusal::Busy => assert_eq!(waiting.patience, Patience::Once),
+            Refusal::LimitReached => {
+                assert!(self.max_locks.is_some_and(|max| self.held.len() >= max));
+            }
+        }
+    }
+
+    fn contended(&mut self) {}
+}
+
+struct Play {
+    table: Table<u32>,
+    world: World,
+    now: Instant,
+    batch: Vec<Op>,
+    arrived: u32,
+}
+
+impl Play {
+    fn new(fenced: bool, max_locks: Option<usize>) -> Play {
+        let limits = Limits {
+            max_locks,
+            retry_min: Duration::from_millis(1),
+            retry_max: Duration::from_millis(50),
+            fenced,
+        };
+        Play {
+            table: Table::new(limits, 7),
+            world: World {
+                fenced,
+                max_locks,
+                ..World::default()
+            },
+            now: Instant::now(),
+            batch: Vec::new(),
+            arrived: 0,
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        // While a batch is out nobody is taken in, and only a lock that is waited for can
+        // be given back: straight to the next in line.
+        let out = !self.batch.is_empty();
+        match step {
+            Step::Acquire {
+                key: number,
+                mode,
+                patience,
+            } if !out => {
+                let (key, waiter) = (key(number), self.arrived);
+                self.arrived += 1;
+                self.world.waiting.insert(
+                    waiter,
+                    Waiting {
+                        key,
+                        mode,
+                        patience,
+                        left: false,
+                    },
+                );
+                let must_wait = self.world.must_wait(waiter);
+                self.table
+                    .acquire(key, mode, patience, waiter, self.now, &mut self.world);
+                let waits = self.world.waiting.contains_key(&waiter);
+                assert!(
+                    !waits || !must_wait || patience == Patience::Wait,
+                    "no patience"
+                );
+            }
+            Step::Release { which, twice } if !self.world.held.is_empty() => {
+                let waiter = *which.get(&self.world.held.keys().collect::<Vec<_>>());
+                let Held { key, id, mode } = self.world.held[waiter];
+                if out && !self.table.is_awaited(key) {
+                    return;
+                }
+                let waiter = *waiter;
+                self.world.held.remove(&waiter);
+                let released = self.table.release(key, id, self.now, &mut self.world);
+                assert!(released != Released::Stale);
+                // The table counts shared holders and does not tell them apart.
+                if twice && mode == Mode::Exclusive {
+                    let again = self.table.release(key, id, self.now, &mut self.world);
+                    assert_eq!(again, Released::Stale);
+                }
+            }
+            Step::Leave { which, told } if !self.world.waiting.is_empty() => {
+                let waiter = **which.get(&self.world.waiting.keys().collect::<Vec<_>>());
+                let waiting = self.world.waiting.get_mut(&waiter).unwrap();
+                waiting.left = true;
+                let key = waiting.key;
+                if told && !out {
+                    let waiting = &self.world.waiting;
+                    let gone: BTreeSet<u32> = waiting
+                        .iter()
+                        .filter(|(_, other)| other.left && other.key == key)
+                        .map(|(&waiter, _)| waiter)
+                        .collect();
+                    self.world
+                        .waiting
+                        .retain(|waiter, _| !gone.contains(waiter));
+                    let is_gone = |waiter: &u32| gone.contains(waiter);
+                    self.table.sweep(key, is_gone, self.now, &mut self.world);
+                }
+            }
+            Step::Pass { millis } => self.now += Duration::from_millis(millis),
+            Step::Plan if !out => self.plan(),
+            Step::Answer { failing } => self.answer(failing),
+            Step::Other { key: number, mode } => self.other(key(number), mode),
+            Step::LoseSession => {
+                self.batch.clear();
+                self.world.ours.clear();
+                assert_eq!(self.table.lose(), self.world.held.len());
+                self.world.held.clear();
+            }
+            Step::Dismiss { all } => {
+                let waiting = &mut self.world.waiting;
+                self.table.dismiss(all, |waiter| {
+                    let waiting = waiting.remove(&waiter).expect("answered once");
+                    assert!(all || waiting.patience == Patience::Once);
+                });
+            }
+            Step::Acquire { .. } | Step::Release { .. } | Step::Leave { .. } | Step::Plan => {}
+        }
+        assert_eq!(self.table.held(), self.world.held.len());
+        assert_eq!(self.table.waiting(), self.world.waiting.len());
+        let max = self.world.max_locks.unwrap_or(usize::MAX);
+        assert!(self.table.held() <= max);
+        let server_needed = self.world.fenced || !self.batch.is_empty();
+        assert!(server_needed || !self.world.somebody_could_join());
+    }
+
+    fn plan(&mut self) {
+        self.table
+            .plan(self.now, CAP, &mut self.batch, &mut self.world);
+        let keys: BTreeSet<i64> = self.batch.iter().map(|op| op.key.as_i64()).collect();
+        assert_eq!(keys.len(), self.batch.len(), "two steps for one key");
+        assert!(self.batch.is_sorted_by_key(|op| op.action));
+    }
+
+    /// The server does the batch, one step after the other.
+    fn answer(&mut self, failing: Option<prop::sample::Index>) {
+        let failing = failing
+            .filter(|_| !self.batch.is_empty())
+            .map(|which| which.index(self.batch.len()));
+        for (n, op) in std::mem::take(&mut self.batch).into_iter().enumerate() {
+            let (number, ours) = (op.key.as_i64(), self.world.ours.get(&op.key.as_i64()));
+            let fails = failing == Some(n);
+            let mut token = None;
+            let yes = match op.action {
+                Action::Lock => {
+                    assert_eq!(ours, None, "locked twice");
+                    let other = self.world.theirs.get(&number);
+                    !fails && other.is_none_or(|&other| !exclude(other, op.mode))
+                }
+                Action::Draw => {
+                    assert!(self.world.fenced);
+                    assert_eq!(ours, Some(&op.mode), "a token for no lock");
+                    !fails
+                }
+                // One that fails would end the session.
+                Action::Unlock => {
+                    assert_eq!(ours, Some(&op.mode), "unlocked what is not ours");
+                    let mut held = self.world.held.values();
+                    assert!(held.all(|held| held.key != op.key), "unlocked what is held");
+                    self.world.ours.remove(&number);
+                    true
+                }
+            };
+            if yes && op.action == Action::Lock {
+                self.world.ours.insert(number, op.mode);
+            }
+            if yes && self.world.fenced && op.action != Action::Unlock {
+                self.world.last_token += 1;
+                token = Token::new(self.world.last_token);
+            }
+            if fails && op.action != Action::Unlock {
+                let waiting = &mut self.world.waiting;
+                self.table.fail(op.key, |waiter| {
+                    waiting.remove(&waiter).expect("answered once");
+                });
+            } else {
+                self.table.settle(op, yes, token, self.now, &mut self.world);
+            }
+        }
+    }
+
+    fn other(&mut self, key: Key, mode: Option<Mode>) {
+        let number = key.as_i64();
+        let ours = self.world.ours.get(&number);
+        match mode {
+            None => drop(self.world.theirs.remove(&number)),
+            Some(mode) if ours.is_none_or(|&ours| !exclude(ours, mode)) => {
+                self.world.theirs.insert(number, mode);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Everybody gives back what they have as soon as they have it, and the other process
+    /// is gone: then all get their turn, and in the end nothing is left.
+    fn settle_down(&mut self) {
+        self.world.theirs.clear();
+        for _ in 0..40 * (self.arrived + 1) {
+            self.answer(None);
+            while let Some((&waiter, _)) = self.world.held.first_key_value() {
+                let Held { key, id, .. } = self.world.held.remove(&waiter).unwrap();
+                self.table.release(key, id, self.now, &mut self.world);
+            }
+            self.now += Duration::from_millis(10);
+            self.plan();
+        }
+        assert!(self.world.waiting.is_empty(), "somebody was forgotten");
+        assert!(self.world.ours.is_empty(), "a lock was left at the server");
+        assert!(self.table.entries.is_empty());
+        assert!(self.batch.is_empty() && !self.table.has_ready());
+        assert_eq!(self.table.next_look(), None);
+    }
+}
+
+/// `PROPTEST_CASES` can ask for more.
+fn config() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig {
+        cases: config.cases.max(2000),
+        failure_persistence: None,
+        ..config
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn the_table_does_as_the_model_says(
+        fenced: bool,
+        max_locks in prop::option::weighted(0.3, 1_usize..4),
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let mut play = Play::new(fenced, max_locks);
+        for step in steps {
+            play.step(step);
+        }
+        play.settle_down();
+    }
+}
