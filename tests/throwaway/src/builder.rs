@@ -15,6 +15,7 @@ const PORTS: u32 = 5;
 pub struct Builder {
     settings: Vec<(String, String)>,
     hba: Vec<String>,
+    files: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -34,6 +35,13 @@ impl Builder {
         self
     }
 
+    /// A file in the data folder, such as a certificate, that only the server may read.
+    #[must_use]
+    pub fn file(mut self, name: &str, contents: &str) -> Self {
+        self.files.push((name.to_owned(), contents.to_owned()));
+        self
+    }
+
     /// Makes the cluster and starts the server.
     ///
     /// # Errors
@@ -43,6 +51,9 @@ impl Builder {
         let mut server = Server::stopped(Cluster::new()?)?;
         server.cluster.initdb()?;
         server.cluster.write_hba(&self.hba)?;
+        for (name, contents) in &self.files {
+            server.cluster.write_file(name, contents)?;
+        }
         for attempt in 1.. {
             server.port = free_port()?;
             server.cluster.write_settings(&self.settings, server.port)?;

@@ -1,7 +1,8 @@
 //! The files of a server.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -79,6 +80,21 @@ impl Cluster {
         let file = self.data().join("pg_hba.conf");
         let trust = fs::read_to_string(&file)?;
         fs::write(&file, format!("{}\n{trust}", lines.join("\n")))
+    }
+
+    /// Writes a file of the server's, which takes no private key that others may read.
+    pub(crate) fn write_file(&self, name: &str, contents: &str) -> io::Result<()> {
+        let path = self.data().join(name);
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        file.write_all(contents.as_bytes())?;
+        match self.account {
+            Some(account) => account.own(&path),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn write_settings(
