@@ -17,4 +17,6 @@ mod logs;
 mod outages;
 mod source_suite;
 mod stalled;
+#[cfg(feature = "tls")]
+mod tls;
 mod waiting;
