@@ -67,7 +67,8 @@ impl Manager {
 
     /// A manager's settings, to be changed before it connects to `dsn`: a
     /// `postgres://` URL or `key=value` pairs as
-    /// [`postgres::Config`] reads them, with one host or several.
+    /// [`postgres::Config`] reads them, with one host or several, and with all that
+    /// libpq's `sslmode` and `sslrootcert` can be ([TLS](crate#tls)).
     pub fn builder(dsn: &str) -> Builder {
         Builder {
             dsn: dsn.to_owned(),

@@ -49,7 +49,8 @@ fn versions(
 }
 
 fn roots_in(file: &str) -> Result<RootCertStore, Error> {
-    let refused = |message| Error::config(format!("sslrootcert: {file} {message}"));
+    // Not by its name: after `sslrootcert= password=x` that is the password.
+    let refused = |what| Error::config(format!("the file named by sslrootcert {what}"));
     let certificates = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| refused("cannot be read as a PEM file").caused_by(error))?;

@@ -124,6 +124,8 @@ fn no_part_of_a_password_is_in_an_error() {
         "host=/nonexistent password=a\\ sesame port=sesame",
         "host=/nonexistent user=app port=1 password=x port=sesame",
         "password=sesame",
+        "host=x sslmode= password=sesame",
+        "host=x sslrootcert= password=sesame sslmode=verify-full",
         "postgres://app:sesame@db:port/app",
         "postgres://app:p@sesame:x@%2Fnonexistent/app",
         "postgres://app:open sesame@[db/app",

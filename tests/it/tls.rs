@@ -247,6 +247,15 @@ fn without_an_authority_anybody_is_accepted() {
     }
     let builder = Manager::builder(&named(&server, "db", "sslmode=disable"));
     check_works(&server, builder, false);
+    // Nor does it take another authority for a certificate that has signed itself.
+    let root = server
+        .folder()
+        .join("data/server.crt")
+        .display()
+        .to_string();
+    let rest = format!("sslmode=verify-full sslrootcert='{root}'");
+    let builder = Manager::builder(&named(&server, "nobody", &rest));
+    check_works(&server, builder, true);
 }
 
 #[test]
@@ -297,6 +306,21 @@ fn there_is_no_tls_on_unix_sockets() {
         check_works(server, Manager::builder(&dsn), false);
         let own = Manager::builder(&format!("{} {rest}", server.url())).tls(own_connector(root));
         check_works(server, own, false);
+    }
+}
+
+#[test]
+#[serial]
+fn a_socket_beside_other_hosts_is_passed_over_where_tls_is_required() {
+    let (server, _) = secured();
+    let _clean = clean_on(server);
+    for (mode, with_tls) in [("prefer", false), ("require", true)] {
+        let socket = server.folder().display();
+        let dsn = server.url().replace(
+            &format!("host={socket}"),
+            &format!("host={socket},127.0.0.1 sslmode={mode}"),
+        );
+        check_works(server, Manager::builder(&dsn), with_tls);
     }
 }
 
