@@ -14,7 +14,7 @@ demo: setup ## Worker processes share a list of jobs while things break
 	$(CARGO) run --release --locked --example batch_workers
 
 test: setup ## Run all tests against a real server
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --all-features
 
 soak: setup ## Lock for SOAK_MINUTES (10) while everything breaks, and check the history
 	$(CARGO) run --release --locked -p soak -- --minutes $(SOAK_MINUTES)
@@ -22,6 +22,7 @@ soak: setup ## Lock for SOAK_MINUTES (10) while everything breaks, and check the
 lint: setup ## Format, clippy and docs, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+	$(CARGO) clippy -p distlock --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --all-features --locked
 
 package: setup ## Build the package as it would be published

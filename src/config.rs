@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use postgres::config::TargetSessionAttrs;
 
+use crate::dsn;
 use crate::error::Error;
 use crate::key::Namespace;
+use crate::tls::{self, Connector};
 
 /// The shortest lease that leaves room for a heartbeat to be late.
 const MIN_LEASE_HEARTBEATS: u32 = 4;
@@ -204,11 +206,24 @@ impl Settings {
     }
 }
 
-/// The driver's view of `dsn`, with the application name and connect timeout put in.
+/// The database to connect to, and how.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) config: postgres::Config,
+    pub(crate) connector: Connector,
+}
+
+/// The driver's view of `dsn`, with the application name and connect timeout put in, and
+/// the connector to use, which is `tls` if there is one.
 ///
 /// The driver's parse errors are passed on only where they are known to quote no
 /// part of the input, which may hold a password.
-pub(crate) fn parse_dsn(dsn: &str, settings: &Settings) -> Result<postgres::Config, Error> {
+pub(crate) fn parse_dsn(
+    dsn: &str,
+    settings: &Settings,
+    tls: Option<Connector>,
+) -> Result<Target, Error> {
+    let (dsn, parameters) = dsn::split(dsn);
     let mut config: postgres::Config = dsn.parse().map_err(|error: postgres::Error| {
         let message = "the connection string is neither `key=value` pairs nor a postgres:// URL";
         match error.source().map(ToString::to_string) {
@@ -281,7 +296,8 @@ pub(crate) fn parse_dsn(dsn: &str, settings: &Settings) -> Result<postgres::Conf
             "neither the connection string nor the application name may have a NUL",
         ));
     }
-    Ok(config)
+    let connector = tls::choose(&mut config, parameters, tls)?;
+    Ok(Target { config, connector })
 }
 
 #[cfg(test)]
@@ -292,7 +308,7 @@ mod tests {
     use super::*;
 
     fn parsed(dsn: &str) -> Result<postgres::Config, Error> {
-        parse_dsn(dsn, &Settings::default())
+        parse_dsn(dsn, &Settings::default(), None).map(|target| target.config)
     }
 
     #[test]

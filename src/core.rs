@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use crate::clock;
-use crate::config::Settings;
+use crate::config::{Settings, Target};
 use crate::error::Error;
 use crate::key::Key;
 use crate::pulse::Pulse;
@@ -137,7 +137,7 @@ pub(crate) struct State {
 
 pub(crate) struct Core {
     pub(crate) settings: Settings,
-    pub(crate) config: postgres::Config,
+    pub(crate) target: Target,
     pub(crate) counters: Counters,
     pub(crate) replies: ReplyPool<Answer>,
     pub(crate) state: Mutex<State>,
@@ -163,7 +163,7 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(
-        config: postgres::Config,
+        target: Target,
         settings: Settings,
         queue: Receiver<Message>,
         alarm: Sender<()>,
@@ -194,7 +194,7 @@ impl Core {
                 thread: None,
             }),
             settings,
-            config,
+            target,
             counters: Counters::default(),
             replies: ReplyPool::new(),
             notes: Mutex::default(),

@@ -51,6 +51,10 @@ pub enum ErrorKind {
     /// There is no fencing token: the sequence is missing and may not be made, is not
     /// fit, or could not be drawn from. The message has the SQL that helps.
     Fencing,
+    /// There is no TLS connection: the server has no TLS where it is required, its
+    /// certificate was refused (another authority, another host, expired), or the
+    /// handshake failed. The message says what helps.
+    Tls,
     /// The database answered with an error that has no kind of its own; the
     /// [`source`](StdError::source) says which.
     Database,
@@ -139,6 +143,7 @@ impl Error {
                 | ErrorKind::NotLocking
                 | ErrorKind::ServerTooOld
                 | ErrorKind::Fencing
+                | ErrorKind::Tls
         )
     }
 

@@ -85,6 +85,49 @@
 //! Many readers, one writer: [`Manager::lock_shared`] and [`Manager::lock`] of one key.
 //! All waits of a program that shuts down: [`Acquire::cancel`] with one [`CancelToken`].
 //!
+//! # TLS
+//!
+//! With the feature `tls`, off by default, the connection string alone is enough. Its
+//! `sslmode` and `sslrootcert` have the meaning of [libpq]'s:
+//!
+//! | `sslmode` | encrypted | the server's certificate |
+//! |---|---|---|
+//! | `disable` | never | |
+//! | `prefer`, the default | if the server has TLS | not checked without `sslrootcert` |
+//! | `require` | always | not checked without `sslrootcert` |
+//! | `verify-ca` | always | signed by a trusted authority |
+//! | `verify-full` | always | that, and for this host |
+//!
+//! `sslrootcert` names a PEM file with the trusted authorities, read once; given that, the
+//! signature is checked in every mode. Without it the `verify-…` modes trust the system's
+//! authorities, where libpq would look for `~/.postgresql/root.crt`. `sslrootcert=system`
+//! is the system's authorities and `verify-full`, and goes with no weaker mode. Only
+//! `verify-full` keeps somebody on the way from reading along:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), distlock::Error> {
+//! let mgr = distlock::Manager::connect(
+//!     "postgres://app@db.example.com/app?sslmode=verify-full&sslrootcert=/etc/db/ca.pem",
+//! )?;
+//! # drop(mgr);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What differs: host names count only as subject alternative names, not as the
+//! certificate's common name; a certificate authority's own certificate does not do for a
+//! server; `prefer` does not try again without TLS after a handshake that failed;
+//! `sslmode=allow`, client certificates and revocation lists are missing. There is no TLS
+//! on unix sockets; but if one stands in a list beside other hosts, it is refused where
+//! TLS is required.
+//!
+//! [`Builder::tls`] takes any other implementation, with the feature or without. It then
+//! is what verifies, and `sslmode` only says when it is used. Where neither is there, a
+//! connection string that asks for TLS is a [`Config`](ErrorKind::Config) error. What goes
+//! wrong with TLS later is of the kind [`Tls`](ErrorKind::Tls).
+//!
+//! [libpq]: https://www.postgresql.org/docs/current/libpq-ssl.html
+//!
 //! # Logs
 //!
 //! Through [`tracing`], whose `log` feature is on, so that they reach `log` as well:
@@ -110,6 +153,7 @@ mod cancel;
 mod clock;
 mod config;
 mod core;
+mod dsn;
 mod error;
 mod guard;
 mod key;
@@ -121,6 +165,7 @@ mod request;
 mod session;
 mod stats;
 mod table;
+mod tls;
 mod watch;
 mod watchdog;
 mod worker;

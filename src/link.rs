@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::backoff::{self, Dice};
 use crate::clock;
-use crate::config::Settings;
+use crate::config::{Settings, Target};
 use crate::core::{Core, State};
 use crate::error::Error;
 use crate::session::Session;
@@ -34,16 +34,16 @@ pub(crate) type Dialled = (u64, Result<Session, Error>);
 /// Connects on a thread of its own and sends the outcome. If nobody waits for it any
 /// more, the session is closed on that thread.
 pub(crate) fn dial(
-    config: &postgres::Config,
+    target: &Target,
     settings: &Settings,
     generation: u64,
     outcomes: Sender<Dialled>,
 ) -> Result<(), Error> {
-    let (config, settings) = (config.clone(), settings.clone());
+    let (target, settings) = (target.clone(), settings.clone());
     thread::Builder::new()
         .name("distlock-dial".into())
         .spawn(move || {
-            let connect = || Session::connect(&config, &settings, generation);
+            let connect = || Session::connect(&target, &settings, generation);
             // Whoever counts on an outcome gets one.
             let outcome = catch_unwind(AssertUnwindSafe(connect))
                 .unwrap_or_else(|_| Err(Error::unavailable("the connect has panicked")));
@@ -55,7 +55,8 @@ pub(crate) fn dial(
 
 /// How long a dial may take in all: the driver's own limit holds for each host's TCP
 /// connect, but not for a server that accepts and then says nothing.
-pub(crate) fn dial_limit(config: &postgres::Config, settings: &Settings) -> Duration {
+pub(crate) fn dial_limit(target: &Target, settings: &Settings) -> Duration {
+    let config = &target.config;
     let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
     config
         .get_connect_timeout()
@@ -168,17 +169,17 @@ impl Link {
             Phase::Down { redial_at } if now < *redial_at => {}
             Phase::Down { .. } => {
                 let Core {
-                    config, settings, ..
+                    target, settings, ..
                 } = core;
                 self.attempt = self.attempt.saturating_add(1);
                 state.generation += 1;
                 let patience_ends = state.refusing.is_none().then_some(now + RECONNECT_GRACE);
-                match dial(config, settings, state.generation, self.dialler.clone()) {
+                match dial(target, settings, state.generation, self.dialler.clone()) {
                     Ok(()) => {
                         self.outstanding += 1;
                         self.phase = Phase::Dialling {
                             generation: state.generation,
-                            give_up_at: now + dial_limit(config, settings),
+                            give_up_at: now + dial_limit(target, settings),
                             patience_ends,
                         }
                     }
@@ -193,7 +194,7 @@ impl Link {
                 if now >= *give_up_at {
                     let error = Error::unavailable("the database did not answer the connect");
                     // Twice as long for each that is still waiting: they must not pile up.
-                    let pause = dial_limit(&core.config, &core.settings)
+                    let pause = dial_limit(&core.target, &core.settings)
                         .saturating_mul(1_u32.checked_shl(self.outstanding).unwrap_or(u32::MAX))
                         .min(LONGEST_PAUSE);
                     self.failed(&core.settings, state, error, pause);

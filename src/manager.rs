@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
+use postgres::Socket;
+use postgres::tls::{MakeTlsConnect, TlsConnect};
 use tracing::info;
 
 use crate::acquire::{Acquire, Limit};
@@ -14,6 +16,7 @@ use crate::error::Error;
 use crate::guard::Guard;
 use crate::key::{Key, Namespace};
 use crate::stats::Stats;
+use crate::tls::Connector;
 use crate::{link, watchdog, worker};
 
 /// Takes and keeps locks, over one database connection.
@@ -64,11 +67,13 @@ impl Manager {
 
     /// A manager's settings, to be changed before it connects to `dsn`: a
     /// `postgres://` URL or `key=value` pairs as
-    /// [`postgres::Config`] reads them, with one host or several.
+    /// [`postgres::Config`] reads them, with one host or several, and with all that
+    /// libpq's `sslmode` and `sslrootcert` can be ([TLS](crate#tls)).
     pub fn builder(dsn: &str) -> Builder {
         Builder {
             dsn: dsn.to_owned(),
             settings: Settings::default(),
+            tls: None,
         }
     }
 
@@ -215,6 +220,7 @@ impl fmt::Debug for Manager {
 pub struct Builder {
     dsn: String,
     settings: Settings,
+    tls: Option<Connector>,
 }
 
 impl Builder {
@@ -407,6 +413,28 @@ impl Builder {
         self
     }
 
+    /// Encrypts the connection with `tls`, any connector for the `postgres` crate, such as
+    /// those of `postgres-native-tls`, `postgres-openssl` and `tokio-postgres-rustls`. For
+    /// client certificates, certificates of one's own choice and the like; with the feature
+    /// `tls` the connection string alone is enough ([TLS](crate#tls)).
+    ///
+    /// It is the connector that verifies. The connection string's `sslmode` says when it is
+    /// used: `disable` never, `prefer` if the server has TLS, `require` (the default here),
+    /// `verify-ca` and `verify-full` always. `sslrootcert` is refused. Unix sockets have no
+    /// TLS.
+    ///
+    /// Default: none.
+    pub fn tls<T>(mut self, tls: T) -> Builder
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::TlsConnect: Send,
+        T::Stream: Send,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        self.tls = Some(Connector::new(tls));
+        self
+    }
+
     /// Connects and starts the worker.
     ///
     /// A connection is only taken if locks mean something on it: to a server that takes
@@ -425,28 +453,30 @@ impl Builder {
     /// [`NotLocking`](crate::ErrorKind::NotLocking) and
     /// [`ServerTooOld`](crate::ErrorKind::ServerTooOld) if locks would mean nothing there;
     /// [`Fencing`](crate::ErrorKind::Fencing) if there can be no tokens;
+    /// [`Tls`](crate::ErrorKind::Tls) if there can be no TLS or the server's certificate is
+    /// refused;
     /// [`Database`](crate::ErrorKind::Database) if it refuses the login or does not
     /// have the database.
     pub fn connect(self) -> Result<Manager, Error> {
         let settings = self.settings.checked()?;
-        let config = config::parse_dsn(&self.dsn, &settings)?;
+        let target = config::parse_dsn(&self.dsn, &settings, self.tls)?;
         let generation = 1;
         let (dialler, outcomes) = bounded(1);
-        link::dial(&config, &settings, generation, dialler)?;
+        link::dial(&target, &settings, generation, dialler)?;
         let (_, outcome) = outcomes
-            .recv_timeout(link::dial_limit(&config, &settings))
+            .recv_timeout(link::dial_limit(&target, &settings))
             .map_err(|_| {
                 Error::unavailable("the database did not answer within the connect timeout")
             })?;
         let session = outcome?;
         info!(
-            hosts = ?config.get_hosts(),
-            dbname = config.get_dbname(),
+            hosts = ?target.config.get_hosts(),
+            dbname = target.config.get_dbname(),
             "connected"
         );
         let (queue, requests) = bounded(settings.queue_capacity);
         let (alarm, alarms) = bounded(1);
-        let core = Core::new(config, settings, requests, alarm);
+        let core = Core::new(target, settings, requests, alarm);
         let handle = Arc::new(Handle {
             core: Arc::clone(&core),
             queue,

@@ -6,14 +6,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postgres::Client;
 use postgres::error::SqlState;
-use postgres::{Client, NoTls};
 use tracing::{trace, warn};
 
 use super::sql::{self, LOCK, UNLOCK};
 use super::{Session, fence, idle_timeouts, preflight};
-use crate::config::Settings;
+use crate::config::{Settings, Target};
 use crate::error::{Error, ErrorKind};
+use crate::tls;
 use crate::watch::SessionState;
 
 /// idle_session_timeout and client_connection_check_interval came with this version
@@ -23,13 +24,13 @@ const FIRST_WITH_LEASE: i32 = 140_000;
 impl Session {
     /// Connects, which may take long: not on a thread that somebody waits for.
     pub(crate) fn connect(
-        config: &postgres::Config,
+        target: &Target,
         settings: &Settings,
         generation: u64,
     ) -> Result<Session, Error> {
-        let mut client = login(config)?;
-        let again = config.clone();
-        let version = preflight::check(&mut client, config, move || login(&again))?;
+        let mut client = login(target)?;
+        let again = target.clone();
+        let version = preflight::check(&mut client, &target.config, move || login(&again))?;
         let lease = prepare(&mut client, settings, version).map_err(refused)?;
         let batch_sql = match &settings.fencing {
             None => sql::batch(),
@@ -57,11 +58,11 @@ impl Session {
     }
 }
 
-fn login(config: &postgres::Config) -> Result<Client, Error> {
-    let mut config = config.clone();
+fn login(target: &Target) -> Result<Client, Error> {
+    let mut config = target.config.clone();
     // The server warns about unlocks that this module checks for itself.
     config.notice_callback(|notice| trace!(%notice, "the server says"));
-    config.connect(NoTls).map_err(refused)
+    target.connector.connect(&config).map_err(refused)
 }
 
 /// Makes the session fit to hold locks; returns the lease that the server can keep.
@@ -139,15 +140,45 @@ pub(super) fn refused(error: postgres::Error) -> Error {
             ErrorKind::Unavailable,
             "the server takes no connections now",
         ),
-        Some(code) if code.starts_with("28") => {
-            (ErrorKind::Database, "the server refused the login")
-        }
+        Some("28P01") => (
+            ErrorKind::Database,
+            "the server refused the login: the user or the password is wrong",
+        ),
+        Some(code) if code.starts_with("28") => (
+            ErrorKind::Database,
+            "the server refused the login: there is no such user, or pg_hba.conf does not \
+             let it in from here, or only with TLS, or only without",
+        ),
         Some("3D000") => (ErrorKind::Database, "the database does not exist"),
         Some(_) => (ErrorKind::Database, "the server refused the session"),
-        None if is_read_only(&error) => (ErrorKind::Standby, preflight::STANDBY),
-        None => (ErrorKind::Unavailable, "cannot connect to the database"),
+        None => judged_by_driver(&error),
     };
     Error::new(kind, message).caused_by(error)
+}
+
+/// What an error means that is not the server's own. The driver tells them apart by
+/// their texts alone.
+fn judged_by_driver(error: &postgres::Error) -> (ErrorKind, &'static str) {
+    let cause = error.source().map(ToString::to_string);
+    if is_read_only(error) {
+        (ErrorKind::Standby, preflight::STANDBY)
+    } else if let Some(advice) = tls::advice(error) {
+        (ErrorKind::Tls, advice)
+    } else if cause.is_some_and(|cause| cause == "password missing") {
+        (
+            ErrorKind::Database,
+            "the server refused the login: it asks for a password, and the connection string \
+             has none",
+        )
+    } else if error.to_string().starts_with("authentication error") {
+        (
+            ErrorKind::Database,
+            "the login failed: the server does not authenticate in a way that the driver and \
+             the connection string accept",
+        )
+    } else {
+        (ErrorKind::Unavailable, "cannot connect to the database")
+    }
 }
 
 /// The driver's way to say that no host takes writes.

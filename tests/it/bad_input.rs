@@ -16,7 +16,7 @@ const SHORT: Duration = Duration::from_millis(200);
 type Change = fn(Builder) -> Builder;
 
 /// Everything that a program could show of an error.
-fn shown(error: &Error) -> String {
+pub(crate) fn shown(error: &Error) -> String {
     let mut text = format!("{error} {error:?} {error:#?}");
     let mut source = error.source();
     while let Some(cause) = source {
@@ -124,6 +124,8 @@ fn no_part_of_a_password_is_in_an_error() {
         "host=/nonexistent password=a\\ sesame port=sesame",
         "host=/nonexistent user=app port=1 password=x port=sesame",
         "password=sesame",
+        "host=x sslmode= password=sesame",
+        "host=x sslrootcert= password=sesame sslmode=verify-full",
         "postgres://app:sesame@db:port/app",
         "postgres://app:p@sesame:x@%2Fnonexistent/app",
         "postgres://app:open sesame@[db/app",
@@ -154,11 +156,30 @@ fn a_refused_login_is_an_error_without_the_password() {
     assert!(!shown(&error).contains("sesame"));
     let missing = as_app(&server, "").replace("password=''", "");
     let error = Manager::connect(&missing).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{}", shown(&error));
     assert!(!shown(&error).contains("sesame"));
 
     let mgr = Manager::connect(&as_app(&server, "open sesame")).unwrap();
     let guard = mgr.lock("in").unwrap();
     assert!(!format!("{mgr:?} {guard:?} {:?}", guard.watch()).contains("sesame"));
+}
+
+/// Nothing that was to be encrypted is sent in the clear.
+#[cfg(not(feature = "tls"))]
+#[test]
+fn tls_without_an_implementation_is_a_config_error() {
+    for rest in [
+        "sslmode=require",
+        "sslmode=verify-ca",
+        "sslmode=verify-full",
+        "sslrootcert=system",
+        "sslmode=prefer sslrootcert=/nonexistent",
+    ] {
+        let error = Manager::connect(&format!("host=/nonexistent user=app {rest}")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{}", shown(&error));
+        assert!(error.to_string().contains("feature `tls`"), "{error}");
+        assert!(error.to_string().contains("Builder::tls"), "{error}");
+    }
 }
 
 #[test]

@@ -21,4 +21,6 @@ mod pooler;
 mod preflight;
 mod source_suite;
 mod stalled;
+#[cfg(feature = "tls")]
+mod tls;
 mod waiting;

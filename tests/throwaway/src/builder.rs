@@ -17,6 +17,7 @@ pub struct Builder {
     hba: Vec<String>,
     /// The connection string of the server to follow.
     primary: Option<String>,
+    files: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -49,6 +50,13 @@ impl Builder {
         )
     }
 
+    /// A file in the data folder, such as a certificate, that only the server may read.
+    #[must_use]
+    pub fn file(mut self, name: &str, contents: &str) -> Self {
+        self.files.push((name.to_owned(), contents.to_owned()));
+        self
+    }
+
     /// Makes the cluster and starts the server.
     ///
     /// # Errors
@@ -61,6 +69,9 @@ impl Builder {
             None => server.cluster.initdb()?,
         }
         server.cluster.write_hba(&self.hba)?;
+        for (name, contents) in &self.files {
+            server.cluster.write(name, contents)?;
+        }
         for attempt in 1.. {
             server.port = free_port()?;
             server.cluster.write_settings(&self.settings, server.port)?;
