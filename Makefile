@@ -3,7 +3,7 @@
 CARGO := cargo
 SOAK_MINUTES := 10
 
-.PHONY: help demo test soak lint package ci bench setup
+.PHONY: help demo test models soak lint package ci bench setup
 # The targets share one build folder; side by side they would only wait for its lock.
 .NOTPARALLEL:
 
@@ -16,6 +16,12 @@ demo: setup ## Worker processes share a list of jobs while things break
 test: setup ## Run all tests against a real server
 	$(CARGO) test --workspace --locked --all-features
 
+# With a build folder of its own: another cfg is another build of everything.
+MODEL := RUSTFLAGS="--cfg distlock_model" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/models
+
+models: setup ## Try the hand-offs between threads in many orders
+	$(MODEL) $(CARGO) test --locked -p distlock --lib -- reply::model watch::model worker::model
+
 soak: setup ## Lock for SOAK_MINUTES (10) while everything breaks, and check the history
 	$(CARGO) run --release --locked -p soak -- --minutes $(SOAK_MINUTES)
 
@@ -23,12 +29,13 @@ lint: setup ## Format, clippy and docs, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 	$(CARGO) clippy -p distlock --locked -- -D warnings
+	$(MODEL) $(CARGO) clippy -p distlock --lib --tests --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --all-features --locked
 
 package: setup ## Build the package as it would be published
 	$(CARGO) package --locked -p distlock
 
-ci: lint test package ## All that continuous integration runs
+ci: lint test models package ## All that continuous integration runs
 
 bench: setup ## Measure beside the bare client and the peers, write benches/results
 	$(CARGO) bench --locked -p distlock -p peers

@@ -305,7 +305,10 @@ mod tests {
     // Tests may panic.
     #![allow(clippy::unwrap_used)]
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::error::ErrorKind;
 
     fn parsed(dsn: &str) -> Result<postgres::Config, Error> {
         parse_dsn(dsn, &Settings::default(), None).map(|target| target.config)
@@ -361,6 +364,104 @@ mod tests {
         let long = format!("public.{}", "x".repeat(64));
         for unfit in ["token", ".token", "locks.", "a.b.c", "a.\"b\"", &long] {
             assert!(name(unfit).parts().is_none(), "{unfit}");
+        }
+    }
+
+    /// Pieces of connection strings of both kinds, and what does not belong there.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            prop::sample::select(vec![
+                "postgres://",
+                "postgresql://",
+                "user=",
+                "password=",
+                "host=",
+                "hostaddr=",
+                "port=",
+                "dbname=",
+                "options=",
+                "sslmode=",
+                "sslrootcert=",
+                "connect_timeout=",
+                "target_session_attrs=",
+                "127.0.0.1",
+                "/run",
+                "[::1]",
+                "require",
+                "verify-full",
+                "system",
+                "read-write",
+                "%",
+                "%41",
+                "%zz",
+                " ",
+                "=",
+                "'",
+                "\\",
+                ",",
+                ":",
+                "@",
+                "/",
+                "?",
+                "&",
+                "#",
+                "\0",
+                "5432",
+                "-1",
+                "99999999999",
+            ])
+            .prop_map(str::to_owned),
+            ".{0,4}",
+        ];
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    fn shown(error: &dyn std::error::Error) -> String {
+        let source = error.source().map(shown).unwrap_or_default();
+        format!("{error} {error:?} {source}")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4000) })]
+
+        #[test]
+        fn every_text_is_a_connection_string_or_a_config_error(text in pieces()) {
+            if let Err(error) = parsed(&text) {
+                prop_assert_eq!(error.kind(), ErrorKind::Config);
+            }
+        }
+
+        #[test]
+        fn no_password_is_in_the_error_of_a_bad_connection_string(
+            before in pieces(),
+            after in pieces(),
+        ) {
+            let dsns = [
+                format!("{before} password=0p3nsesame {after}"),
+                format!("{before} password='0p3nsesame{after}"),
+                format!("postgres://app:0p3nsesame@{after}"),
+                format!("postgres://app:0p3nsesame{after}"),
+                format!("postgres://app:{before}0p3nsesame@{after}"),
+            ];
+            for dsn in dsns {
+                if let Err(error) = parsed(&dsn) {
+                    prop_assert!(!shown(&error).contains("0p3nsesame"), "{}: {}", dsn, shown(&error));
+                }
+            }
+        }
+
+        #[test]
+        fn every_text_is_a_sequence_or_a_config_error(text in ".*") {
+            let settings = Settings {
+                fencing: Some(SequenceName(text.clone())),
+                ..Settings::default()
+            };
+            if settings.checked().is_ok() {
+                let name = SequenceName(text.clone()).to_string();
+                // Two quoted names, with nothing that could end a quote early.
+                prop_assert_eq!(name.matches('"').count(), 4);
+                prop_assert_eq!(name.replace('"', ""), text);
+            }
         }
     }
 }

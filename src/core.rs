@@ -8,11 +8,9 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use crate::clock;
@@ -23,6 +21,8 @@ use crate::pulse::Pulse;
 use crate::reply::{Replier, ReplyPool};
 use crate::request::{Answer, Grant, Message, Mode, Note, Request, Token};
 use crate::stats::{Counters, Stats};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::table::{Desk, Limits, Refusal, Released, Table};
 use crate::watch::{Ended, SessionState};
 

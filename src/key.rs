@@ -211,3 +211,42 @@ impl fmt::Debug for Key {
         write!(f, "Key({self})")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+        #[test]
+        fn every_name_is_a_key_the_same_each_time_and_no_other(one in ".*", other in ".*") {
+            let key = Key::from(one.as_str());
+            prop_assert_eq!(key, Key::from(one.clone()));
+            prop_assert_eq!(key == Key::from(other.as_str()), one == other);
+            prop_assert!(!key.is_two());
+            let _ = Key::fnv1a64(&one);
+        }
+
+        #[test]
+        fn a_namespace_moves_every_name_and_no_number(name in ".*", space in ".*", n: i64) {
+            let namespace = Namespace::new(&space);
+            let key = Key::from(name.as_str());
+            let moved = key.within(Some(&namespace));
+            prop_assert_ne!(moved, key);
+            // Once only: a guard's key may be used again.
+            prop_assert_eq!(moved.within(Some(&namespace)), moved);
+            prop_assert_eq!(Key::from(n).within(Some(&namespace)), Key::from(n));
+        }
+
+        #[test]
+        fn what_the_server_reports_is_the_key_that_was_locked(pair: (i32, i32), n: i64) {
+            for key in [Key::from(pair), Key::from(n)] {
+                prop_assert_eq!(Key::from_server(key.as_i64(), key.is_two()), key);
+            }
+            prop_assert_eq!(Key::from(pair).to_string(), format!("({}, {})", pair.0, pair.1));
+        }
+    }
+}

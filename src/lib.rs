@@ -164,6 +164,7 @@ mod reply;
 mod request;
 mod session;
 mod stats;
+mod sync;
 mod table;
 mod tls;
 mod watch;

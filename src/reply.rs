@@ -9,12 +9,13 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, Thread};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
 use object_pool::{Pool, Reusable};
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::thread::{self, Thread};
 
 /// Replies made before the first call needs one.
 const SEED: usize = 16;
@@ -148,13 +149,12 @@ impl<T> PendingReply<'_, T> {
         deadline: Option<Instant>,
         interrupt: Option<&Receiver<Infallible>>,
     ) -> Waited<T> {
-        let answers = &self.slot.receiver;
         let received = match interrupt {
             None => self.park(deadline).ok_or(RecvTimeoutError::Timeout),
             Some(interrupt) => {
                 let timeout = deadline.map_or_else(never, crossbeam_channel::at);
                 select! {
-                    recv(answers) -> answer => answer.map_err(|_| RecvTimeoutError::Disconnected),
+                    recv(self.slot.receiver) -> answer => answer.map_err(|_| RecvTimeoutError::Disconnected),
                     recv(interrupt) -> _ => Err(RecvTimeoutError::Disconnected),
                     recv(timeout) -> _ => Err(RecvTimeoutError::Timeout),
                 }
@@ -168,9 +168,9 @@ impl<T> PendingReply<'_, T> {
                 RecvTimeoutError::Disconnected => Waited::Interrupted,
             },
             // The other side was first: its answer is in the slot or about to be.
-            Err(_) => match answers.recv() {
-                Ok(Some(answer)) => Waited::Answered(answer),
-                Ok(None) | Err(_) => Waited::Dropped,
+            Err(_) => match self.park(None) {
+                Some(Some(answer)) => Waited::Answered(answer),
+                Some(None) | None => Waited::Dropped,
             },
         }
     }
@@ -199,6 +199,8 @@ impl<T> PendingReply<'_, T> {
     }
 }
 
+#[cfg(all(test, distlock_model))]
+mod model;
 #[cfg(test)]
 mod tests {
     use super::*;

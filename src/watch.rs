@@ -8,13 +8,13 @@ use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::Mutex;
 
 use crate::clock;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Why a hold ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -168,7 +168,11 @@ impl Hold {
     }
 
     pub(crate) fn ended(&self) -> Option<Ended> {
-        self.cause.get().or_else(|| self.session.ended())
+        self.cause.get().or_else(|| {
+            // Latched before it is told: a release at the same moment cannot take it back.
+            self.end(self.session.ended()?);
+            self.cause.get()
+        })
     }
 
     fn wait(&self, deadline: Option<Instant>) -> Option<Ended> {
@@ -280,3 +284,6 @@ impl fmt::Debug for Watch {
             .finish()
     }
 }
+
+#[cfg(all(test, distlock_model))]
+mod model;

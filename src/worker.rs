@@ -395,3 +395,6 @@ impl Drop for LastWords<'_> {
         }
     }
 }
+
+#[cfg(all(test, distlock_model))]
+mod model;

@@ -1,0 +1,47 @@
+//! What the hand-offs between threads stand on. `make models` puts shuttle's in their
+//! place, which runs the threads of a test in very many orders.
+
+#[cfg(not(all(test, distlock_model)))]
+mod primitives {
+    pub(crate) use std::sync::atomic;
+    pub(crate) use std::thread;
+
+    pub(crate) use parking_lot::Mutex;
+}
+
+#[cfg(all(test, distlock_model))]
+mod primitives {
+    pub(crate) use shuttle::sync::atomic;
+    pub(crate) use shuttle::thread;
+
+    /// With the interface of the other one.
+    #[derive(Default)]
+    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Mutex(shuttle::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> shuttle::sync::MutexGuard<'_, T> {
+            self.0.lock().expect("a panic ends the model")
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<shuttle::sync::MutexGuard<'_, T>> {
+            self.0.try_lock().ok()
+        }
+    }
+}
+
+pub(crate) use primitives::*;
+
+/// Runs `model` in as many orders of its threads as `DISTLOCK_MODEL_RUNS` says: 15000
+/// by default, half of them by chance and half with few, but well placed, changes of thread.
+#[cfg(all(test, distlock_model))]
+pub(crate) fn try_schedules(model: fn()) {
+    let runs = std::env::var("DISTLOCK_MODEL_RUNS").map_or(15_000, |runs| {
+        runs.parse().expect("DISTLOCK_MODEL_RUNS is a number")
+    });
+    shuttle::check_random(model, runs / 2);
+    shuttle::check_pct(model, runs / 2, 3);
+}

@@ -1,0 +1,88 @@
+//! Trips, releases and new watches under all orders of their threads.
+// Tests may panic.
+#![allow(clippy::unwrap_used)]
+
+use crossbeam_channel::TryRecvError;
+use shuttle::thread;
+
+use super::*;
+use crate::sync::try_schedules;
+
+fn is_told(hold: &Hold) -> bool {
+    matches!(hold.over.try_recv(), Err(TryRecvError::Disconnected))
+}
+
+#[test]
+fn a_watch_made_while_the_session_ends_is_told() {
+    try_schedules(|| {
+        let session = Arc::new(SessionState::new(1));
+        let breaker = thread::spawn({
+            let session = Arc::clone(&session);
+            move || session.trip(Ended::SessionLost)
+        });
+        let holds = [Hold::new(&session), Hold::new(&session)];
+        breaker.join().unwrap();
+        for hold in holds {
+            // Without being asked.
+            assert!(is_told(&hold));
+            assert_eq!(hold.ended(), Some(Ended::SessionLost));
+        }
+    });
+}
+
+#[test]
+fn a_hold_ends_once_and_for_one_cause() {
+    try_schedules(|| {
+        let session = Arc::new(SessionState::new(1));
+        let hold = Hold::new(&session);
+        let breaker = thread::spawn({
+            let session = Arc::clone(&session);
+            move || session.trip(Ended::SessionLost)
+        });
+        let closer = thread::spawn({
+            let session = Arc::clone(&session);
+            move || session.trip(Ended::Closed)
+        });
+        let watcher = thread::spawn({
+            let hold = Arc::clone(&hold);
+            move || {
+                let first = hold.ended();
+                assert!(first.is_none() || hold.ended() == first);
+                first
+            }
+        });
+        let unlocked = hold.end(Ended::Unlocked);
+        breaker.join().unwrap();
+        closer.join().unwrap();
+        let seen = watcher.join().unwrap();
+        let ended = hold.ended().unwrap();
+        assert_eq!(unlocked, ended == Ended::Unlocked);
+        assert!(seen.is_none_or(|seen| seen == ended));
+        assert!(is_told(&hold));
+    });
+}
+
+#[test]
+fn a_lease_that_was_seen_to_have_expired_is_not_renewed() {
+    try_schedules(|| {
+        let session = Arc::new(SessionState::new(1));
+        let hold = Hold::new(&session);
+        let renewal = thread::spawn({
+            let session = Arc::clone(&session);
+            move || session.renew(clock::NEVER)
+        });
+        let expiry = thread::spawn({
+            let session = Arc::clone(&session);
+            move || {
+                // Time passes.
+                session.trust_until(1);
+                session.ended()
+            }
+        });
+        renewal.join().unwrap();
+        let seen = expiry.join().unwrap();
+        assert!(seen.is_none_or(|seen| seen == Ended::LeaseExpired));
+        assert_eq!(session.ended().is_some(), seen.is_some());
+        assert_eq!(is_told(&hold), seen.is_some());
+    });
+}

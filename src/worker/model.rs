@@ -1,0 +1,148 @@
+//! Callers, the worker and a close under all orders of their threads. The worker is the
+//! real one, but for its server: here every statement succeeds.
+// Tests may panic.
+#![allow(clippy::unwrap_used)]
+
+use shuttle::thread;
+
+use super::*;
+use crate::acquire::{Acquire, Limit};
+use crate::config::{Settings, parse_dsn};
+use crate::core::Handle;
+use crate::error::ErrorKind;
+use crate::key::Key;
+use crate::sync::atomic::AtomicBool;
+use crate::sync::try_schedules;
+use crate::watch::SessionState;
+
+fn manager() -> (Arc<Handle>, Worker) {
+    let settings = Settings::default();
+    let target = parse_dsn("host=/nowhere", &settings, None).unwrap();
+    let (queue, requests) = crossbeam_channel::bounded(64);
+    let (alarm, _) = crossbeam_channel::bounded(1);
+    let core = Core::new(target, settings, requests, alarm);
+    core.state.lock().session = Some(Arc::new(SessionState::new(1)));
+    let worker = Worker {
+        core: Arc::clone(&core),
+        queue: core.queue.clone(),
+        epoch: 0,
+        pulse: Arc::default(),
+        link: Link::new(None),
+        dialled: None,
+        last_contact: Instant::now(),
+        next: None,
+        inbox: Vec::new(),
+        notes: Vec::new(),
+        batch: Vec::new(),
+        outcomes: Vec::new(),
+        crowd: 0,
+    };
+    (Arc::new(Handle { core, queue }), worker)
+}
+
+impl Worker {
+    /// Works until the manager is closed. It sleeps until somebody calls, so a call that
+    /// is lost has the model run for ever, which shuttle reports.
+    fn serve(mut self) {
+        let core = Arc::clone(&self.core);
+        let mut awake = false;
+        loop {
+            while !awake {
+                match self.queue.try_recv() {
+                    Ok(message) => {
+                        self.inbox.push(message);
+                        awake = true;
+                    }
+                    Err(_) => thread::yield_now(),
+                }
+            }
+            let mut state = core.state.lock();
+            if !self.is_in_charge(&state) {
+                return;
+            }
+            self.take_in(&mut state, Instant::now());
+            self.plan(&mut state, Instant::now());
+            drop(state);
+            thread::yield_now();
+            let mut state = core.state.lock();
+            if !self.is_in_charge(&state) {
+                return;
+            }
+            self.outcomes
+                .extend(self.batch.iter().map(|_| Outcome::Done(None)));
+            self.settle(&mut state);
+            awake = state.table.has_ready();
+        }
+    }
+}
+
+/// Takes the lock and gives it back. False if the manager was closed meanwhile.
+fn visit(acquire: Acquire<'_>, inside: &AtomicBool, wait: bool) -> bool {
+    match acquire.run(Limit::Forever) {
+        Ok(guard) => {
+            let guard = guard.expect("it waits for as long as it takes");
+            assert!(!inside.swap(true, Ordering::SeqCst), "two inside");
+            thread::yield_now();
+            inside.store(false, Ordering::SeqCst);
+            if !wait {
+                drop(guard);
+                return true;
+            }
+            let unlocked = guard.unlock().map_err(|error| error.kind());
+            assert!(matches!(unlocked, Ok(()) | Err(ErrorKind::Closed)));
+            unlocked.is_ok()
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Closed);
+            false
+        }
+    }
+}
+
+/// Callers of one key, in different modes, and one of another key; is the manager closed
+/// under them?
+fn callers(close_early: bool) {
+    let (handle, worker) = manager();
+    let worker = thread::spawn(move || worker.serve());
+    let inside = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let callers: Vec<_> = (0..4)
+        .map(|caller| {
+            let key = usize::from(caller == 3);
+            let (handle, inside) = (Arc::clone(&handle), Arc::clone(&inside[key]));
+            thread::spawn(move || {
+                let acquire = Acquire::new(&handle, Key::from((1, i32::from(key == 1))));
+                let acquire = if caller == 2 {
+                    acquire.shared()
+                } else {
+                    acquire
+                };
+                visit(acquire, &inside, caller != 0)
+            })
+        })
+        .collect();
+    let close = |handle: &Handle| {
+        assert!(handle.core.shut(Ended::Closed, &Error::closed()));
+        handle.drain_if_closed();
+    };
+    if close_early {
+        close(&handle);
+    }
+    for caller in callers {
+        assert!(caller.join().unwrap() || close_early);
+    }
+    if !close_early {
+        close(&handle);
+    }
+    worker.join().unwrap();
+    assert_eq!(handle.core.state.lock().table.held(), 0);
+}
+
+#[test]
+fn everybody_has_their_turn() {
+    try_schedules(|| callers(false));
+}
+
+#[test]
+fn everybody_is_answered_by_a_close() {
+    try_schedules(|| callers(true));
+}
