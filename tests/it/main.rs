@@ -7,6 +7,7 @@ mod support;
 
 mod bad_input;
 mod basics;
+mod disk_full;
 mod failover;
 mod faults;
 mod fencing;

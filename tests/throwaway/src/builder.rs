@@ -18,6 +18,7 @@ pub struct Builder {
     /// The connection string of the server to follow.
     primary: Option<String>,
     files: Vec<(String, String)>,
+    disk: Option<u32>,
 }
 
 impl Builder {
@@ -57,13 +58,28 @@ impl Builder {
         self
     }
 
+    /// Gives it a disk of its own, in memory, of so many megabytes. Only root can do that,
+    /// and not in every container.
+    #[must_use]
+    pub fn disk(mut self, megabytes: u32) -> Self {
+        self.disk = Some(megabytes);
+        self
+    }
+
     /// Makes the cluster and starts the server.
     ///
     /// # Errors
     ///
     /// There is no PostgreSQL, or it does not start; then the error has its log.
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if there can be no disk.
     pub fn start(self) -> io::Result<Server> {
-        let mut server = Server::stopped(Cluster::new()?)?;
+        let cluster = Cluster::new()?;
+        // Who has mounted something has to unmount it.
+        let guard = cluster.account.filter(|_| self.disk.is_none());
+        let mut server = Server::stopped(cluster, guard)?;
+        if let Some(megabytes) = self.disk {
+            server.cluster.mount(megabytes)?;
+        }
         match &self.primary {
             Some(primary) => server.cluster.copy(primary)?,
             None => server.cluster.initdb()?,

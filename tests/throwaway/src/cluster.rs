@@ -83,6 +83,28 @@ impl Cluster {
         fs::write(&file, format!("{}\n{trust}", lines.join("\n")))
     }
 
+    /// Gives the data a file system of its own, of so many megabytes.
+    pub(crate) fn mount(&self, megabytes: u32) -> io::Result<()> {
+        let Some(account) = self.account else {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "only root can mount a small disk",
+            ));
+        };
+        fs::create_dir(self.data())?;
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o"])
+            .arg(format!("size={megabytes}m,mode=0700"))
+            .arg("tmpfs")
+            .arg(self.data())
+            .output()?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        account.own(&self.data())
+    }
+
     /// A copy of a running server's files, which will follow it.
     pub(crate) fn copy(&self, primary: &str) -> io::Result<()> {
         let output = self

@@ -16,6 +16,7 @@ use crate::account::Account;
 /// - Only `initdb` stays in the folder itself. It may finish, because its parts leave
 ///   their shared memory behind when they are interrupted.
 /// - SIGQUIT before SIGKILL, because so does a server that is killed.
+/// - A small disk of the server's own is mounted on the folder of its data.
 /// - SIGCONT, because a paused process does not hear SIGQUIT.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
@@ -33,6 +34,7 @@ while pids=$(working "$0*"); [ -n "$pids" ] && [ $round -lt 1000 ]; do
     round=$((round + 1))
     sleep 0.02
 done
+umount "$0/data" 2>/dev/null
 rm -rf "$0"
 "#;
 

@@ -13,6 +13,7 @@ use postgres::error::SqlState;
 use postgres::{Client, NoTls};
 use rustix::process::Signal;
 
+use crate::account::Account;
 use crate::builder::Builder;
 use crate::cluster::Cluster;
 use crate::guardian::Guardian;
@@ -72,9 +73,9 @@ impl Server {
         Builder::default()
     }
 
-    /// A server yet to be started, already under guard.
-    pub(crate) fn stopped(cluster: Cluster) -> io::Result<Server> {
-        let guardian = Guardian::of(cluster.folder(), cluster.account)?;
+    /// A server yet to be started, already under guard: by `account`, or by us.
+    pub(crate) fn stopped(cluster: Cluster, account: Option<Account>) -> io::Result<Server> {
+        let guardian = Guardian::of(cluster.folder(), account)?;
         Ok(Server {
             cluster,
             port: 0,
