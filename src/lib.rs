@@ -40,7 +40,10 @@
 //! learns of it only afterwards: up to a heartbeat and a round trip later if the
 //! server ended the session, before anybody else can have the lock if the holder was
 //! cut off or frozen and has a lease. Work that must not be done twice even then needs
-//! its own last line of defence, such as a transaction or a number that only grows.
+//! a last line of defence of its own: a transaction, or the [token](Guard::token) of
+//! [`Builder::fencing`]. A child after a `fork` without `exec` has none of the manager's
+//! threads; make managers after the fork. The repository's `docs/guarantees.md` goes
+//! through all faults, one by one, with the test that shows each promise.
 //!
 //! *Waiting.* Threads of one process are served first in, first out. A released lock
 //! goes to the next of them without the server for up to 20 ms on end; then other
@@ -64,6 +67,25 @@
 //! # }
 //! ```
 //!
+//! The same, where not doing it is no tragedy but an outage of the database should not go
+//! unnoticed:
+//!
+//! ```no_run
+//! # fn sweep() {}
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! use distlock::ErrorKind;
+//!
+//! match mgr.try_lock("sweep") {
+//!     Ok(Some(_guard)) => sweep(),
+//!     Ok(None) => {}
+//!     Err(error) if error.kind() == ErrorKind::Unavailable => eprintln!("not now: {error}"),
+//!     Err(error) => return Err(error),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Work in steps that stops when the lock is lost:
 //!
 //! ```no_run
@@ -78,6 +100,25 @@
 //!     step();
 //! }
 //! guard.unlock()?; // an error if the lock did not last to the end
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A store that refuses whoever has lost the lock and does not know it yet:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let mut store = postgres::Client::connect("host=localhost user=app", postgres::NoTls)?;
+//! let mgr = distlock::Manager::builder("host=localhost user=app")
+//!     .fencing("public.distlock_token")
+//!     .connect()?;
+//! let guard = mgr.lock("report")?;
+//! let token = i64::try_from(guard.token().unwrap_or_default())?;
+//! let taken = store.execute(
+//!     "UPDATE report SET text = $1, token = $2 WHERE token <= $2",
+//!     &[&"the report", &token],
+//! )?;
+//! assert_eq!(taken, 1, "somebody has had the lock since");
 //! # Ok(())
 //! # }
 //! ```
@@ -138,8 +179,9 @@
 //!
 //! * All parties must use the same *database*: advisory locks of two databases of a
 //!   server are two different locks, and a standby has its own.
-//! * The connection must be a session of its own. A pooler in transaction mode hands
-//!   each statement to another one.
+//! * The connection must be a session of its own. A pooler in transaction or statement
+//!   mode lends one to many; that is [noticed](ErrorKind::Pooler) at the connect and at
+//!   every reconnect, and so is a [standby](ErrorKind::Standby).
 //! * Two processes that wait are served by chance, not in order.
 //! * The server's lock table is finite: about
 //!   `max_locks_per_transaction × (max_connections + max_prepared_transactions)` locks

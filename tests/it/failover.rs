@@ -12,21 +12,7 @@ use crate::support::*;
 fn pair() -> (Server, Server) {
     let primary = Server::start().unwrap();
     let standby = Server::builder().standby_of(&primary).start().unwrap();
-    let mut client = primary.client();
-    client
-        .batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
-        .unwrap();
-    client.batch_execute("SELECT pg_reload_conf()").unwrap();
-    eventually(|| {
-        client
-            .query_one(
-                "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'",
-                &[],
-            )
-            .unwrap()
-            .get::<_, i64>(0)
-            == 1
-    });
+    primary.await_standby();
     (primary, standby)
 }
 

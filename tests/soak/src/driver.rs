@@ -51,7 +51,7 @@ pub fn rules() -> Rules {
 /// Runs the plan. `said` hears of each fault.
 pub fn run(plan: &Plan, mut said: impl FnMut(&str)) -> anyhow::Result<History> {
     let folder = tempfile::tempdir()?;
-    let server = Server::start()?;
+    let mut server = Server::start()?;
     let store = Store::open(&store_path(folder.path()))?;
     let mut history = History::default();
     let mut processes = (0..plan.processes)
@@ -70,17 +70,15 @@ pub fn run(plan: &Plan, mut said: impl FnMut(&str)) -> anyhow::Result<History> {
             &holders
         });
         let process = match kind {
-            Kind::Crash | Kind::Restart => None,
+            Kind::Crash | Kind::Restart | Kind::FailOver => None,
             _ => Some(target),
         };
         said(&format!("{kind:?} {process:?}"));
-        let from = now();
-        let target = &mut processes[target as usize];
-        strike(kind, target, plan, folder.path(), &server, &mut schedule)?;
+        let from = strike(kind, target, &mut processes, &mut server, &mut schedule)?;
         if kind == Kind::Kill {
-            history
-                .killed
-                .insert((target.number, target.life - 1), from);
+            let process = &mut processes[target as usize];
+            history.killed.insert((target, process.life), from);
+            process.live_again(plan, folder.path())?;
         }
         history.faults.push(Fault {
             kind,
@@ -100,33 +98,50 @@ pub fn run(plan: &Plan, mut said: impl FnMut(&str)) -> anyhow::Result<History> {
     Ok(history)
 }
 
+/// A copy of the server, which every commit waits for.
+fn standby_of(server: &Server) -> anyhow::Result<Server> {
+    let standby = Server::builder().standby_of(server).start()?;
+    server.await_standby();
+    Ok(standby)
+}
+
+/// Breaks what is to be broken, and mends it. Returns when it broke.
 fn strike(
     kind: Kind,
-    process: &mut Process,
-    plan: &Plan,
-    folder: &Path,
-    server: &Server,
+    target: u32,
+    processes: &mut [Process],
+    server: &mut Server,
     schedule: &mut Schedule,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<u64> {
     let past_the_lease = LEASE + Duration::from_secs(1);
+    let process = &mut processes[target as usize];
+    let mut from = now();
     match kind {
-        Kind::Terminate => signal_backends(server, "pg_terminate_backend", process.number)?,
+        Kind::Terminate => signal_backends(server, "pg_terminate_backend", target)?,
         Kind::Cancel => {
             for _ in 0..50 {
-                signal_backends(server, "pg_cancel_backend", process.number)?;
+                signal_backends(server, "pg_cancel_backend", target)?;
                 thread::sleep(schedule.millis(0..30));
             }
         }
         Kind::Crash => server.restart(Shutdown::Immediate)?,
         Kind::Restart => server.restart(Shutdown::Fast)?,
+        Kind::FailOver => {
+            let standby = standby_of(server)?;
+            from = now();
+            server.stop(Shutdown::Immediate)?;
+            standby.promote();
+            for process in processes {
+                process.proxy.retarget(&standby);
+            }
+            *server = standby;
+        }
         Kind::Kill => {
             process.child.kill()?;
             process.child.wait()?;
-            process.life += 1;
-            process.begin(plan, folder)?;
         }
         Kind::FreezeProcess => freeze(&[process.child.id().cast_signed()], past_the_lease),
-        Kind::FreezeBackend => freeze(&backends(server, process.number)?, past_the_lease),
+        Kind::FreezeBackend => freeze(&backends(server, target)?, past_the_lease),
         Kind::Partition => {
             process.proxy.silence(true);
             thread::sleep(past_the_lease);
@@ -141,7 +156,7 @@ fn strike(
         Kind::Reset => process.proxy.reset(),
         Kind::Tear => process.proxy.tear(),
     }
-    Ok(())
+    Ok(from)
 }
 
 fn freeze(pids: &[i32], length: Duration) {
@@ -242,7 +257,9 @@ impl Process {
         })
     }
 
-    fn begin(&mut self, plan: &Plan, folder: &Path) -> anyhow::Result<()> {
+    /// After its end.
+    fn live_again(&mut self, plan: &Plan, folder: &Path) -> anyhow::Result<()> {
+        self.life += 1;
         (self.child, self.lifeline) = spawn(plan, folder, &self.proxy, self.number, self.life)?;
         Ok(())
     }

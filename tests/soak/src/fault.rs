@@ -13,6 +13,8 @@ pub enum Kind {
     Crash,
     /// The server ends its sessions and starts again.
     Restart,
+    /// The server crashes, and its synchronous standby takes its place and address.
+    FailOver,
     /// SIGKILL of a process; another one takes its place.
     Kill,
     /// SIGSTOP of a process for longer than its lease.
@@ -33,11 +35,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Terminate,
         Kind::Cancel,
         Kind::Crash,
         Kind::Restart,
+        Kind::FailOver,
         Kind::Kill,
         Kind::FreezeProcess,
         Kind::FreezeBackend,
@@ -53,7 +56,13 @@ impl Kind {
     pub fn ends_sessions(self) -> bool {
         matches!(
             self,
-            Kind::Terminate | Kind::Crash | Kind::Restart | Kind::Cut | Kind::Reset | Kind::Tear
+            Kind::Terminate
+                | Kind::Crash
+                | Kind::Restart
+                | Kind::FailOver
+                | Kind::Cut
+                | Kind::Reset
+                | Kind::Tear
         )
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct Proxy {
 #[derive(Debug, Default)]
 struct Weather {
     over: AtomicBool,
+    /// The server's port.
+    target: AtomicU16,
     accepted: AtomicUsize,
     refusing: AtomicBool,
     silent: AtomicBool,
@@ -56,14 +58,21 @@ impl Proxy {
         let port = listener.local_addr()?.port();
         let weather = Arc::<Weather>::default();
         let acceptor = thread::spawn({
-            let (weather, target) = (Arc::clone(&weather), server.port());
-            move || accept(&weather, &listener, target)
+            let weather = Arc::clone(&weather);
+            move || accept(&weather, &listener)
         });
-        Ok(Proxy {
+        let proxy = Proxy {
             port,
             weather,
             acceptor: Some(acceptor),
-        })
+        };
+        proxy.retarget(server);
+        Ok(proxy)
+    }
+
+    /// From now on new connections go to `server`, as when an address moves.
+    pub fn retarget(&self, server: &Server) {
+        self.weather.target.store(server.port(), SeqCst);
     }
 
     /// A connection string that goes this way.
@@ -140,7 +149,7 @@ impl Drop for Proxy {
 }
 
 /// Takes connections until it is over, and waits for what it has started.
-fn accept(weather: &Arc<Weather>, listener: &TcpListener, target: u16) {
+fn accept(weather: &Arc<Weather>, listener: &TcpListener) {
     thread::scope(|scope| {
         for client in listener.incoming().flatten() {
             if weather.over.load(SeqCst) {
@@ -150,17 +159,17 @@ fn accept(weather: &Arc<Weather>, listener: &TcpListener, target: u16) {
             if !weather.refusing.load(SeqCst) {
                 scope.spawn(move || {
                     // A connection that fails is what this is for.
-                    relay(weather, client, target).ok();
+                    relay(weather, client).ok();
                 });
             }
         }
     });
 }
 
-fn relay(weather: &Weather, client: TcpStream, target: u16) -> io::Result<()> {
+fn relay(weather: &Weather, client: TcpStream) -> io::Result<()> {
     weather.pause(*locked(&weather.connect_delay));
     weather.keep_silence();
-    let server = TcpStream::connect(("127.0.0.1", target))?;
+    let server = TcpStream::connect(("127.0.0.1", weather.target.load(SeqCst)))?;
     for stream in [&client, &server] {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LOOK))?;

@@ -168,6 +168,33 @@ impl Server {
         self.start_again()
     }
 
+    /// Has every commit wait for the standby, from now on; what was committed before is
+    /// there, too.
+    ///
+    /// # Panics
+    ///
+    /// There is no standby that follows.
+    pub fn await_standby(&self) {
+        self.client()
+            .batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+            .and_then(|()| self.client().batch_execute("SELECT pg_reload_conf()"))
+            .unwrap_or_else(|error| panic!("no synchronous standby: {error}"));
+        let deadline = Instant::now() + PATIENCE;
+        let follows = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        while self
+            .client()
+            .query_one(follows, &[])
+            .is_ok_and(|row| row.get::<_, i64>(0) == 0)
+        {
+            assert!(Instant::now() < deadline, "the standby does not follow");
+            thread::sleep(LOOK);
+        }
+        // A commit that waits for all of the log before it.
+        self.client()
+            .batch_execute("SELECT txid_current()")
+            .unwrap_or_else(|error| panic!("no commit at the standby: {error}"));
+    }
+
     /// Makes a standby a primary, and waits until it takes writes.
     ///
     /// # Panics
