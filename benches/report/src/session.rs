@@ -233,8 +233,9 @@ pub(crate) fn idle(setup: &mut Setup) -> Result<()> {
     let guard = mgr.lock(1)?;
     let pid: i32 = admin.query_one(PID, &[])?.get(0);
     drop(guard);
-    // A quarter of the lease later the server is told that there will be silence.
-    thread::sleep(Duration::from_secs(3));
+    // A quarter of the lease later the server is told that there will be silence; a second
+    // after that it looks once whether this end is there (client_connection_check_interval).
+    thread::sleep(Duration::from_secs(4));
     let look = || -> Result<_> {
         Ok((
             mgr.stats().round_trips,
