@@ -42,7 +42,8 @@ fn manager() -> (Arc<Handle>, Worker) {
 
 impl Worker {
     /// Works until the manager is closed. It sleeps until somebody calls, so a call that
-    /// is lost has the model run for ever, which shuttle reports.
+    /// is lost has the model run for ever, which shuttle reports. What is put off is due at
+    /// once: a model has no time.
     fn serve(mut self) {
         let core = Arc::clone(&self.core);
         let mut awake = false;
@@ -60,8 +61,10 @@ impl Worker {
             if !self.is_in_charge(&state) {
                 return;
             }
-            self.take_in(&mut state, Instant::now());
-            self.plan(&mut state, Instant::now());
+            let now = Instant::now();
+            let now = state.table.next_look().map_or(now, |look| look.max(now));
+            self.take_in(&mut state, now);
+            self.plan(&mut state, now);
             drop(state);
             thread::yield_now();
             let mut state = core.state.lock();
@@ -71,7 +74,7 @@ impl Worker {
             self.outcomes
                 .extend(self.batch.iter().map(|_| Outcome::Done(None)));
             self.settle(&mut state);
-            awake = state.table.has_ready();
+            awake = state.table.has_ready() || state.table.next_look().is_some();
         }
     }
 }
