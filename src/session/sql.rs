@@ -24,15 +24,18 @@ pub(super) fn batch() -> String {
 /// lock that is taken: numbers with commas between, 0 for no.
 ///
 /// The token is drawn after the lock is taken (`CASE` evaluates in its order, [Conditional
-/// Expressions]), so tokens follow the order of holds. The transaction id has the commit
-/// wait until all the log so far is safe, on the synchronous standby too: of 32 draws
-/// only one is logged, and a draw that is not logged does not wait for the log of the
-/// one before it, which another session may just be writing.
+/// Expressions]), so tokens follow the order of holds. Of 32 draws only one is logged. The
+/// others must not come out before that one is safe, which another session may have drawn
+/// and not committed yet. So each writes to the log itself, a message that nobody reads:
+/// that has its commit wait until all the log so far is safe, on the synchronous standby
+/// too. (A transaction id alone does not: `RecordTransactionCommit` in PostgreSQL's
+/// `xact.c` waits only for a transaction that has logged something.)
 ///
 /// [Conditional Expressions]: https://www.postgresql.org/docs/current/functions-conditional.html
 pub(super) fn fenced_batch(sequence: u32) -> String {
     let draw = format!(
-        "(pg_catalog.nextval({sequence}::pg_catalog.regclass) + 0 * pg_catalog.txid_current())"
+        "CASE WHEN pg_catalog.pg_logical_emit_message(true, 'distlock', ''::text) IS NOT NULL \
+         THEN pg_catalog.nextval({sequence}::pg_catalog.regclass) END"
     );
     format!(
         "SELECT pg_catalog.string_agg((CASE WHEN code = 8 THEN {draw} WHEN {STEP} THEN \

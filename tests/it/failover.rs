@@ -1,5 +1,6 @@
 //! A primary and its synchronous standby, which takes its place.
 
+use std::thread;
 use std::time::Duration;
 
 use distlock::{Ended, ErrorKind, Manager};
@@ -94,4 +95,49 @@ fn the_manager_goes_over_to_the_new_primary_and_tokens_keep_growing() {
     assert!(one.try_lock("leader").unwrap().is_none());
     assert_eq!(advisory_locks(&mut standby.client()).len(), 1);
     held.unlock().unwrap();
+}
+
+#[test]
+#[serial]
+fn no_token_comes_out_that_the_standby_does_not_have() {
+    let (primary, standby) = pair();
+    let _clean = clean_on(&standby);
+    let connect = |server: &Server| {
+        Manager::builder(&server.url())
+            .fencing("public.distlock_token")
+            .connect()
+            .unwrap()
+    };
+    let [logged, unlogged] = [(); 2].map(|()| connect(&primary));
+    let mut client = primary.client();
+    let mut ahead = || {
+        let row = client.query_one("SELECT log_cnt FROM public.distlock_token", &[]);
+        row.unwrap().get::<_, i64>(0)
+    };
+    // The next draw is one that is logged.
+    while {
+        drop(logged.lock("token").unwrap());
+        ahead() > 0
+    } {}
+    let sender = "SELECT pid FROM pg_stat_replication";
+    let sender: i32 = client.query_one(sender, &[]).unwrap().get(0);
+    let paused = Paused::new([sender]);
+    let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let mut waiting = || client.execute(waiting, &[]).unwrap();
+    // One after the other, each to be stuck.
+    let draws = [("a", logged), ("b", unlogged)].map(|(key, mgr)| {
+        let before = waiting();
+        let draw = thread::spawn(move || mgr.lock(key).map(|guard| guard.token()));
+        eventually(|| draw.is_finished() || waiting() > before);
+        draw
+    });
+    let came_out = draws.each_ref().map(|draw| draw.is_finished());
+    primary.stop(Shutdown::Immediate).unwrap();
+    drop(paused);
+    standby.promote();
+    assert_eq!(came_out, [false, false]);
+    for lost in finish(draws.into()) {
+        assert!(lost.is_err(), "{lost:?} of a primary that had no standby");
+    }
+    assert!(connect(&standby).lock("c").unwrap().token().is_some());
 }

@@ -9,7 +9,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use distlock::{CancelToken, Ended, ErrorKind, Key, Manager};
-use postgres::Client;
 use serial_test::serial;
 use throwaway_postgres::Server;
 
@@ -154,19 +153,6 @@ fn fault_03_a_guard_from_before_a_reconnect_frees_the_next_holders_lock() {
         assert!(other.try_lock(guard.key()).unwrap().is_none());
         guard.unlock().unwrap();
     }
-}
-
-/// Has `function` of a bigint answer `answer` while there is a row in `imposed`.
-fn impose(client: &mut Client, function: &str, answer: &str) {
-    client
-        .batch_execute(&format!(
-            "CREATE TABLE imposed (); \
-             ALTER FUNCTION {function}(bigint) RENAME TO honest; \
-             CREATE FUNCTION {function}(n bigint) RETURNS boolean VOLATILE LANGUAGE sql AS \
-             'SELECT CASE WHEN EXISTS (SELECT FROM public.imposed) THEN {answer} \
-             ELSE pg_catalog.honest(n) END'"
-        ))
-        .unwrap();
 }
 
 #[test]

@@ -268,3 +268,58 @@ fn a_sequence_that_came_to_its_end_is_an_error_and_no_lock() {
     assert_eq!(error.kind(), ErrorKind::Fencing);
     eventually(|| advisory_locks(&mut client).is_empty());
 }
+
+/// PostgreSQL logs one draw of 32, ahead of the others.
+#[test]
+#[serial]
+fn a_token_waits_for_what_others_have_logged() {
+    // Nothing is flushed but by those who wait for it.
+    let server = Server::builder()
+        .setting("fsync", "on")
+        .setting("wal_writer_delay", "10s")
+        .setting("wal_writer_flush_after", "100MB")
+        .setting("autovacuum", "off")
+        .start()
+        .unwrap();
+    let _clean = clean_on(&server);
+    let mgr = fenced(&server).connect().unwrap();
+    let before = token(&mgr);
+    // The first draw after a checkpoint is logged; it is this one.
+    server.client().batch_execute("CHECKPOINT").unwrap();
+    let mut other = server.client();
+    other.batch_execute("BEGIN").unwrap();
+    let drawn: i64 = other
+        .query_one("SELECT nextval('public.distlock_token')", &[])
+        .unwrap()
+        .get(0);
+    assert!(drawn.cast_unsigned() > before);
+    let last = token(&mgr);
+    server.restart(Shutdown::Immediate).unwrap();
+    let next = token(&fenced(&server).connect().unwrap());
+    assert!(next > last, "{next} after {last}");
+}
+
+#[test]
+#[serial]
+fn a_token_is_drawn_after_its_lock() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut client = server.client();
+    let function = "pg_catalog.pg_try_advisory_lock";
+    let waits = "pg_catalog.pg_advisory_xact_lock(1, 1) IS NOT NULL AND pg_catalog.honest(n)";
+    impose(&mut client, function, waits);
+    let [slow, quick] = [(); 2].map(|()| fenced(&server).connect().unwrap());
+    client
+        .batch_execute("SELECT pg_advisory_lock(1, 1); INSERT INTO imposed DEFAULT VALUES")
+        .unwrap();
+    let wait = thread::spawn(move || token(&slow));
+    let waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    eventually(|| client.execute(waiting, &[]).unwrap() == 1);
+    client.batch_execute("DELETE FROM imposed").unwrap();
+    let before = quick.lock("other").unwrap().token().unwrap();
+    client
+        .batch_execute("SELECT pg_advisory_unlock(1, 1)")
+        .unwrap();
+    let after = finish(vec![wait]).remove(0);
+    assert!(after > before, "{after} after {before}");
+}

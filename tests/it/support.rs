@@ -80,6 +80,17 @@ pub(crate) fn threads() -> Vec<String> {
         .collect()
 }
 
+/// How many threads of this process with that name sleep.
+pub(crate) fn asleep(name: &str) -> usize {
+    fs::read_dir("/proc/self/task")
+        .unwrap()
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("stat")).ok())
+        // pid (name) state …
+        .filter(|stat| stat.contains(&format!("({name}) S ")))
+        .count()
+}
+
 /// The advisory locks on the server, as `Key::as_i64` numbers.
 pub(crate) fn advisory_locks(client: &mut Client) -> Vec<i64> {
     client
@@ -149,4 +160,17 @@ impl Drop for Paused {
             .iter()
             .for_each(|&pid| throwaway_postgres::resume(pid));
     }
+}
+
+/// Has `function` of a bigint answer `answer` while there is a row in `imposed`.
+pub(crate) fn impose(client: &mut Client, function: &str, answer: &str) {
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE imposed (); \
+             ALTER FUNCTION {function}(bigint) RENAME TO honest; \
+             CREATE FUNCTION {function}(n bigint) RETURNS boolean VOLATILE LANGUAGE sql AS \
+             'SELECT CASE WHEN EXISTS (SELECT FROM public.imposed) THEN {answer} \
+             ELSE pg_catalog.honest(n) END'"
+        ))
+        .unwrap();
 }
