@@ -12,12 +12,14 @@
 
 mod agenda;
 mod entry;
+mod recent;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::agenda::{Agenda, Look};
 use self::entry::{Entry, Holders, Line, Waiter};
+use self::recent::Recent;
 use crate::backoff::{self, Dice};
 use crate::key::Key;
 use crate::request::{Mode, Patience, Token};
@@ -69,16 +71,8 @@ pub(crate) trait Desk<W> {
     fn contended(&mut self);
 }
 
-/// What became of a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Released {
-    /// The lock is free for this process or has gone to its next holder.
-    Done,
-    /// The server lock has no holder any more: an unlock is due.
-    UnlockDue,
-    /// There is no such hold.
-    Stale,
-}
+/// So many keys that nobody waits for are no burden.
+const MANY_IDLE: usize = 64;
 
 pub(crate) struct Limits {
     pub(crate) max_locks: Option<usize>,
@@ -94,6 +88,7 @@ pub(crate) struct Table<W> {
     /// Keys whose entry has to be looked at for the next batch.
     ready: VecDeque<Key>,
     agenda: Agenda,
+    recent: Recent,
     /// Empty lines, kept for their memory.
     #[allow(clippy::vec_box)] // the boxes are what is kept
     spare: Vec<Box<Line<W>>>,
@@ -110,6 +105,7 @@ impl<W> Table<W> {
             entries: HashMap::new(),
             ready: VecDeque::new(),
             agenda: Agenda::new(),
+            recent: Recent::default(),
             spare: Vec::new(),
             held: 0,
             waiting: 0,
@@ -160,12 +156,7 @@ impl<W> Table<W> {
                 return desk.refuse(waiter, Refusal::Busy);
             }
         }
-        let line = entry.line.get_or_insert_with(|| {
-            let mut line = spare.pop().unwrap_or_else(Line::new);
-            line.look = None;
-            line
-        });
-        line.queue.push_back(Waiter {
+        entry.line_from(spare).queue.push_back(Waiter {
             inner: waiter,
             mode,
             patience,
@@ -176,30 +167,26 @@ impl<W> Table<W> {
         self.advance(key, now, false, desk);
     }
 
-    /// The holder with number `id` gives `key` back.
+    /// The holder with number `id` gives `key` back. False if there is no such hold.
     pub(crate) fn release(
         &mut self,
         key: Key,
         id: u64,
         now: Instant,
         desk: &mut impl Desk<W>,
-    ) -> Released {
+    ) -> bool {
         let Some(entry) = self.entries.get_mut(&key) else {
-            return Released::Stale;
+            return false;
         };
         entry.holders = match entry.holders {
             Holders::Exclusive(holder) if holder == id => Holders::None,
             Holders::Shared(1) => Holders::None,
             Holders::Shared(count) => Holders::Shared(count - 1),
-            Holders::None | Holders::Exclusive(_) => return Released::Stale,
+            Holders::None | Holders::Exclusive(_) => return false,
         };
         self.held -= 1;
         self.advance(key, now, true, desk);
-        if self.is_unlock_due(key) {
-            Released::UnlockDue
-        } else {
-            Released::Done
-        }
+        true
     }
 
     /// Does somebody wait for `key` while somebody here has it?
@@ -268,6 +255,11 @@ impl<W> Table<W> {
                 .get_mut(&key)
                 .expect("listed keys have entries");
             entry.listed = false;
+            if !self.limits.fenced && entry.can_hand_over(now) {
+                // Whoever stood before the first in line has been sent away.
+                self.advance(key, now, false, desk);
+                continue;
+            }
             let Some(action) = entry.due(now) else {
                 continue;
             };
@@ -275,14 +267,14 @@ impl<W> Table<W> {
                 batch.push(Op { key, mode, action });
                 continue;
             }
+            if entry.is_put_off() {
+                continue;
+            }
             let Some(first) = entry.first() else {
                 self.remove(key);
                 continue;
             };
             let mode = first.mode;
-            if entry.is_put_off() {
-                continue;
-            }
             if self.is_full(0) {
                 self.refuse_all(key, Refusal::LimitReached, desk);
             } else if self.is_full(locks) {
@@ -316,7 +308,8 @@ impl<W> Table<W> {
                 if let Some(line) = &mut entry.line {
                     line.look = None;
                 }
-                entry.tenure.get_or_insert(now);
+                let tenure = entry.tenure.or_else(|| self.recent.take(op.key, now));
+                entry.tenure = Some(tenure.unwrap_or(now));
                 self.advance(op.key, now, false, desk);
             }
             Action::Draw => {
@@ -331,7 +324,7 @@ impl<W> Table<W> {
             Action::Unlock => {
                 entry.server = None;
                 let over = entry.is_tenure_over(now);
-                if over && let Some(start) = entry.tenure.take() {
+                if let Some(start) = entry.tenure.filter(|_| over || entry.first().is_none()) {
                     // Longer than the pause of whoever has waited since the tenure began.
                     let tenure = now.saturating_duration_since(start);
                     let pause = backoff::proportional(
@@ -340,7 +333,13 @@ impl<W> Table<W> {
                         self.limits.retry_max,
                     );
                     let at = now + pause;
-                    self.look_later(op.key, Look { from: at, by: at });
+                    if over {
+                        entry.tenure = None;
+                        entry.line_from(&mut self.spare).is_rest = true;
+                        self.look_later(op.key, Look { from: at, by: at });
+                    } else {
+                        self.recent.put(op.key, start, at);
+                    }
                 }
                 self.list(op.key);
             }
@@ -372,6 +371,22 @@ impl<W> Table<W> {
             self.ready.push_back(key);
         }
         std::mem::take(&mut self.held)
+    }
+
+    /// Without a session nothing is planned, and every key that anybody asks for stays
+    /// listed: forgets those that nobody waits for any more, if they are many.
+    pub(crate) fn forget_idle(&mut self) {
+        if self.ready.len() < 2 * self.waiting + MANY_IDLE {
+            return;
+        }
+        let entries = &mut self.entries;
+        self.ready.retain(|key| {
+            let wanted = entries.get(key).is_some_and(|entry| !entry.is_idle());
+            if !wanted {
+                entries.remove(key);
+            }
+            wanted
+        });
     }
 
     /// Sends away those who wait: all, or only those who cannot wait.
@@ -430,7 +445,7 @@ impl<W> Table<W> {
         }
         // A later holder needs a later one.
         entry.token = None;
-        if entry.first().is_none() {
+        if entry.line.as_ref().is_some_and(|line| line.is_idle()) {
             self.spare.extend(entry.line.take());
         }
         if entry.due(now).is_some() {
@@ -470,6 +485,7 @@ impl<W> Table<W> {
                     from: now + pause.mul_f64(0.75),
                     by: now + self.dice.jitter(pause),
                 };
+                line.is_rest = false;
                 self.look_later(key, look);
             }
             None => self.remove(key),

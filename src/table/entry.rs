@@ -44,6 +44,8 @@ pub(super) struct Line<W> {
     pub(super) queue: VecDeque<Waiter<W>>,
     /// When to look at the server again. None: at once.
     pub(super) look: Option<Look>,
+    /// Until that look, is it others' turn? Then whoever comes meanwhile waits, too.
+    pub(super) is_rest: bool,
 }
 
 impl<W> Line<W> {
@@ -51,7 +53,13 @@ impl<W> Line<W> {
         Box::new(Line {
             queue: VecDeque::new(),
             look: None,
+            is_rest: false,
         })
+    }
+
+    /// Does nobody stand in it, and would nobody have to?
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && !(self.is_rest && self.look.is_some())
     }
 }
 
@@ -69,6 +77,22 @@ impl<W> Entry<W> {
 
     pub(super) fn first(&self) -> Option<&Waiter<W>> {
         self.line.as_ref()?.queue.front()
+    }
+
+    /// The line, made of a `spare` one if there is none.
+    #[allow(clippy::vec_box)] // as in the table
+    pub(super) fn line_from(&mut self, spare: &mut Vec<Box<Line<W>>>) -> &mut Line<W> {
+        self.line.get_or_insert_with(|| {
+            let mut line = spare.pop().unwrap_or_else(Line::new);
+            line.look = None;
+            line.is_rest = false;
+            line
+        })
+    }
+
+    /// Does nobody here have it or want it, nor the session hold it?
+    pub(super) fn is_idle(&self) -> bool {
+        self.server.is_none() && self.holders == Holders::None && self.first().is_none()
     }
 
     fn waiters(&self) -> impl Iterator<Item = &Waiter<W>> {
@@ -122,7 +146,9 @@ impl<W> Entry<W> {
 
     /// Is the next look at the server for later? Not for one who cannot wait.
     pub(super) fn is_put_off(&self) -> bool {
-        self.line.as_ref().is_some_and(|line| line.look.is_some())
+        self.line
+            .as_ref()
+            .is_some_and(|line| line.look.is_some() && !line.is_idle())
             && self
                 .waiters()
                 .all(|waiter| waiter.patience == Patience::Wait)

@@ -249,11 +249,10 @@ impl Play {
                 let waiter = *waiter;
                 self.world.held.remove(&waiter);
                 let released = self.table.release(key, id, self.now, &mut self.world);
-                assert!(released != Released::Stale);
+                assert!(released);
                 // The table counts shared holders and does not tell them apart.
                 if twice && mode == Mode::Exclusive {
-                    let again = self.table.release(key, id, self.now, &mut self.world);
-                    assert_eq!(again, Released::Stale);
+                    assert!(!self.table.release(key, id, self.now, &mut self.world));
                 }
             }
             Step::Leave { which, told } if !self.world.waiting.is_empty() => {

@@ -19,7 +19,7 @@ fn a_hand_over_draws_a_token_and_keeps_the_lock() {
     assert_eq!(scene.book.granted, [0, 1]);
     assert_eq!(scene.book.tokens, [Some(1), Some(2)]);
     assert_eq!(scene.book.handed_over, 1);
-    assert_eq!(scene.release_last(A), Released::UnlockDue);
+    assert!(scene.release_last(A));
     assert_eq!(scene.plan(), [unlock(A)]);
 }
 

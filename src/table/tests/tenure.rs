@@ -1,0 +1,131 @@
+//! How long a process keeps a lock before others get their turn.
+
+use super::*;
+
+impl Scene {
+    /// Takes the lock, holds it for so long and gives it back.
+    fn hold(&mut self, waiter: u32, length: Duration) {
+        self.wait(A, waiter..waiter + 1);
+        assert_eq!(self.plan(), [lock(A)]);
+        self.settle(vec![lock(A)], true);
+        self.now += length;
+        assert!(self.release_last(A));
+        assert_eq!(self.plan(), [unlock(A)]);
+        self.settle(vec![unlock(A)], true);
+    }
+}
+
+#[test]
+fn a_lock_is_handed_over_without_the_server_within_the_tenure() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..3);
+    scene.turn();
+    scene.now += TENURE - MS;
+    scene.release_last(A);
+    assert_eq!(scene.book.granted, [0, 1]);
+    assert_eq!(scene.book.handed_over, 1);
+    assert_eq!(scene.plan(), []);
+}
+
+#[test]
+fn after_its_tenure_a_process_unlocks_and_pauses() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..2);
+    scene.turn();
+    scene.now += TENURE;
+    assert!(scene.release_last(A));
+    assert_eq!(scene.plan(), [unlock(A)]);
+    scene.settle(vec![unlock(A)], true);
+    assert_eq!(scene.plan(), []);
+    let pause = scene.pause();
+    // Longer than that of one who has waited for the whole tenure.
+    assert!(pause > TENURE / 10, "{pause:?}");
+    scene.now += pause;
+    assert_eq!(scene.plan(), [lock(A)]);
+    scene.settle(vec![lock(A)], true);
+    assert_eq!(scene.book.granted, [0, 1]);
+    assert_eq!(scene.book.handed_over, 0);
+}
+
+#[test]
+fn a_new_tenure_begins_after_the_old_one() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..3);
+    scene.turn();
+    scene.now += TENURE;
+    scene.release_last(A);
+    scene.turn();
+    scene.now += scene.pause();
+    scene.turn();
+    scene.now += TENURE / 2;
+    assert!(scene.release_last(A));
+    assert_eq!(scene.book.granted, [0, 1, 2]);
+}
+
+#[test]
+fn somebody_elses_turn_ends_the_tenure() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..1);
+    scene.turn();
+    scene.release_last(A);
+    scene.turn();
+    // Before the next plan forgets the key.
+    scene.wait(A, 1..2);
+    scene.turned_away();
+    scene.now += 2 * TENURE;
+    scene.turn();
+    assert_eq!(scene.book.granted, [0, 1]);
+}
+
+#[test]
+fn who_comes_only_after_the_tenure_waits_for_others_too() {
+    let mut scene = Scene::new(None);
+    scene.hold(0, TENURE);
+    scene.wait(A, 1..2);
+    assert_eq!(scene.plan(), []);
+    scene.now += scene.pause();
+    assert_eq!(scene.plan(), [lock(A)]);
+}
+
+#[test]
+fn who_cannot_wait_does_not_wait_for_others() {
+    let mut scene = Scene::new(None);
+    scene.hold(0, TENURE);
+    scene.once(A, 1);
+    assert_eq!(scene.plan(), [lock(A)]);
+}
+
+#[test]
+fn a_key_that_nobody_wants_after_its_tenure_is_forgotten() {
+    let mut scene = Scene::new(None);
+    scene.hold(0, TENURE);
+    scene.now += scene.pause();
+    assert_eq!(scene.plan(), []);
+    assert!(scene.table.entries.is_empty());
+    assert_eq!(scene.table.next_look(), None);
+}
+
+#[test]
+fn holds_that_leave_others_no_time_between_them_are_one_tenure() {
+    let mut scene = Scene::new(None);
+    for waiter in 0..3 {
+        scene.hold(waiter, TENURE / 2);
+        assert_eq!(scene.plan(), []);
+        assert_eq!(scene.table.next_look().is_some(), waiter == 1);
+        scene.now += match waiter {
+            1 => scene.pause(),
+            _ => MS / 2,
+        };
+    }
+}
+
+#[test]
+fn holds_with_time_for_others_between_them_are_not() {
+    let mut scene = Scene::new(None);
+    for waiter in 0..5 {
+        scene.hold(waiter, TENURE / 2);
+        assert_eq!(scene.plan(), []);
+        assert_eq!(scene.table.next_look(), None);
+        scene.now += 2 * MS;
+    }
+}
