@@ -99,8 +99,9 @@ impl Session {
         match self.run(batch, outcomes) {
             Ok(()) => self.renew(started),
             Err(error) if self.is_gone(&error) => return Err(lost(error)),
-            Err(_) => self.recover(batch, outcomes, beat)?,
+            Err(error) => self.recover(batch, &error, outcomes, beat)?,
         }
+        check_complete(batch, outcomes)?;
         for (op, outcome) in batch.iter().zip(&*outcomes) {
             match (op.action, outcome) {
                 (Action::Lock, Outcome::Done(_)) => self.locks += 1,
@@ -156,6 +157,11 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// How old the open transaction, if there is one, should get.
+    pub(crate) fn transaction_limit(&self) -> Option<Duration> {
+        self.transaction.map(|_| Duration::from_nanos(OLD))
     }
 
     /// Must the lease be renewed although nothing is held?
@@ -246,11 +252,12 @@ impl Session {
     }
 
     fn is_gone(&self, error: &postgres::Error) -> bool {
-        // 57P01 to 57P05: the server ends the session, whatever the driver knows yet.
+        // 57P01 to 57P05: the server ends the session, whatever the driver knows yet. 26000:
+        // it does not know a statement of ours, so it is another session that answers.
         self.client.is_closed()
-            || error
-                .code()
-                .is_none_or(|code| code.code().starts_with("57P"))
+            || error.code().map(SqlState::code).is_none_or(|code| {
+                code.starts_with("57P") || code == SqlState::INVALID_SQL_STATEMENT_NAME.code()
+            })
     }
 }
 
@@ -275,6 +282,16 @@ fn said(yes: bool) -> Outcome {
     } else {
         Outcome::Refused
     }
+}
+
+/// A server of its own kind could leave steps unanswered, and callers with them.
+fn check_complete(batch: &[Op], outcomes: &[Outcome]) -> Result<(), Lost> {
+    if outcomes.len() == batch.len() {
+        return Ok(());
+    }
+    Err(Lost(Error::unavailable(
+        "the server has answered to another number of steps than it was given",
+    )))
 }
 
 fn prepared<'a>(

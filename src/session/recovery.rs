@@ -1,11 +1,12 @@
 //! After a failed statement: what it did, and the rest of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use postgres::error::SqlState;
 
 use super::sql::{END, HELD};
-use super::{ATTEMPTS, Beat, Lost, Outcome, Session, fence, is_cancelled, lost, prepared};
+use super::{ATTEMPTS, Beat, Lost, Outcome, Session};
+use super::{check_complete, fence, is_cancelled, lost, prepared};
 use crate::clock;
 use crate::error::{Error, ErrorKind};
 use crate::key::Key;
@@ -13,72 +14,152 @@ use crate::request::Mode;
 use crate::table::{Action, Op};
 
 impl Session {
-    /// After a failed batch: finds out what it did, then does the rest step by step,
-    /// so that one step's failure is its own.
+    /// After a batch that failed with `error`: finds out what it did, and does the rest step
+    /// by step, so that one step's failure is its own.
     pub(super) fn recover(
         &mut self,
         batch: &[Op],
+        error: &postgres::Error,
         outcomes: &mut Vec<Outcome>,
         beat: Beat<'_>,
     ) -> Result<(), Lost> {
-        outcomes.clear();
         if self.transaction.take().is_some() {
             // It has failed with the statement.
             self.persist(|client| client.batch_execute(END))?;
         }
-        let held = self.held(beat)?;
+        let mut held = self.held(beat)?;
+        let mut answered = HashMap::new();
+        if is_cancelled(error) {
+            // Nothing is wrong with any step, and a big batch has too many to go one by one.
+            let rest: Vec<Op> = batch
+                .iter()
+                .filter_map(|&op| self.rest_of(op, &held))
+                .collect();
+            match self.run_again(&rest, beat)? {
+                Some(answers) => {
+                    let keys = rest.iter().map(|op| op.key);
+                    answered.extend(keys.zip(answers));
+                }
+                None => held = self.held(beat)?,
+            }
+        }
+        outcomes.clear();
+        let mut full: Option<Error> = None;
         for &op in batch {
-            let outcome = if !is_done(op, &held) {
-                self.retry(op, beat)?
-            } else if self.fenced && op.action == Action::Lock {
-                self.draw(op, beat)?
-            } else {
-                Outcome::Done(None)
+            let outcome = match (answered.remove(&op.key), self.rest_of(op, &held), &full) {
+                (Some(answer), ..) => answer,
+                (None, None, _) => Outcome::Done(None),
+                // There is no room for another lock, either.
+                (None, Some(step), Some(full)) if step.action == Action::Lock => {
+                    Outcome::Failed(full.clone())
+                }
+                (None, Some(step), _) if step.action == op.action => self.retry(step, beat)?,
+                (None, Some(draw), _) => self.complete(op, draw, beat)?,
             };
+            if let Outcome::Failed(error) = &outcome
+                && error.kind() == ErrorKind::LockTableFull
+            {
+                full = Some(error.clone());
+            }
             outcomes.push(outcome);
         }
         Ok(())
     }
 
+    /// What is left to do of a step.
+    fn rest_of(&self, op: Op, held: &HashSet<(Key, Mode)>) -> Option<Op> {
+        let action = match op.action {
+            action if !is_done(op, held) => action,
+            Action::Lock if self.fenced => Action::Draw,
+            Action::Lock | Action::Unlock | Action::Draw => return None,
+        };
+        Some(Op { action, ..op })
+    }
+
+    /// What a cancelled batch has left to do, in one round trip. `None` if that failed, too.
+    fn run_again(&mut self, rest: &[Op], beat: Beat<'_>) -> Result<Option<Vec<Outcome>>, Lost> {
+        let mut outcomes = Vec::with_capacity(rest.len());
+        if !rest.is_empty() && self.attempt(rest, &mut outcomes, beat)?.is_err() {
+            return Ok(None);
+        }
+        check_complete(rest, &outcomes)?;
+        Ok(Some(outcomes))
+    }
+
+    /// One round trip. Its failure counts as the server's answer, unless the session is gone.
+    fn attempt(
+        &mut self,
+        steps: &[Op],
+        outcomes: &mut Vec<Outcome>,
+        beat: Beat<'_>,
+    ) -> Result<Result<(), postgres::Error>, Lost> {
+        if self.state.ended().is_some() {
+            return Err(Lost(Error::unavailable(
+                "the lease expired while the session recovered from an error",
+            )));
+        }
+        beat();
+        let started = clock::now();
+        match self.run(steps, outcomes) {
+            Err(error) if self.is_gone(&error) => Err(lost(error)),
+            answered => {
+                self.renew(started);
+                Ok(answered)
+            }
+        }
+    }
+
+    /// One step. If it fails, it has no effect.
     fn retry(&mut self, op: Op, beat: Beat<'_>) -> Result<Outcome, Lost> {
         let mut said = Vec::with_capacity(1);
         for attempt in 1.. {
-            let started = clock::now();
-            beat();
-            let error = match self.run(&[op], &mut said) {
-                Ok(()) => {
-                    self.renew(started);
-                    break;
+            let Err(error) = self.attempt(&[op], &mut said, beat)? else {
+                if op.action == Action::Unlock && attempt > 1 {
+                    // If there was nothing to give back, an attempt before had done it.
+                    return Ok(Outcome::Done(None));
                 }
-                Err(error) if self.is_gone(&error) => return Err(lost(error)),
-                Err(error) => error,
+                break;
             };
-            if is_done(op, &self.held(beat)?) {
-                return if self.fenced && op.action == Action::Lock {
-                    self.draw(op, beat)
-                } else {
-                    Ok(Outcome::Done(None))
-                };
-            }
-            if attempt < ATTEMPTS && is_cancelled(&error) {
-                continue;
-            }
-            return match op.action {
-                Action::Lock => Ok(Outcome::Failed(lock_error(error))),
-                Action::Draw => Ok(Outcome::Failed(fence::draw_error(error))),
+            let may_retry = attempt < ATTEMPTS;
+            match op.action {
+                Action::Unlock if may_retry => {}
                 // A lock that cannot be given back goes with the session.
-                Action::Unlock => Err(lost(error)),
-            };
+                Action::Unlock => return Err(lost(error)),
+                Action::Draw if may_retry && is_cancelled(&error) => {}
+                Action::Draw => return Ok(Outcome::Failed(fence::draw_error(error))),
+                Action::Lock => {
+                    // The lock may have been taken before the statement failed.
+                    let taken = self.give_back(op, beat)?;
+                    if may_retry && is_cancelled(&error) {
+                        continue;
+                    }
+                    return Ok(Outcome::Failed(if taken && self.fenced {
+                        fence::draw_error(error)
+                    } else {
+                        lock_error(error)
+                    }));
+                }
+            }
         }
-        Ok(said.pop().expect("one step has one outcome"))
+        said.pop().ok_or_else(|| {
+            Lost(Error::unavailable(
+                "the server has not answered to the only step it was given",
+            ))
+        })
     }
 
-    /// After `lock` has left the lock behind, but not its token.
-    fn draw(&mut self, lock: Op, beat: Beat<'_>) -> Result<Outcome, Lost> {
-        let step = |action| Op { action, ..lock };
-        let outcome = self.retry(step(Action::Draw), beat)?;
+    /// Takes `lock` back, if it was taken: was it?
+    fn give_back(&mut self, lock: Op, beat: Beat<'_>) -> Result<bool, Lost> {
+        let action = Action::Unlock;
+        let outcome = self.retry(Op { action, ..lock }, beat)?;
+        Ok(matches!(outcome, Outcome::Done(_)))
+    }
+
+    /// Draws the token of a lock that a failed batch has taken.
+    fn complete(&mut self, lock: Op, draw: Op, beat: Beat<'_>) -> Result<Outcome, Lost> {
+        let outcome = self.retry(draw, beat)?;
         if let Outcome::Failed(_) = outcome
-            && !matches!(self.retry(step(Action::Unlock), beat)?, Outcome::Done(_))
+            && !self.give_back(lock, beat)?
         {
             return Err(Lost(Error::unavailable(
                 "the session did not hold a lock that it had just taken",
@@ -91,11 +172,13 @@ impl Session {
     fn held(&mut self, beat: Beat<'_>) -> Result<HashSet<(Key, Mode)>, Lost> {
         for attempt in 1.. {
             beat();
+            let started = clock::now();
             let rows = prepared(&mut self.held, &mut self.client, HELD)
                 .cloned()
                 .and_then(|statement| self.client.query(&statement, &[]));
             match rows {
                 Ok(rows) => {
+                    self.renew(started);
                     return rows
                         .iter()
                         .map(|row| {

@@ -3,6 +3,7 @@
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
 use distlock::{ErrorKind, Guard, Key, Manager};
 use postgres::Client;
@@ -237,4 +238,86 @@ fn a_thread_that_drops_at_the_limit_can_lock_at_once() {
     for key in 0..500_i64 {
         drop(mgr.lock(key).unwrap());
     }
+}
+
+#[test]
+#[serial]
+fn a_failure_in_the_middle_of_a_big_batch_costs_nobody_a_lock() {
+    const CALLERS: usize = 400;
+    const ROOM: usize = 100;
+    // Room for some 7,000 locks: to ask the server what is held takes a while.
+    let server = Server::builder()
+        .setting("max_locks_per_transaction", "256")
+        .setting("max_connections", "10")
+        .start()
+        .unwrap();
+    let _clean = clean_on(&server);
+    // Too short for a look at all locks at each step.
+    let mgr = Manager::builder(&server.url())
+        .lease(Duration::from_secs(3))
+        .connect()
+        .unwrap();
+    // Once the table is full, hardly a query can be asked.
+    let mut client = server.client();
+    let session = backends(&mut client);
+    let mut guards = fill(&mgr, 0);
+    drop(guards.split_off(guards.len() - ROOM));
+    let paused = Paused::new(session);
+    let taken: Vec<Guard> = thread::scope(|scope| {
+        let callers: Vec<_> = (1..)
+            .take(CALLERS)
+            .map(|n: i64| {
+                let caller = thread::Builder::new().name("caller".into());
+                let mgr = &mgr;
+                caller
+                    .spawn_scoped(scope, move || mgr.try_lock(-n))
+                    .unwrap()
+            })
+            .collect();
+        // They wait while the worker waits for the server.
+        eventually(|| asleep("caller") == CALLERS);
+        drop(paused);
+        callers
+            .into_iter()
+            .filter_map(|caller| match caller.join().unwrap() {
+                Ok(guard) => Some(guard.unwrap()),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::LockTableFull);
+                    None
+                }
+            })
+            .collect()
+    });
+    let stats = mgr.stats();
+    assert!(stats.largest_batch > CALLERS as u64 / 2, "{stats:?}");
+    assert_eq!((stats.lost, stats.reconnects), (0, 0));
+    assert!(
+        !taken.is_empty() && taken.len() < CALLERS,
+        "{}",
+        taken.len()
+    );
+    guards.extend(taken);
+    assert_held(&mut client, &guards);
+    drop(guards);
+    eventually(|| advisory_locks(&mut client).is_empty());
+}
+
+#[test]
+#[serial]
+fn the_transaction_that_many_locks_open_does_not_get_old() {
+    let _clean = clean();
+    let mgr = builder().heartbeat(FOREVER).lease(None).connect().unwrap();
+    let _guards: Vec<_> = (0..300_i64).map(|key| mgr.lock(key).unwrap()).collect();
+    let mut client = server().client();
+    let begun = "SELECT xact_start::text FROM pg_stat_activity \
+         WHERE application_name = 'distlock' AND state LIKE 'idle in transaction%'";
+    let mut begun = || client.query_one(begun, &[]).ok().and_then(|row| row.get(0));
+    let mut first: Option<String> = None;
+    eventually(|| {
+        first = begun();
+        first.is_some()
+    });
+    // Sooner than the heartbeat.
+    assert!(within(FOREVER / 3, || begun()
+        .is_some_and(|now| Some(now) != first)));
 }
