@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{TrySendError, never, select};
 
 use crate::cancel::CancelToken;
-use crate::core::Handle;
 use crate::error::Error;
 use crate::guard::Guard;
+use crate::handle::Handle;
 use crate::key::Key;
 use crate::reply::Waited;
 use crate::request::{Answer, Message, Mode, Note, Patience, Request};
@@ -137,7 +137,6 @@ impl<'a> Acquire<'a> {
         if self.token.is_some_and(CancelToken::is_cancelled) {
             return Err(Error::cancelled());
         }
-        let start = Instant::now();
         let (pending, reply) = core.replies.open();
         let request = Message::Acquire(Request {
             key: self.key,
@@ -166,9 +165,9 @@ impl<'a> Acquire<'a> {
             Waited::Answered(Answer::Busy) => Ok(None),
             Waited::Answered(Answer::Failed(error)) => Err(error),
             Waited::Interrupted => Err(Error::cancelled()),
-            Waited::TimedOut => self.too_late(start),
+            Waited::TimedOut => self.too_late(),
             Waited::Dropped => match sent {
-                Err(Unsent::TimedOut) => self.too_late(start),
+                Err(Unsent::TimedOut) => self.too_late(),
                 Err(Unsent::Cancelled) => Err(Error::cancelled()),
                 Ok(()) | Err(Unsent::Closed) => Err(Error::closed()),
             },
@@ -197,8 +196,8 @@ impl<'a> Acquire<'a> {
 
     /// The deadline passed. If the database is what kept the caller waiting, nobody
     /// knows whether the lock is taken.
-    fn too_late(&self, start: Instant) -> Result<Option<Guard>, Error> {
-        if self.handle.core.is_out_of_touch(start) {
+    fn too_late(&self) -> Result<Option<Guard>, Error> {
+        if self.handle.core.is_out_of_touch() {
             Err(Error::unavailable(
                 "the database did not answer within the timeout",
             ))

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
-use crate::core::Handle;
+use crate::handle::Handle;
 use crate::request::Grant;
 use crate::watch::{Ended, Hold};
 
@@ -40,6 +40,8 @@ pub struct CancelToken {
 }
 
 struct Shared {
+    /// Kept alive, so that what cancels it reaches its children.
+    parent: Option<Arc<Shared>>,
     state: Mutex<State>,
     /// Disconnects when the token is cancelled.
     cancelled: Receiver<Infallible>,
@@ -66,9 +68,14 @@ struct Registered {
 impl CancelToken {
     /// A token that is not cancelled.
     pub fn new() -> Self {
+        CancelToken::below(None)
+    }
+
+    fn below(parent: Option<Arc<Shared>>) -> Self {
         let (signal, cancelled) = bounded(0);
         CancelToken {
             shared: Arc::new(Shared {
+                parent,
                 state: Mutex::new(State {
                     signal: Some(signal),
                     children: Vec::new(),
@@ -79,9 +86,10 @@ impl CancelToken {
         }
     }
 
-    /// A token that is cancelled when this one is, or before.
+    /// A token that is cancelled when this one is, or before; also after this one is
+    /// dropped, if its own parent is cancelled.
     pub fn child(&self) -> CancelToken {
-        let child = CancelToken::new();
+        let child = CancelToken::below(Some(Arc::clone(&self.shared)));
         let mut state = self.shared.state.lock();
         if state.signal.is_none() {
             drop(state);
@@ -98,8 +106,8 @@ impl CancelToken {
 
     /// Cancels the token and its children. The second time it does nothing.
     ///
-    /// When it returns, every watch has tripped; the locks themselves are given back
-    /// by their managers' workers soon after.
+    /// When the first call returns, every watch has tripped; the locks themselves are
+    /// given back by their managers' workers soon after.
     pub fn cancel(&self) {
         let mut pending = vec![Arc::clone(&self.shared)];
         while let Some(shared) = pending.pop() {
@@ -146,6 +154,16 @@ impl CancelToken {
             .lock()
             .holds
             .remove(&hold_id(grant, handle));
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // A loop, because a long line of descendants would overflow the stack.
+        let mut parent = self.parent.take();
+        while let Some(shared) = parent {
+            parent = Arc::into_inner(shared).and_then(|mut last| last.parent.take());
+        }
     }
 }
 

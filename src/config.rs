@@ -1,24 +1,16 @@
 //! The settings of a manager: their defaults and what is wrong with them.
 
-use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
-use postgres::config::TargetSessionAttrs;
-
-use crate::dsn;
 use crate::error::Error;
 use crate::key::Namespace;
-use crate::tls::{self, Connector};
 
 /// The shortest lease that leaves room for a heartbeat to be late.
 const MIN_LEASE_HEARTBEATS: u32 = 4;
 
 /// A century. Nobody waits longer, and times this far ahead can still be reckoned with.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
-
-/// How soon the driver's way of saying "unset" would look at an idle connection.
-const KEEPALIVES_IDLE_UNSET: Duration = Duration::from_secs(2 * 60 * 60);
+pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// A day. The longest that every platform and the server take for a matter of the network.
 const LONGEST_NETWORK: Duration = Duration::from_secs(86_400);
@@ -133,6 +125,10 @@ impl Settings {
         ] {
             *duration = (*duration).min(LONGEST_NETWORK);
         }
+        // The server's clock for it has no smaller unit.
+        self.lease = self
+            .lease
+            .map(|lease| lease - Duration::from_nanos(u64::from(lease.subsec_nanos() % 1_000_000)));
         self.check()?;
         Ok(self)
     }
@@ -206,155 +202,11 @@ impl Settings {
     }
 }
 
-/// The database to connect to, and how.
-#[derive(Clone)]
-pub(crate) struct Target {
-    pub(crate) config: postgres::Config,
-    pub(crate) connector: Connector,
-}
-
-/// The driver's view of `dsn`, with the application name and connect timeout put in, and
-/// the connector to use, which is `tls` if there is one.
-///
-/// The driver's parse errors are passed on only where they are known to quote no
-/// part of the input, which may hold a password.
-pub(crate) fn parse_dsn(
-    dsn: &str,
-    settings: &Settings,
-    tls: Option<Connector>,
-) -> Result<Target, Error> {
-    let (dsn, parameters) = dsn::split(dsn);
-    let mut config: postgres::Config = dsn.parse().map_err(|error: postgres::Error| {
-        let message = "the connection string is neither `key=value` pairs nor a postgres:// URL";
-        match error.source().map(ToString::to_string) {
-            Some(cause) if cause.starts_with("invalid value for option") => {
-                Error::config("the connection string has a bad value").caused_by(error)
-            }
-            _ => Error::config(message),
-        }
-    })?;
-    let (hosts, addresses) = (config.get_hosts().len(), config.get_hostaddrs().len());
-    let targets = hosts.max(addresses);
-    if targets == 0 {
-        return Err(Error::config("the connection string names no host"));
-    }
-    if hosts.min(addresses) > 0 && hosts != addresses {
-        return Err(Error::config(
-            "the connection string has not as many hostaddrs as hosts",
-        ));
-    }
-    if config.get_ports().len() > 1 && config.get_ports().len() != targets {
-        return Err(Error::config(
-            "the connection string has not one port, nor as many as hosts",
-        ));
-    }
-    match &settings.application_name {
-        Some(name) => {
-            config.application_name(name);
-        }
-        None if config.get_application_name().is_none() => {
-            config.application_name("distlock");
-        }
-        None => {}
-    }
-    let timeout = config.get_connect_timeout();
-    let timeout = timeout.map_or(settings.connect_timeout, |own| (*own).min(FOREVER));
-    config.connect_timeout(timeout);
-    let keepalives = settings.tcp_keepalives;
-    if config.get_tcp_user_timeout().is_none() {
-        config.tcp_user_timeout(settings.tcp_user_timeout);
-    }
-    if config.get_keepalives_idle() == KEEPALIVES_IDLE_UNSET {
-        config.keepalives_idle(keepalives.idle);
-    }
-    if config.get_keepalives_interval().is_none() {
-        config.keepalives_interval(keepalives.interval);
-    }
-    if config.get_keepalives_retries().is_none() {
-        config.keepalives_retries(keepalives.retries);
-    }
-    if config.get_target_session_attrs() == TargetSessionAttrs::ReadOnly {
-        return Err(Error::config(
-            "locks need a server that takes writes: target_session_attrs must not be read-only",
-        ));
-    }
-    // A standby grants locks that the primary has granted too.
-    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-    let texts = [
-        config.get_user(),
-        config.get_dbname(),
-        config.get_options(),
-        config.get_application_name(),
-    ];
-    // The protocol ends its strings with one.
-    if texts.into_iter().flatten().any(|text| text.contains('\0'))
-        || config
-            .get_password()
-            .is_some_and(|password| password.contains(&0))
-    {
-        return Err(Error::config(
-            "neither the connection string nor the application name may have a NUL",
-        ));
-    }
-    let connector = tls::choose(&mut config, parameters, tls)?;
-    Ok(Target { config, connector })
-}
-
 #[cfg(test)]
 mod tests {
-    // Tests may panic.
-    #![allow(clippy::unwrap_used)]
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::error::ErrorKind;
-
-    fn parsed(dsn: &str) -> Result<postgres::Config, Error> {
-        parse_dsn(dsn, &Settings::default(), None).map(|target| target.config)
-    }
-
-    #[test]
-    fn a_silent_network_is_noticed_by_default() {
-        let config = parsed("host=db").unwrap();
-        assert_eq!(
-            config.get_tcp_user_timeout(),
-            Some(&Duration::from_secs(10))
-        );
-        assert_eq!(config.get_keepalives_idle(), Duration::from_secs(10));
-        assert_eq!(
-            config.get_keepalives_interval(),
-            Some(Duration::from_secs(2))
-        );
-        assert_eq!(config.get_keepalives_retries(), Some(3));
-    }
-
-    #[test]
-    fn what_the_connection_string_says_goes_first() {
-        let config = parsed(
-            "host=db tcp_user_timeout=3 keepalives_idle=4 keepalives_interval=5 \
-             keepalives_retries=6 connect_timeout=7 application_name=mine",
-        )
-        .unwrap();
-        assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_secs(3)));
-        assert_eq!(config.get_keepalives_idle(), Duration::from_secs(4));
-        assert_eq!(
-            config.get_keepalives_interval(),
-            Some(Duration::from_secs(5))
-        );
-        assert_eq!(config.get_keepalives_retries(), Some(6));
-        assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
-        assert_eq!(config.get_application_name(), Some("mine"));
-    }
-
-    #[test]
-    fn only_a_server_that_takes_writes_will_do() {
-        for dsn in ["host=db", "host=db target_session_attrs=any"] {
-            let attrs = parsed(dsn).unwrap().get_target_session_attrs();
-            assert_eq!(attrs, TargetSessionAttrs::ReadWrite, "{dsn}");
-        }
-        assert!(parsed("host=db target_session_attrs=read-only").is_err());
-    }
 
     #[test]
     fn a_sequence_is_named_with_its_schema() {
@@ -367,88 +219,8 @@ mod tests {
         }
     }
 
-    /// Pieces of connection strings of both kinds, and what does not belong there.
-    fn pieces() -> impl Strategy<Value = String> {
-        let piece = prop_oneof![
-            prop::sample::select(vec![
-                "postgres://",
-                "postgresql://",
-                "user=",
-                "password=",
-                "host=",
-                "hostaddr=",
-                "port=",
-                "dbname=",
-                "options=",
-                "sslmode=",
-                "sslrootcert=",
-                "connect_timeout=",
-                "target_session_attrs=",
-                "127.0.0.1",
-                "/run",
-                "[::1]",
-                "require",
-                "verify-full",
-                "system",
-                "read-write",
-                "%",
-                "%41",
-                "%zz",
-                " ",
-                "=",
-                "'",
-                "\\",
-                ",",
-                ":",
-                "@",
-                "/",
-                "?",
-                "&",
-                "#",
-                "\0",
-                "5432",
-                "-1",
-                "99999999999",
-            ])
-            .prop_map(str::to_owned),
-            ".{0,4}",
-        ];
-        prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
-    }
-
-    fn shown(error: &dyn std::error::Error) -> String {
-        let source = error.source().map(shown).unwrap_or_default();
-        format!("{error} {error:?} {source}")
-    }
-
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4000) })]
-
-        #[test]
-        fn every_text_is_a_connection_string_or_a_config_error(text in pieces()) {
-            if let Err(error) = parsed(&text) {
-                prop_assert_eq!(error.kind(), ErrorKind::Config);
-            }
-        }
-
-        #[test]
-        fn no_password_is_in_the_error_of_a_bad_connection_string(
-            before in pieces(),
-            after in pieces(),
-        ) {
-            let dsns = [
-                format!("{before} password=0p3nsesame {after}"),
-                format!("{before} password='0p3nsesame{after}"),
-                format!("postgres://app:0p3nsesame@{after}"),
-                format!("postgres://app:0p3nsesame{after}"),
-                format!("postgres://app:{before}0p3nsesame@{after}"),
-            ];
-            for dsn in dsns {
-                if let Err(error) = parsed(&dsn) {
-                    prop_assert!(!shown(&error).contains("0p3nsesame"), "{}: {}", dsn, shown(&error));
-                }
-            }
-        }
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
 
         #[test]
         fn every_text_is_a_sequence_or_a_config_error(text in ".*") {

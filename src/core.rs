@@ -10,11 +10,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use tracing::{debug, warn};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock;
-use crate::config::{Settings, Target};
+use crate::config::Settings;
 use crate::error::Error;
 use crate::key::Key;
 use crate::pulse::Pulse;
@@ -23,107 +22,37 @@ use crate::request::{Answer, Grant, Message, Mode, Note, Request, Token};
 use crate::stats::{Counters, Stats};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::table::{Desk, Limits, Refusal, Released, Table};
+use crate::table::{Desk, Limits, Refusal, Table};
+use crate::target::Target;
 use crate::watch::{Ended, SessionState};
-
-/// How long `Handle::close` waits for the worker to end the connection.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A round trip that takes longer than this has the caller told `Unavailable` at its
 /// deadline, and not that the lock is taken.
 const SLOW: Duration = Duration::from_millis(100);
-
-/// What managers and guards hold. When the last one goes, the queue disconnects and
-/// the worker ends.
-pub(crate) struct Handle {
-    pub(crate) core: Arc<Core>,
-    pub(crate) queue: Sender<Message>,
-}
-
-impl Handle {
-    /// Gives a lock back, without ever waiting: straight to the next in line if that can
-    /// be done here and now, or else through the worker.
-    pub(crate) fn release(&self, grant: Grant, reply: Option<Replier<Answer>>) {
-        if let Some(mut state) = self.core.state.try_lock()
-            && state.table.is_awaited(grant.key)
-            // What has ended is not for the next in line.
-            && grant.session.ended().is_none()
-        {
-            state.release(&self.core, grant, reply, Instant::now());
-            let worker_needed = state.table.has_ready();
-            drop(state);
-            if worker_needed {
-                self.wake();
-            }
-        } else {
-            self.leave(Note::Release { grant, reply });
-        }
-    }
-
-    /// Leaves a note for the worker, without ever waiting.
-    pub(crate) fn leave(&self, note: Note) {
-        self.core.notes.lock().push(note);
-        if !self.core.noted.swap(true, Ordering::SeqCst) {
-            self.wake();
-        }
-        self.drain_if_closed();
-    }
-
-    /// Answers what was sent after the end. Whoever sends calls this afterwards, so
-    /// nothing stays unanswered.
-    pub(crate) fn drain_if_closed(&self) {
-        if self.core.is_closed() {
-            self.core.drain();
-            // The worker may not have seen yet that it is to end, and what would have
-            // woken it may just have been drained.
-            self.wake();
-        }
-    }
-
-    /// Wakes the worker if it sleeps. With a full queue it does not.
-    fn wake(&self) {
-        let (Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) =
-            self.queue.try_send(Message::Wake);
-    }
-
-    pub(crate) fn close(&self) -> Result<(), Error> {
-        if !self.core.shut(Ended::Closed, &Error::closed()) {
-            return Ok(());
-        }
-        self.drain_if_closed();
-        // Nothing is ever sent: the worker drops its end when the connection is gone.
-        match self.core.worker_gone.recv_timeout(CLOSE_PATIENCE) {
-            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
-                let thread = self.core.state.lock().thread.take();
-                if let Some(thread) = thread {
-                    // It has nothing left to do but return.
-                    thread.join().ok();
-                }
-                debug!("closed");
-                Ok(())
-            }
-            _ => {
-                warn!("closed while the database does not answer; its connection is left behind");
-                Err(Error::unavailable(
-                    "closed, but the database does not answer: the server frees the locks \
-                     when it notices that the connection is gone",
-                ))
-            }
-        }
-    }
-}
 
 /// What the worker answers to.
 pub(crate) struct Waiter {
     pub(crate) reply: Replier<Answer>,
 }
 
+/// An explicit unlock. It is answered by the first round trip that began after it and in
+/// which the server was well: only then is it certain that the lock lasted until then, also
+/// if it has gone to the next holder without the server.
+pub(crate) struct Unlock {
+    key: Key,
+    reply: Replier<Answer>,
+    /// The round trips begun before.
+    after: u64,
+}
+
 pub(crate) struct State {
     pub(crate) table: Table<Waiter>,
     /// The session that grants are made on; `None` while there is none.
     pub(crate) session: Option<Arc<SessionState>>,
-    /// Explicit unlocks whose result the server still has to give.
-    pub(crate) unlocking: Vec<(Key, Replier<Answer>)>,
+    /// Explicit unlocks that wait for the server's word.
+    pub(crate) unlocks: Vec<Unlock>,
+    /// Round trips begun on the session.
+    pub(crate) round_trips: u64,
     /// Why requests are refused at once, while the database is away.
     pub(crate) refusing: Option<Error>,
     /// Which worker is in charge. One that finds another number here has been
@@ -156,7 +85,7 @@ pub(crate) struct Core {
     /// Nothing is ever sent: dropping it is the signal.
     not_closing: Mutex<Option<Sender<Infallible>>>,
     /// Disconnects when the worker in charge has ended.
-    worker_gone: Receiver<()>,
+    pub(crate) worker_gone: Receiver<()>,
     /// The worker's end of `worker_gone`, for its successor to take over.
     pub(crate) worker_alive: Mutex<Option<Sender<()>>>,
 }
@@ -186,7 +115,8 @@ impl Core {
             state: Mutex::new(State {
                 table: Table::new(limits, seed),
                 session: None,
-                unlocking: Vec::new(),
+                unlocks: Vec::new(),
+                round_trips: 0,
                 refusing: None,
                 epoch: 0,
                 pulse: Arc::default(),
@@ -219,12 +149,18 @@ impl Core {
     }
 
     /// A worker turns to the database, and the watchdog to the worker.
-    pub(crate) fn begin_round_trip(&self, pulse: &Pulse) {
+    pub(crate) fn set_out(&self, pulse: &Pulse) {
         self.counters.round_trip();
-        pulse.begin();
+        pulse.set_out();
         if self.unguarded.swap(false, Ordering::SeqCst) {
             self.alarm.try_send(()).ok();
         }
+    }
+
+    /// One more round trip on the same errand.
+    pub(crate) fn beat(&self, pulse: &Pulse) {
+        self.counters.round_trip();
+        pulse.beat();
     }
 
     /// Where the table's grants go, on `session`.
@@ -236,15 +172,12 @@ impl Core {
         }
     }
 
-    /// Is the database what kept somebody waiting who has waited since `start`: is it
-    /// away, or has it been slow to answer for long enough to tell?
-    pub(crate) fn is_out_of_touch(&self, start: Instant) -> bool {
+    /// Is the database what keeps callers waiting: is it away, or has it been slow to
+    /// answer for long enough to tell?
+    pub(crate) fn is_out_of_touch(&self) -> bool {
         let state = self.state.lock();
-        let slow = || {
-            let since = state.pulse.since()?;
-            Some(clock::now().saturating_sub(since) >= clock::nanos(SLOW))
-        };
-        state.session.is_none() || (start.elapsed() >= SLOW && slow() == Some(true))
+        let is_slow = |since| clock::now().saturating_sub(since) >= clock::nanos(SLOW);
+        state.session.is_none() || state.pulse.errand().is_some_and(is_slow)
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -288,7 +221,7 @@ impl Core {
     }
 
     /// Answers what still arrives after the end.
-    fn drain(&self) {
+    pub(crate) fn drain(&self) {
         while let Ok(message) = self.queue.try_recv() {
             if let Message::Acquire(Request { reply, .. }) = message {
                 reply.send(Answer::Failed(Error::closed())).ok();
@@ -316,24 +249,33 @@ impl State {
         now: Instant,
     ) {
         let session = self.session.as_ref();
-        let released =
-            if session.is_some_and(|session| session.generation() == grant.session.generation()) {
-                self.table
-                    .release(grant.key, grant.id, now, &mut core.desk(session))
-            } else {
-                Released::Stale
-            };
-        if released != Released::Stale {
+        let released = session
+            .is_some_and(|session| session.generation() == grant.session.generation())
+            && self
+                .table
+                .release(grant.key, grant.id, now, &mut core.desk(session));
+        if released {
             core.counters.released.fetch_add(1, Ordering::Relaxed);
         }
         let Some(reply) = reply else { return };
-        match released {
-            Released::UnlockDue => self.unlocking.push((grant.key, reply)),
-            Released::Done => drop(reply.send(Answer::Released)),
-            Released::Stale => {
-                let ended = grant.session.ended().unwrap_or(Ended::SessionLost);
-                reply.send(Answer::Failed(Error::ended(ended))).ok();
-            }
+        if released {
+            self.unlocks.push(Unlock {
+                key: grant.key,
+                reply,
+                after: self.round_trips,
+            });
+        } else {
+            let ended = grant.session.ended().unwrap_or(Ended::SessionLost);
+            reply.send(Answer::Failed(Error::ended(ended))).ok();
+        }
+    }
+
+    /// A round trip has succeeded, the last that began: answers the unlocks that it speaks for.
+    pub(crate) fn confirm_unlocks(&mut self) {
+        let (table, last) = (&self.table, self.round_trips);
+        let is_sure = |unlock: &mut Unlock| unlock.after < last && !table.is_unlock_due(unlock.key);
+        for unlock in self.unlocks.extract_if(.., is_sure) {
+            unlock.reply.send(Answer::Released).ok();
         }
     }
 
@@ -344,8 +286,8 @@ impl State {
         }
         let lost = self.table.lose();
         counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
-        for (_, reply) in self.unlocking.drain(..) {
-            reply.send(Answer::Failed(Error::ended(ended))).ok();
+        for unlock in self.unlocks.drain(..) {
+            unlock.reply.send(Answer::Failed(Error::ended(ended))).ok();
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use once_cell::sync::OnceCell;
 
 use crate::cancel::CancelToken;
-use crate::core::Handle;
 use crate::error::Error;
+use crate::handle::Handle;
 use crate::key::Key;
 use crate::reply::Waited;
 use crate::request::{Answer, Grant};

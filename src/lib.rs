@@ -191,13 +191,16 @@
 
 mod acquire;
 mod backoff;
+mod builder;
 mod cancel;
 mod clock;
 mod config;
 mod core;
+mod dial;
 mod dsn;
 mod error;
 mod guard;
+mod handle;
 mod key;
 mod link;
 mod manager;
@@ -208,17 +211,19 @@ mod session;
 mod stats;
 mod sync;
 mod table;
+mod target;
 mod tls;
 mod watch;
 mod watchdog;
 mod worker;
 
 pub use crate::acquire::Acquire;
+pub use crate::builder::Builder;
 pub use crate::cancel::CancelToken;
 pub use crate::error::{Error, ErrorKind};
 pub use crate::guard::Guard;
 pub use crate::key::Key;
-pub use crate::manager::{Builder, Manager};
+pub use crate::manager::Manager;
 pub use crate::stats::Stats;
 pub use crate::watch::{Ended, Watch};
 

@@ -5,19 +5,18 @@
 //! told before it has failed; the next ones are spaced by a backoff.
 
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use tracing::{debug, info, warn};
 
 use crate::backoff::{self, Dice};
 use crate::clock;
-use crate::config::{Settings, Target};
+use crate::config::Settings;
 use crate::core::{Core, State};
+use crate::dial::{self, Stuck};
 use crate::error::Error;
 use crate::session::Session;
 
@@ -25,45 +24,9 @@ use crate::session::Session;
 /// they are told that the database is away.
 const RECONNECT_GRACE: Duration = Duration::from_secs(1);
 
-/// The longest pause after dials that nobody answered.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-
-/// The outcome of a dial, under its generation.
-pub(crate) type Dialled = (u64, Result<Session, Error>);
-
-/// Connects on a thread of its own and sends the outcome. If nobody waits for it any
-/// more, the session is closed on that thread.
-pub(crate) fn dial(
-    target: &Target,
-    settings: &Settings,
-    generation: u64,
-    outcomes: Sender<Dialled>,
-) -> Result<(), Error> {
-    let (target, settings) = (target.clone(), settings.clone());
-    thread::Builder::new()
-        .name("distlock-dial".into())
-        .spawn(move || {
-            let connect = || Session::connect(&target, &settings, generation);
-            // Whoever counts on an outcome gets one.
-            let outcome = catch_unwind(AssertUnwindSafe(connect))
-                .unwrap_or_else(|_| Err(Error::unavailable("the connect has panicked")));
-            outcomes.send((generation, outcome)).ok();
-        })
-        .map(drop)
-        .map_err(|error| Error::unavailable("no thread for the connect").caused_by(error))
-}
-
-/// How long a dial may take in all: the driver's own limit holds for each host's TCP
-/// connect, but not for a server that accepts and then says nothing.
-pub(crate) fn dial_limit(target: &Target, settings: &Settings) -> Duration {
-    let config = &target.config;
-    let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
-    config
-        .get_connect_timeout()
-        .copied()
-        .unwrap_or(settings.connect_timeout)
-        .saturating_mul(u32::try_from(hosts).unwrap_or(u32::MAX).max(1))
-}
+/// The longest pause after connects that nobody answered: each such connect keeps a thread
+/// and a socket for as long as the other side pleases.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 enum Phase {
     Up(Box<Session>),
@@ -71,10 +34,25 @@ enum Phase {
         redial_at: Instant,
     },
     Dialling {
-        generation: u64,
-        give_up_at: Instant,
         /// When the requests that wait for it are told.
         patience_ends: Option<Instant>,
+    },
+}
+
+/// What there is to log. Not before the state's mutex is free: a subscriber may do anything,
+/// and take any time for it.
+enum News {
+    Lost {
+        error: Error,
+        held: usize,
+    },
+    Reconnected {
+        generation: u64,
+    },
+    NotReconnected {
+        error: Error,
+        wait: Duration,
+        is_first: bool,
     },
 }
 
@@ -83,19 +61,18 @@ pub(crate) struct Link {
     /// Dials since the last session that lasted.
     attempt: u32,
     connected_at: Instant,
-    dialler: Sender<Dialled>,
-    outcomes: Receiver<Dialled>,
-    /// Dials without an outcome yet, those included that nobody waits for any more: a
-    /// server that accepts and says nothing keeps them for as long as it likes.
-    outstanding: u32,
+    dialler: Sender<Result<Session, Error>>,
+    outcomes: Receiver<Result<Session, Error>>,
+    stuck: Stuck,
     dice: Dice,
+    news: Vec<News>,
 }
 
 impl Link {
     /// Without a session it will dial at once.
     pub(crate) fn new(session: Option<Session>) -> Self {
         let now = Instant::now();
-        let (dialler, outcomes) = unbounded();
+        let (dialler, outcomes) = bounded(1);
         Link {
             phase: match session {
                 Some(session) => Phase::Up(Box::new(session)),
@@ -105,8 +82,9 @@ impl Link {
             connected_at: now,
             dialler,
             outcomes,
-            outstanding: 0,
+            stuck: Stuck::default(),
             dice: Dice::new(clock::now()),
+            news: Vec::new(),
         }
     }
 
@@ -124,9 +102,9 @@ impl Link {
         }
     }
 
-    /// Where dials under way will be answered, if there are any.
-    pub(crate) fn outcomes(&self) -> Option<&Receiver<Dialled>> {
-        (self.outstanding > 0).then_some(&self.outcomes)
+    /// Where the dial under way will be answered, if there is one.
+    pub(crate) fn outcomes(&self) -> Option<&Receiver<Result<Session, Error>>> {
+        matches!(self.phase, Phase::Dialling { .. }).then_some(&self.outcomes)
     }
 
     /// When [`tend`](Link::tend) has something to do.
@@ -134,16 +112,48 @@ impl Link {
         match &self.phase {
             Phase::Up(_) => None,
             Phase::Down { redial_at } => Some(*redial_at),
-            Phase::Dialling {
-                give_up_at,
-                patience_ends,
-                ..
-            } => Some(patience_ends.map_or(*give_up_at, |end| end.min(*give_up_at))),
+            Phase::Dialling { patience_ends } => *patience_ends,
+        }
+    }
+
+    /// Logs what has happened.
+    pub(crate) fn announce(&mut self) {
+        for news in self.news.drain(..) {
+            match news {
+                News::Lost { error, held } => {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(error, held, "lost the database session");
+                }
+                News::Reconnected { generation } => info!(generation, "reconnected"),
+                News::NotReconnected {
+                    error,
+                    wait,
+                    is_first,
+                } => {
+                    let error = &error as &dyn std::error::Error;
+                    // One loud line an outage.
+                    if is_first {
+                        warn!(error, ?wait, "cannot reconnect");
+                    } else {
+                        debug!(error, ?wait, "cannot reconnect");
+                    }
+                }
+            }
         }
     }
 
     /// The session is of no use any more.
-    pub(crate) fn hang_up(&mut self, settings: &Settings, state: &mut State, error: Error) {
+    pub(crate) fn hang_up(
+        &mut self,
+        settings: &Settings,
+        state: &mut State,
+        held: usize,
+        error: Error,
+    ) {
+        self.news.push(News::Lost {
+            error: error.clone(),
+            held,
+        });
         let now = Instant::now();
         if now.duration_since(self.connected_at) >= 2 * backoff(settings, self.attempt) {
             self.attempt = 0;
@@ -161,44 +171,30 @@ impl Link {
         }
     }
 
-    /// Dials when it is time to, and stops waiting for a dial that takes too long.
+    /// Dials when it is time to, and tells those who wait when it takes too long.
     pub(crate) fn tend(&mut self, core: &Core, state: &mut State) {
         let now = Instant::now();
         match &mut self.phase {
             Phase::Up(_) => {}
             Phase::Down { redial_at } if now < *redial_at => {}
             Phase::Down { .. } => {
-                let Core {
-                    target, settings, ..
-                } = core;
                 self.attempt = self.attempt.saturating_add(1);
                 state.generation += 1;
                 let patience_ends = state.refusing.is_none().then_some(now + RECONNECT_GRACE);
-                match dial(target, settings, state.generation, self.dialler.clone()) {
-                    Ok(()) => {
-                        self.outstanding += 1;
-                        self.phase = Phase::Dialling {
-                            generation: state.generation,
-                            give_up_at: now + dial_limit(target, settings),
-                            patience_ends,
-                        }
-                    }
-                    Err(error) => self.failed(settings, state, error, Duration::ZERO),
+                let dialled = dial::spawn(
+                    &core.target,
+                    &core.settings,
+                    state.generation,
+                    &self.stuck,
+                    self.dialler.clone(),
+                );
+                match dialled {
+                    Ok(()) => self.phase = Phase::Dialling { patience_ends },
+                    Err(error) => self.failed(core, state, error),
                 }
             }
-            Phase::Dialling {
-                give_up_at,
-                patience_ends,
-                ..
-            } => {
-                if now >= *give_up_at {
-                    let error = Error::unavailable("the database did not answer the connect");
-                    // Twice as long for each that is still waiting: they must not pile up.
-                    let pause = dial_limit(&core.target, &core.settings)
-                        .saturating_mul(1_u32.checked_shl(self.outstanding).unwrap_or(u32::MAX))
-                        .min(LONGEST_PAUSE);
-                    self.failed(&core.settings, state, error, pause);
-                } else if patience_ends.is_some_and(|end| now >= end) {
+            Phase::Dialling { patience_ends } => {
+                if patience_ends.is_some_and(|end| now >= end) {
                     *patience_ends = None;
                     state.refuse(away(), &core.settings);
                 }
@@ -206,49 +202,47 @@ impl Link {
         }
     }
 
-    /// A dial has been answered, perhaps one that nobody waits for any more.
+    /// The dial has been answered.
     pub(crate) fn dialled(
         &mut self,
         core: &Core,
         state: &mut State,
-        (generation, outcome): Dialled,
+        outcome: Result<Session, Error>,
     ) {
-        self.outstanding -= 1;
-        match (outcome, &self.phase) {
-            (Ok(session), Phase::Up(_)) => session.dispose(),
-            (Ok(session), _) => {
-                info!(generation, "reconnected");
+        match outcome {
+            Ok(session) => {
+                self.news.push(News::Reconnected {
+                    generation: session.state().generation(),
+                });
                 core.counters.reconnects.fetch_add(1, Ordering::Relaxed);
                 state.session = Some(Arc::clone(session.state()));
                 state.refusing = None;
                 self.phase = Phase::Up(Box::new(session));
                 self.connected_at = Instant::now();
             }
-            (
-                Err(error),
-                Phase::Dialling {
-                    generation: current,
-                    ..
-                },
-            ) if *current == generation => {
-                self.failed(&core.settings, state, error, Duration::ZERO);
-            }
-            (Err(_), _) => {}
+            Err(error) => self.failed(core, state, error),
         }
     }
 
-    /// The dial has failed: the next one comes after the backoff, or `pause` if that is
-    /// longer.
-    fn failed(&mut self, settings: &Settings, state: &mut State, error: Error, pause: Duration) {
+    /// The dial has failed: the next one comes after the backoff, and later the more connects
+    /// still wait for an answer, which must not pile up.
+    fn failed(&mut self, core: &Core, state: &mut State, error: Error) {
+        let settings = &core.settings;
         let attempt = self.attempt.saturating_sub(1);
-        let wait = self.dice.jitter(backoff(settings, attempt)).max(pause);
-        let cause = &error as &dyn std::error::Error;
-        // One loud line an outage.
-        if attempt == 0 {
-            warn!(error = cause, ?wait, "cannot reconnect");
-        } else {
-            debug!(error = cause, ?wait, "cannot reconnect");
-        }
+        let pause = match self.stuck.count() {
+            0 => Duration::ZERO,
+            stuck => core
+                .target
+                .connect_timeout()
+                .saturating_mul(1_u32.checked_shl(stuck).unwrap_or(u32::MAX))
+                .min(LONGEST_PAUSE),
+        };
+        let wait = self.dice.jitter(backoff(settings, attempt).max(pause));
+        self.news.push(News::NotReconnected {
+            error: error.clone(),
+            wait,
+            is_first: attempt == 0,
+        });
         let refusal = match error.is_unfit() {
             true => error,
             false => away().caused_by(error),

@@ -55,7 +55,7 @@ fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
     // First the flag, then the look: a round trip that begins after the look rings.
     core.unguarded.store(true, Ordering::SeqCst);
     let mut until = clock::NEVER;
-    let since = core.state.lock().pulse.since();
+    let since = core.state.lock().pulse.round_trip();
     if let Some(since) = since {
         until = since.saturating_add(limit);
         if clock::now() >= until {
@@ -66,6 +66,10 @@ fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
         // now may not last longer than to the next look.
         until = clock::now().saturating_add(limit);
     }
+    if until != clock::NEVER {
+        // It looks again soon enough for any round trip that begins meanwhile.
+        core.unguarded.store(false, Ordering::SeqCst);
+    }
     let session = core.state.lock().session.clone();
     if let Some(session) = session
         && session.ended().is_none()
@@ -75,7 +79,6 @@ fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
     if until == clock::NEVER {
         return Some(None);
     }
-    core.unguarded.store(false, Ordering::SeqCst);
     let pause = until.saturating_sub(clock::now());
     Some(Some(Duration::from_nanos(pause)))
 }
@@ -85,16 +88,17 @@ fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
 /// answers have no takers and its grants no session.
 fn replace_worker(core: &Arc<Core>, since: u64) {
     let mut state = core.state.lock();
-    if core.is_closed() || state.pulse.since() != Some(since) {
+    if core.is_closed() || state.pulse.round_trip() != Some(since) {
         return;
     }
-    warn!("the database does not answer; giving its connection up");
     let error = Error::unavailable("the database did not answer in time");
     state.lose(Ended::SessionLost, &core.counters);
     state.refuse(error, &core.settings);
     state.epoch += 1;
-    if let Err(error) = worker::spawn(core, &mut state, None) {
-        drop(state);
+    let spawned = worker::spawn(core, &mut state, None);
+    drop(state);
+    warn!("the database does not answer; giving its connection up");
+    if let Err(error) = spawned {
         core.shut(Ended::SessionLost, &error);
     }
 }

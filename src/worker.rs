@@ -12,11 +12,10 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
-use tracing::warn;
 
 use crate::core::{Core, State, Waiter};
 use crate::error::{Error, ErrorKind};
-use crate::link::{Dialled, Link};
+use crate::link::Link;
 use crate::pulse::Pulse;
 use crate::request::{Answer, Message, Note, Patience, Request};
 use crate::session::{Lost, Outcome, Session};
@@ -77,7 +76,7 @@ struct Worker {
     pulse: Arc<Pulse>,
     link: Link,
     /// A dial's outcome, for the next turn.
-    dialled: Option<Dialled>,
+    dialled: Option<Result<Session, Error>>,
     /// When the last successful round trip began.
     last_contact: Instant,
     /// When the next turn is due if nobody calls. None: not at all.
@@ -136,6 +135,12 @@ impl Worker {
 
     /// One turn. False if another worker, or nobody, is in charge now.
     fn turn(&mut self) -> bool {
+        let goes_on = self.work();
+        self.link.announce();
+        goes_on
+    }
+
+    fn work(&mut self) -> bool {
         if self.crowd > PAIR {
             // Many are at work, and some are just about to ask: a batch with them in it
             // does more for all than a quicker one.
@@ -164,7 +169,8 @@ impl Worker {
                 self.next = self.next_turn(&state);
                 return true;
             };
-            core.begin_round_trip(&self.pulse);
+            core.set_out(&self.pulse);
+            state.round_trips += 1;
             drop(state);
             let result = self.round_trip(errand);
             state = core.state.lock();
@@ -176,6 +182,9 @@ impl Worker {
                 Ok(()) => self.settle(&mut state),
                 Err(Lost(error)) => self.lose(&mut state, Ended::SessionLost, error),
             }
+        }
+        if self.link.session().is_none() {
+            state.table.forget_idle();
         }
         self.link.tend(&core, &mut state);
         self.next = self.next_turn(&state);
@@ -244,14 +253,6 @@ impl Worker {
         self.batch.clear();
         let mut desk = self.core.desk(state.session.as_ref());
         state.table.plan(now, BATCH_CAP, &mut self.batch, &mut desk);
-        // A lock that somebody else in the process has taken over needs no unlock.
-        let table = &state.table;
-        for (_, reply) in state
-            .unlocking
-            .extract_if(.., |(key, _)| !table.is_unlock_due(*key))
-        {
-            reply.send(Answer::Released).ok();
-        }
     }
 
     /// What to go to the database for now, if anything.
@@ -260,7 +261,7 @@ impl Worker {
             Some(Errand::Batch)
         } else if self.contact_due(state).is_none_or(|due| now < due) {
             None
-        } else if is_active(state) {
+        } else if is_active(state) || !state.unlocks.is_empty() {
             Some(Errand::Heartbeat)
         } else {
             Some(Errand::Rest)
@@ -271,9 +272,12 @@ impl Worker {
     fn contact_due(&self, state: &State) -> Option<Instant> {
         let session = self.link.session()?;
         let settings = &self.core.settings;
-        if is_active(state) {
+        if !state.unlocks.is_empty() {
+            Some(self.last_contact)
+        } else if is_active(state) {
+            let limit = session.transaction_limit().unwrap_or(settings.heartbeat);
             // An eighth early, so that the round trip, too, is within the interval.
-            Some(self.last_contact + settings.heartbeat * 7 / 8)
+            Some(self.last_contact + settings.heartbeat.min(limit) * 7 / 8)
         } else if session.is_armed() {
             // Early enough for the lease, late enough not to be undone at once.
             settings.lease.map(|lease| self.last_contact + lease / 4)
@@ -286,7 +290,7 @@ impl Worker {
     fn round_trip(&mut self, errand: Errand) -> Result<(), Lost> {
         let session = self.link.session_mut().expect("errands need a session");
         let (core, pulse) = (&self.core, &self.pulse);
-        let beat = || core.begin_round_trip(pulse);
+        let beat = || core.beat(pulse);
         self.outcomes.clear();
         let started = Instant::now();
         match errand {
@@ -312,25 +316,12 @@ impl Worker {
         }
         let now = Instant::now();
         let mut stray = None;
-        let State {
-            table,
-            session,
-            unlocking,
-            ..
-        } = state;
+        let State { table, session, .. } = state;
         let mut desk = self.core.desk(session.as_ref());
         for (op, outcome) in self.batch.drain(..).zip(self.outcomes.drain(..)) {
             match (op.action, outcome) {
                 (Action::Unlock, Outcome::Refused | Outcome::Failed(_)) => stray = Some(op.key),
-                (_, Outcome::Done(token)) => {
-                    table.settle(op, true, token, now, &mut desk);
-                    // It is free, or has gone on to the next holder.
-                    if !table.is_unlock_due(op.key) {
-                        for (_, reply) in unlocking.extract_if(.., |(key, _)| *key == op.key) {
-                            reply.send(Answer::Released).ok();
-                        }
-                    }
-                }
+                (_, Outcome::Done(token)) => table.settle(op, true, token, now, &mut desk),
                 (_, Outcome::Refused) => table.settle(op, false, None, now, &mut desk),
                 (_, Outcome::Failed(error)) => table.fail(op.key, |waiter| {
                     waiter.reply.send(Answer::Failed(error.clone())).ok();
@@ -344,6 +335,8 @@ impl Worker {
                 format!("the session did not hold the lock {key} that it gave back"),
             );
             self.lose(state, Ended::SessionLost, error);
+        } else {
+            state.confirm_unlocks();
         }
     }
 
@@ -351,13 +344,9 @@ impl Worker {
     fn lose(&mut self, state: &mut State, ended: Ended, error: Error) {
         self.batch.clear();
         self.outcomes.clear();
-        warn!(
-            error = &error as &dyn std::error::Error,
-            held = state.table.held(),
-            "lost the database session"
-        );
+        let held = state.table.held();
         state.lose(ended, &self.core.counters);
-        self.link.hang_up(&self.core.settings, state, error);
+        self.link.hang_up(&self.core.settings, state, held, error);
     }
 
     fn next_turn(&self, state: &State) -> Option<Instant> {
@@ -377,7 +366,7 @@ fn is_active(state: &State) -> bool {
     state.table.held() > 0 || state.table.waiting() > 0
 }
 
-/// Says that the worker is gone, however it went.
+/// Says that the worker in charge is gone, however it went.
 struct LastWords<'a> {
     core: &'a Core,
     epoch: u64,
@@ -385,14 +374,14 @@ struct LastWords<'a> {
 
 impl Drop for LastWords<'_> {
     fn drop(&mut self) {
+        if self.core.state.lock().epoch != self.epoch {
+            return;
+        }
         if thread::panicking() {
             let error = Error::unavailable("the lock manager's worker has panicked");
             self.core.shut(Ended::SessionLost, &error);
         }
-        let in_charge = self.core.state.lock().epoch == self.epoch;
-        if in_charge {
-            self.core.worker_alive.lock().take();
-        }
+        self.core.worker_alive.lock().take();
     }
 }
 

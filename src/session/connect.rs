@@ -12,8 +12,9 @@ use tracing::{trace, warn};
 
 use super::sql::{self, LOCK, UNLOCK};
 use super::{Session, fence, idle_timeouts, preflight};
-use crate::config::{Settings, Target};
+use crate::config::Settings;
 use crate::error::{Error, ErrorKind};
+use crate::target::Target;
 use crate::tls;
 use crate::watch::SessionState;
 
@@ -30,7 +31,7 @@ impl Session {
     ) -> Result<Session, Error> {
         let mut client = login(target)?;
         let again = target.clone();
-        let version = preflight::check(&mut client, &target.config, move || login(&again))?;
+        let version = preflight::check(&mut client, target, move || login(&again))?;
         let lease = prepare(&mut client, settings, version).map_err(refused)?;
         let batch_sql = match &settings.fencing {
             None => sql::batch(),

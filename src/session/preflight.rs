@@ -3,7 +3,7 @@
 //! now, and an address may lead to a pooler today.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::connect::refused;
 use crate::error::{Error, ErrorKind};
+use crate::target::Target;
 
 /// The first version with all that is used here (`tcp_user_timeout`, two-phase lookups).
 const FIRST: i32 = 120_000;
@@ -21,8 +22,9 @@ const FIRST: i32 = 120_000;
 pub(super) const STANDBY: &str = "the server takes no writes: a standby's locks exclude nobody \
      on the primary; connect to the primary, or name all hosts in the connection string";
 
-/// How long a second connection may take to be answered. Where each connection has its
-/// server for itself and there is none left, it has to wait, and that is an answer too.
+/// How long a second connection may take to be answered, or half the time for the connect
+/// if that is less. Where each connection has its server for itself and there is none left,
+/// it has to wait, and that is an answer too.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often each connection looks where it is.
@@ -38,10 +40,11 @@ const ABOUT: &str = "SELECT pg_catalog.current_setting('server_version_num') AS 
 
 const PID: &str = "SELECT pg_catalog.pg_backend_pid() AS pid";
 
-/// Refuses a server that cannot keep locks for this session. Returns its version.
+/// Refuses a server that cannot keep locks for this session, which is one of the only host
+/// of `target`. Returns its version.
 pub(super) fn check(
     client: &mut Client,
-    config: &postgres::Config,
+    target: &Target,
     login: impl FnOnce() -> Result<Client, Error> + Send + 'static,
 ) -> Result<i32, Error> {
     let about = About::of(client)?;
@@ -58,8 +61,9 @@ pub(super) fn check(
         return Err(Error::new(ErrorKind::Standby, STANDBY));
     }
     check_locking(client)?;
-    if !is_direct(&about, config) {
-        check_pooling(client, &about.pid, login)?;
+    if !is_direct(&about, target) {
+        let patience = PATIENCE.min(target.connect_timeout() / 2);
+        check_pooling(client, &about.pid, patience, login)?;
     }
     Ok(about.version)
 }
@@ -120,23 +124,15 @@ fn check_locking(client: &mut Client) -> Result<(), Error> {
 }
 
 /// Does the connection end at the very address that was dialled? Then nothing stands
-/// between. With several hosts nobody knows which one was.
-fn is_direct(about: &About, config: &postgres::Config) -> bool {
-    let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
-    let dialled_port = match config.get_ports() {
-        [] => 5432,
-        [port] => *port,
-        _ => return false,
-    };
-    if about.port != Some(dialled_port) {
+/// between.
+fn is_direct(about: &About, target: &Target) -> bool {
+    let config = &target.config;
+    if about.port != Some(target.port()) {
         return false;
     }
-    match (hosts, addresses, about.address) {
-        (_, [dialled], Some(address)) => *dialled == address,
-        ([Host::Tcp(name)], [], Some(address)) => (name.as_str(), dialled_port)
-            .to_socket_addrs()
-            .is_ok_and(|mut dialled| dialled.any(|dialled| dialled.ip() == address)),
-        ([Host::Unix(path)], [], None) => about.directories.as_ref().is_some_and(|directories| {
+    match (config.get_hostaddrs(), config.get_hosts(), about.address) {
+        ([dialled], _, Some(address)) => *dialled == address,
+        ([], [Host::Unix(path)], None) => about.directories.as_ref().is_some_and(|directories| {
             directories
                 .split(',')
                 .any(|directory| path.as_os_str() == directory.trim().trim_matches('"'))
@@ -151,6 +147,7 @@ fn is_direct(about: &About, config: &postgres::Config) -> bool {
 fn check_pooling(
     client: &mut Client,
     pid: &str,
+    patience: Duration,
     login: impl FnOnce() -> Result<Client, Error> + Send + 'static,
 ) -> Result<(), Error> {
     let (sender, answer) = bounded(1);
@@ -163,7 +160,15 @@ fn check_pooling(
     if let Err(error) = probe.spawn(look) {
         return Err(Error::unavailable("no thread for the connect").caused_by(error));
     }
-    let theirs = match answer.recv_timeout(PATIENCE) {
+    let mut answered = answer.recv_timeout(patience);
+    let mut ours = pids(client)?;
+    if answered.is_err() {
+        // It waits for a session. Where sessions are lent out, this connection has to wait
+        // for one, too, at each look, and behind the other: which then has its answer.
+        ours.extend(pids(client)?);
+        answered = answer.recv_timeout(patience / 10);
+    }
+    let theirs = match answered {
         Ok(Ok(pids)) => pids,
         Ok(Err(error)) => {
             let error = &error as &dyn std::error::Error;
@@ -171,11 +176,10 @@ fn check_pooling(
                 error,
                 "no second connection, to see whether a pooler lends out sessions"
             );
-            return Ok(());
+            Vec::new()
         }
-        Err(_) => return Ok(()),
+        Err(_) => Vec::new(),
     };
-    let ours = pids(client)?;
     let moved = ours.iter().any(|own| own != pid) || theirs.iter().any(|one| *one != theirs[0]);
     if moved || theirs.iter().any(|one| one == pid) {
         return Err(Error::new(

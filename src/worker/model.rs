@@ -7,9 +7,9 @@ use shuttle::thread;
 
 use super::*;
 use crate::acquire::{Acquire, Limit};
-use crate::config::{Settings, parse_dsn};
-use crate::core::Handle;
+use crate::config::Settings;
 use crate::error::ErrorKind;
+use crate::handle::Handle;
 use crate::key::Key;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::try_schedules;
@@ -17,7 +17,7 @@ use crate::watch::SessionState;
 
 fn manager() -> (Arc<Handle>, Worker) {
     let settings = Settings::default();
-    let target = parse_dsn("host=/nowhere", &settings, None).unwrap();
+    let target = Target::parse("host=/nowhere", &settings, None).unwrap();
     let (queue, requests) = crossbeam_channel::bounded(64);
     let (alarm, _) = crossbeam_channel::bounded(1);
     let core = Core::new(target, settings, requests, alarm);
@@ -65,6 +65,7 @@ impl Worker {
             let now = state.table.next_look().map_or(now, |look| look.max(now));
             self.take_in(&mut state, now);
             self.plan(&mut state, now);
+            state.round_trips += 1;
             drop(state);
             thread::yield_now();
             let mut state = core.state.lock();
@@ -74,7 +75,9 @@ impl Worker {
             self.outcomes
                 .extend(self.batch.iter().map(|_| Outcome::Done(None)));
             self.settle(&mut state);
-            awake = state.table.has_ready() || state.table.next_look().is_some();
+            awake = state.table.has_ready()
+                || state.table.next_look().is_some()
+                || !state.unlocks.is_empty();
         }
     }
 }

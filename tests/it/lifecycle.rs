@@ -327,3 +327,77 @@ fn contract() -> Result<(), Error> {
     mgr.close()?;
     Ok(())
 }
+
+/// Another manager that has `key` although the first one's session held it.
+fn taken_over(key: &str) -> Guard {
+    terminate_sessions(&mut server().client());
+    let thief = builder().application_name("thief").connect().unwrap();
+    thief.lock(key).unwrap()
+}
+
+#[test]
+#[serial]
+fn an_unlock_that_hands_over_says_whether_the_lock_lasted() {
+    let _clean = clean();
+    // The server's end of the session is not noticed by a heartbeat.
+    let mgr = builder()
+        .heartbeat(LEASE * 10)
+        .lease(None)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("key").unwrap();
+    let token = CancelToken::new();
+    let wait = thread::spawn({
+        let (mgr, token) = (mgr.clone(), token.clone());
+        move || mgr.acquire("key").cancel(&token).lock().map(drop)
+    });
+    eventually(|| mgr.stats().waiting == 1);
+    let _thief = taken_over("key");
+    assert!(!guard.is_lost(), "nobody has looked");
+    assert_eq!(guard.unlock().unwrap_err().kind(), ErrorKind::Lost);
+    token.cancel();
+    // It may have had the lock for a moment.
+    let waited = finish(vec![wait]).remove(0);
+    assert!(waited.is_ok_and(|()| true) || mgr.stats().held == 0);
+}
+
+#[test]
+#[serial]
+fn an_unlock_of_a_share_says_whether_the_lock_lasted() {
+    let _clean = clean();
+    let mgr = builder()
+        .heartbeat(LEASE * 10)
+        .lease(None)
+        .connect()
+        .unwrap();
+    let shares = [(); 2].map(|()| mgr.lock_shared("key").unwrap());
+    let _thief = taken_over("key");
+    for share in shares {
+        assert_eq!(share.unlock().unwrap_err().kind(), ErrorKind::Lost);
+    }
+}
+
+#[test]
+#[serial]
+fn an_unlock_that_hands_over_is_answered_at_once() {
+    let _clean = clean();
+    let mgr = builder()
+        .heartbeat(FOREVER * 2)
+        .lease(None)
+        .connect()
+        .unwrap();
+    let shares = [(); 2].map(|()| mgr.lock_shared("shared").unwrap());
+    for share in shares {
+        share.unlock().unwrap();
+    }
+    let mut guard = mgr.lock("key").unwrap();
+    for _ in 0..20 {
+        let wait = thread::spawn({
+            let mgr = mgr.clone();
+            move || mgr.lock("key").unwrap()
+        });
+        eventually(|| mgr.stats().waiting == 1);
+        guard.unlock().unwrap();
+        guard = finish(vec![wait]).remove(0);
+    }
+}

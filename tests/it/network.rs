@@ -1,9 +1,11 @@
 //! A network that goes silent, slow, or breaks in the middle of a message.
 
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distlock::{Builder, Ended, Manager};
+use crossbeam_channel::RecvTimeoutError;
+use distlock::{Builder, Ended, Guard, Manager};
 use serial_test::serial;
 use throwaway_postgres::Proxy;
 
@@ -99,4 +101,54 @@ fn a_slow_network_is_only_slow() {
         .collect();
     finish(threads);
     assert_eq!(mgr.stats().lost, 0);
+}
+
+#[test]
+#[serial]
+fn the_lease_holds_for_many_locks_too() {
+    let _clean = clean();
+    let proxy = Proxy::to(server()).unwrap();
+    let (far, near) = (through(&proxy).connect().unwrap(), manager());
+    // So many that a transaction is open.
+    let held: Vec<_> = (0..400_i64).map(|key| far.lock(key).unwrap()).collect();
+    let channel = held[0].watch().channel();
+    proxy.silence(true);
+    let next = near.try_lock_for(7_i64, FOREVER / 2).unwrap();
+    assert!(next.is_some(), "the server never ended the session");
+    assert!(held.iter().all(Guard::is_lost));
+    assert_eq!(
+        channel.recv_timeout(FOREVER),
+        Err(RecvTimeoutError::Disconnected)
+    );
+    drop(next);
+    proxy.silence(false);
+}
+
+#[test]
+#[serial]
+fn big_batches_keep_a_short_lease_alive() {
+    let _clean = clean();
+    for fencing in [false, true] {
+        let builder = builder().heartbeat(50 * MS).lease(500 * MS);
+        let builder = if fencing {
+            builder.fencing("public.distlock_token")
+        } else {
+            builder
+        };
+        let mgr = builder.connect().unwrap();
+        let held: Vec<_> = (0..2000_i64).map(|key| mgr.lock(key).unwrap()).collect();
+        let start = Arc::new(Barrier::new(200));
+        let threads = (0..200)
+            .map(|n: i32| {
+                let (mgr, start) = (mgr.clone(), Arc::clone(&start));
+                thread::spawn(move || {
+                    start.wait();
+                    (0..10).for_each(|m| drop(mgr.lock((n, m)).unwrap()));
+                })
+            })
+            .collect();
+        finish(threads);
+        assert!(!held.iter().any(Guard::is_lost));
+        assert_eq!((mgr.stats().lost, mgr.stats().reconnects), (0, 0));
+    }
 }

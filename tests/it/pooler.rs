@@ -1,6 +1,11 @@
 //! A real PgBouncer before the server.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
 use distlock::{ErrorKind, Manager};
+use postgres::{Client, NoTls};
 use serial_test::serial;
 use throwaway_postgres::{PoolMode, Pooler, Server};
 
@@ -72,4 +77,46 @@ fn so_is_one_that_becomes_such_a_pool_later() {
     });
     pooler.restart(PoolMode::Session, 10).unwrap();
     eventually(|| matches!(mgr.try_lock("held"), Ok(Some(_))));
+}
+
+#[test]
+#[serial]
+fn a_session_pool_that_is_used_up_is_none_however_short_the_time_to_connect() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let pooler = Pooler::before(&server, PoolMode::Session, 1).unwrap();
+    let pooled = Manager::builder(&pooler.url())
+        .connect_timeout(Duration::from_millis(900))
+        .connect()
+        .unwrap();
+    pooled.close().unwrap();
+}
+
+#[test]
+#[serial]
+fn a_busy_pool_that_lends_its_sessions_out_is_refused_too() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    for size in [1, 2] {
+        let pooler = Pooler::before(&server, PoolMode::Transaction, size).unwrap();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // Those of the second connection have to wait longer than it is waited for.
+            let busy = || {
+                let mut client = Client::connect(&pooler.url(), NoTls).unwrap();
+                while !over.load(SeqCst) {
+                    client.batch_execute("SELECT pg_sleep(1.1)").unwrap();
+                }
+            };
+            (0..size).for_each(|_| drop(scope.spawn(busy)));
+            let mut client = server.client();
+            let asleep = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+            eventually(|| client.execute(asleep, &[]).unwrap() == size as u64);
+            let connected = Manager::builder(&pooler.url())
+                .connect_timeout(FOREVER * 2)
+                .connect();
+            over.store(true, SeqCst);
+            assert_eq!(connected.unwrap_err().kind(), ErrorKind::Pooler, "{size}");
+        });
+    }
 }

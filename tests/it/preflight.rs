@@ -186,3 +186,39 @@ fn the_server_is_told_to_watch_the_network() {
     }
     assert!(!log.contains("ERROR:"), "{log}");
 }
+
+#[test]
+#[serial]
+fn limits_of_a_role_are_not_for_this_session() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut client = server.client();
+    // More than each of the limits.
+    let slow = "pg_catalog.pg_sleep(0.5) IS NOT NULL AND pg_catalog.honest(n)";
+    impose(&mut client, "pg_catalog.pg_try_advisory_lock", slow);
+    for limit in [
+        "statement_timeout = 200",
+        "lock_timeout = 200",
+        "idle_session_timeout = 200",
+        "idle_in_transaction_session_timeout = 200",
+    ] {
+        client
+            .batch_execute(&format!("ALTER ROLE postgres SET {limit}"))
+            .unwrap();
+    }
+    let mgr = Manager::builder(&server.url())
+        .heartbeat(FOREVER)
+        .lease(None)
+        .connect()
+        .unwrap();
+    // Set by whoever may: the limits are for those who connect from now on.
+    client
+        .batch_execute("ALTER ROLE postgres RESET ALL; INSERT INTO imposed DEFAULT VALUES")
+        .unwrap();
+    let guard = mgr.lock("slow").unwrap();
+    client
+        .batch_execute("DELETE FROM imposed; SELECT pg_sleep(0.5)")
+        .unwrap();
+    guard.unlock().unwrap();
+    assert_eq!((mgr.stats().lost, mgr.stats().reconnects), (0, 0));
+}

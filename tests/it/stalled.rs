@@ -1,6 +1,7 @@
 //! A server that is there and says nothing: its processes are stopped. What must not
 //! wait for it is called while it is stopped, and must return before it goes on.
 
+use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
@@ -276,5 +277,85 @@ fn fault_15_watchers_are_told_only_after_the_unlock() {
     meanwhile(move || token.cancel());
     assert_eq!(watch.ended(), Some(Ended::Cancelled));
     assert!(guard.is_lost());
+    drop(paused);
+}
+
+#[test]
+#[serial]
+fn a_long_lease_does_not_make_the_response_timeout_longer() {
+    let _clean = clean();
+    let mgr = builder()
+        .response_timeout(300 * MS)
+        .lease(FOREVER * 10)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("held").unwrap();
+    // Long enough for nothing to be under way that the watchdog waits for.
+    let before = mgr.stats().round_trips;
+    eventually(|| mgr.stats().round_trips > before + 50);
+    let paused = pause_backend(server());
+    assert_eq!(
+        guard.watch().wait_timeout(FOREVER),
+        Some(Ended::SessionLost)
+    );
+    drop(paused);
+}
+
+#[test]
+#[serial]
+fn a_deadline_too_short_to_tell_does_not_say_that_the_lock_is_taken() {
+    let _clean = clean();
+    let mgr = manager();
+    let _held = mgr.lock("held").unwrap();
+    let paused = pause_backend(server());
+    assert_stalled(&mgr);
+    for _ in 0..20 {
+        assert_eq!(
+            kind(mgr.try_lock_for("free", 5 * MS)),
+            ErrorKind::Unavailable
+        );
+    }
+    drop(paused);
+}
+
+#[test]
+#[serial]
+fn a_host_that_says_nothing_keeps_nobody_from_the_next() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dsn = format!(
+        "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname=postgres",
+        silent.local_addr().unwrap().port(),
+        server.port()
+    );
+    let mgr = Manager::builder(&dsn)
+        .connect_timeout(300 * MS)
+        .connect()
+        .unwrap();
+    mgr.lock("second").unwrap().unlock().unwrap();
+}
+
+#[test]
+#[serial]
+fn a_manager_goes_over_to_the_next_host_while_its_own_is_stopped() {
+    let (first, second) = (Server::start().unwrap(), Server::start().unwrap());
+    let _clean = [clean_on(&first), clean_on(&second)];
+    let dsn = format!(
+        "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname=postgres",
+        first.port(),
+        second.port()
+    );
+    let mgr = Manager::builder(&dsn)
+        .connect_timeout(300 * MS)
+        .response_timeout(300 * MS)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("held").unwrap();
+    let session = backends(&mut first.client());
+    let paused = Paused::new(session.into_iter().chain(first.pid()));
+    eventually(|| guard.is_lost());
+    eventually(|| mgr.try_lock("held").is_ok_and(|guard| guard.is_some()));
+    assert_eq!(backends(&mut second.client()).len(), 1);
     drop(paused);
 }
