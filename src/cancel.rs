@@ -194,3 +194,28 @@ impl fmt::Debug for CancelToken {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_below_a_token_that_is_gone_is_cancelled_too() {
+        let root = CancelToken::new();
+        let grandchild = root.child().child();
+        let other = root.child().child();
+        assert!(!grandchild.is_cancelled());
+        root.cancel();
+        assert!(grandchild.is_cancelled() && other.is_cancelled());
+        assert!(grandchild.child().is_cancelled());
+    }
+
+    #[test]
+    fn a_long_line_of_descendants_may_be_dropped() {
+        let mut token = CancelToken::new();
+        for _ in 0..100_000 {
+            token = token.child();
+        }
+        drop(token);
+    }
+}

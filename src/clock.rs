@@ -38,3 +38,25 @@ fn elapsed() -> Duration {
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Neither the time of day, which can be set, nor a clock that stops with the machine.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn it_is_the_time_since_the_boot() {
+        let uptime = || {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap();
+            text.split(' ').next().unwrap().parse::<f64>().unwrap()
+        };
+        let (before, now, after) = (uptime(), now(), uptime());
+        let seconds = Duration::from_nanos(now).as_secs_f64();
+        // The file has hundredths.
+        assert!(
+            (before - 0.01..=after + 0.02).contains(&seconds),
+            "{before} {seconds} {after}"
+        );
+    }
+}

@@ -312,3 +312,16 @@ fn is_cancelled(error: &postgres::Error) -> bool {
 fn lost(error: postgres::Error) -> Lost {
     Lost(Error::unavailable("the connection to the database was lost").caused_by(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_side_stops_a_tenth_of_the_lease_before_the_server() {
+        assert_eq!(trust(Duration::from_secs(10)), 9_000_000_000);
+        assert_eq!(trust(Duration::from_millis(1)), 900_000);
+        let asked = idle_timeouts(Duration::from_secs(10));
+        assert_eq!(asked.matches("= 10000").count(), 2, "{asked}");
+    }
+}

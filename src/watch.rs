@@ -287,3 +287,41 @@ impl fmt::Debug for Watch {
 
 #[cfg(all(test, distlock_model))]
 mod model;
+#[cfg(all(test, not(distlock_model)))]
+mod tests {
+    use super::*;
+
+    /// A hold whose lease runs out in a moment, and nobody who would say so.
+    fn about_to_expire() -> Watch {
+        let session = Arc::new(SessionState::new(1));
+        session.trust_until(clock::now() + 20_000_000);
+        Watch::new(Hold::new(&session))
+    }
+
+    #[test]
+    fn waits_see_by_the_clock_alone_that_a_lease_has_expired() {
+        assert_eq!(about_to_expire().wait(), Ended::LeaseExpired);
+        let far = Duration::from_secs(3600);
+        let ended = about_to_expire().wait_timeout(far);
+        assert_eq!(ended, Some(Ended::LeaseExpired));
+    }
+
+    #[test]
+    fn looks_see_it_too_and_then_tell_the_channel() {
+        let watch = about_to_expire();
+        while !watch.is_lost() {
+            std::thread::yield_now();
+        }
+        assert_eq!(watch.ended(), Some(Ended::LeaseExpired));
+        assert!(watch.channel().recv().is_err());
+    }
+
+    #[test]
+    fn what_has_expired_is_not_renewed() {
+        let watch = about_to_expire();
+        watch.wait();
+        watch.hold.session.renew(clock::NEVER);
+        assert!(watch.is_lost());
+        assert!(watch.hold.session.ended().is_some());
+    }
+}

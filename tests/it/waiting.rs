@@ -350,3 +350,30 @@ fn a_full_queue_drops_nothing() {
     let stats = mgr.stats();
     assert_eq!((stats.acquired, stats.held, stats.waiting), (64 * 20, 0, 0));
 }
+
+#[test]
+#[serial]
+fn processes_that_take_a_lock_again_and_again_take_turns() {
+    const TURNS: usize = 60;
+    let _clean = clean();
+    // Holds above the time after which others get their turn, and far below it.
+    for hold in [25, 3].map(Duration::from_millis) {
+        let turns = [(); 2].map(|()| AtomicUsize::new(0));
+        let left = || turns.iter().map(|turns| turns.load(SeqCst)).sum::<usize>() < TURNS;
+        thread::scope(|scope| {
+            for turns in &turns {
+                let mgr = manager();
+                scope.spawn(move || {
+                    while left() {
+                        let guard = mgr.lock("key").unwrap();
+                        turns.fetch_add(1, SeqCst);
+                        thread::sleep(hold);
+                        guard.unlock().unwrap();
+                    }
+                });
+            }
+        });
+        let fewer = turns.iter().map(|turns| turns.load(SeqCst)).min();
+        assert!(fewer >= Some(TURNS / 4), "{turns:?} of {hold:?}");
+    }
+}

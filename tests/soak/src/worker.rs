@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use distlock::{ErrorKind, Guard, Manager};
+use postgres::{Client, NoTls};
 
 use crate::history::{Event, Journal, nanos, now};
-use crate::store::Client;
+use crate::store;
 
 pub const LEASE: Duration = Duration::from_secs(2);
 pub const HEARTBEAT: Duration = Duration::from_millis(30);
@@ -21,6 +22,8 @@ pub(crate) const SPACE: i32 = 7700;
 const BRIEF: std::ops::Range<i32> = 0..3;
 /// Held by the first thread of a process, for seconds: what faults are to hit.
 pub(crate) const LASTING: std::ops::Range<i32> = 100..102;
+/// How long it may take until everything is given back.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a holder looks whether it has lost its lock.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -52,7 +55,7 @@ pub struct Role {
 pub fn run(role: &Role) -> anyhow::Result<()> {
     let url = std::env::var("DATABASE_URL").context("DATABASE_URL is missing")?;
     let mgr = Manager::builder(&url)
-        .application_name(&format!("soak-{}", role.process))
+        .application_name(&application_name(role))
         .heartbeat(HEARTBEAT)
         .lease(LEASE)
         .fencing("public.distlock_token")
@@ -74,7 +77,36 @@ pub fn run(role: &Role) -> anyhow::Result<()> {
         }
         ended.map(drop).context("standard input")
     })?;
+    await_released(&mgr, &url, role)?;
     mgr.close().context("close")
+}
+
+/// Every guard is gone; so must every lock be, before the end of the session frees it anyway.
+fn await_released(mgr: &Manager, url: &str, role: &Role) -> anyhow::Result<()> {
+    let mut client = Client::connect(url, NoTls)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left: i64 = client
+            .query_one(
+                "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) \
+                 WHERE locktype = 'advisory' AND application_name = $1",
+                &[&application_name(role)],
+            )?
+            .get(0);
+        let stats = mgr.stats();
+        if left == 0 && stats.held == 0 {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{left} locks were never given back: {stats:?}"
+        );
+        thread::sleep(LOOK);
+    }
+}
+
+fn application_name(role: &Role) -> String {
+    format!("soak-{}", role.process)
 }
 
 fn work(role: &Role, number: usize, mgr: &Manager, over: &AtomicBool) -> anyhow::Result<()> {
@@ -87,7 +119,7 @@ fn work(role: &Role, number: usize, mgr: &Manager, over: &AtomicBool) -> anyhow:
         _ => SPACE,
     };
     let mut journal = Journal::new(&role.folder, role.process, role.life, number)?;
-    let mut store = Client::connect(&store_path(&role.folder))?;
+    let mut store = store::Client::connect(&store_path(&role.folder))?;
     while !over.load(Ordering::SeqCst) {
         thread::sleep(Duration::from_millis(dice.u64(0..10)));
         let (key, shared) = (dice.i32(keys.clone()), dice.u8(0..5) == 0);
