@@ -9,12 +9,12 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
 use object_pool::{Pool, Reusable};
 
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::thread::{self, Thread};
 
 /// Replies made before the first call needs one.
@@ -23,6 +23,20 @@ const SEED: usize = 16;
 /// How often a caller lets others run before it sleeps. Where many are at work, that is
 /// often long enough for the answer, and saves the worker the waking.
 const YIELDS: u32 = 6;
+
+/// For how long a caller goes on like that while there are only a [`FEW`]: about two round
+/// trips to a server on the same machine. To sleep and be woken costs as much, and more
+/// where the processor falls asleep as well.
+const PATIENCE: Duration = match cfg!(all(test, distlock_model)) {
+    false => Duration::from_micros(100),
+    true => Duration::ZERO,
+};
+
+const FEW: u64 = 2;
+
+/// After a caller has done so in vain, so many others do not: the server is farther away, or
+/// the lock is taken.
+const DISCOURAGED: u32 = 3;
 
 /// The two states of a ticket; each use of a slot takes the next even number.
 const OPEN: u64 = 0;
@@ -61,12 +75,18 @@ impl<T> Slot<T> {
 /// were ever under way at once, and never blocks.
 pub(crate) struct ReplyPool<T> {
     slots: Pool<Arc<Slot<T>>>,
+    /// Calls that have no answer yet.
+    under_way: AtomicU64,
+    /// So many callers are still to sleep at once.
+    discouraged: AtomicU32,
 }
 
 impl<T> ReplyPool<T> {
     pub(crate) fn new() -> Self {
         ReplyPool {
             slots: Pool::new(SEED, Slot::new),
+            under_way: AtomicU64::new(0),
+            discouraged: AtomicU32::new(0),
         }
     }
 
@@ -81,7 +101,13 @@ impl<T> ReplyPool<T> {
             ticket,
             caller: thread::current(),
         };
-        (PendingReply { slot, ticket }, replier)
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        let pending = PendingReply {
+            pool: self,
+            slot,
+            ticket,
+        };
+        (pending, replier)
     }
 }
 
@@ -137,6 +163,7 @@ pub(crate) enum Waited<T> {
 
 /// The caller's end.
 pub(crate) struct PendingReply<'pool, T> {
+    pool: &'pool ReplyPool<T>,
     slot: Reusable<'pool, Arc<Slot<T>>>,
     ticket: u64,
 }
@@ -149,9 +176,10 @@ impl<T> PendingReply<'_, T> {
         deadline: Option<Instant>,
         interrupt: Option<&Receiver<Infallible>>,
     ) -> Waited<T> {
-        let received = match interrupt {
-            None => self.park(deadline).ok_or(RecvTimeoutError::Timeout),
-            Some(interrupt) => {
+        let received = match (self.soon(deadline), interrupt) {
+            (Some(answer), _) => Ok(answer),
+            (None, None) => self.park(deadline).ok_or(RecvTimeoutError::Timeout),
+            (None, Some(interrupt)) => {
                 let timeout = deadline.map_or_else(never, crossbeam_channel::at);
                 select! {
                     recv(self.slot.receiver) -> answer => answer.map_err(|_| RecvTimeoutError::Disconnected),
@@ -175,17 +203,43 @@ impl<T> PendingReply<'_, T> {
         }
     }
 
-    /// The answer; `None` if there is none until `deadline`.
+    /// The answer, if it comes while others are let run.
     ///
     /// Not by the channel's `recv`, which first spins, and no answer of a database comes
     /// so soon: with 64 callers on one processor that took a quarter of it.
-    fn park(&self, deadline: Option<Instant>) -> Option<Option<T>> {
+    fn soon(&self, deadline: Option<Instant>) -> Option<Option<T>> {
         for _ in 0..YIELDS {
             if let Ok(answer) = self.slot.receiver.try_recv() {
                 return Some(answer);
             }
             thread::yield_now();
         }
+        let (pool, start) = (self.pool, Instant::now());
+        let discouraged = pool.discouraged.load(Ordering::Relaxed);
+        if discouraged > 0 {
+            // Two at once may count as one.
+            pool.discouraged.store(discouraged - 1, Ordering::Relaxed);
+            return None;
+        }
+        while pool.under_way.load(Ordering::Relaxed) <= FEW {
+            if let Ok(answer) = self.slot.receiver.try_recv() {
+                return Some(answer);
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                break;
+            }
+            if now.duration_since(start) >= PATIENCE {
+                pool.discouraged.store(DISCOURAGED, Ordering::Relaxed);
+                break;
+            }
+            thread::yield_now();
+        }
+        None
+    }
+
+    /// The answer; `None` if there is none until `deadline`.
+    fn park(&self, deadline: Option<Instant>) -> Option<Option<T>> {
         loop {
             if let Ok(answer) = self.slot.receiver.try_recv() {
                 return Some(answer);
@@ -199,12 +253,17 @@ impl<T> PendingReply<'_, T> {
     }
 }
 
+impl<T> Drop for PendingReply<'_, T> {
+    fn drop(&mut self) {
+        self.pool.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[cfg(all(test, distlock_model))]
 mod model;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn past() -> Option<Instant> {
         Some(Instant::now())
