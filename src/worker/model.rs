@@ -13,6 +13,7 @@ use crate::handle::Handle;
 use crate::key::Key;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::try_schedules;
+use crate::target::Target;
 use crate::watch::SessionState;
 
 fn manager() -> (Arc<Handle>, Worker) {
@@ -126,10 +127,6 @@ fn callers(close_early: bool) {
             })
         })
         .collect();
-    let close = |handle: &Handle| {
-        assert!(handle.core.shut(Ended::Closed, &Error::closed()));
-        handle.drain_if_closed();
-    };
     if close_early {
         close(&handle);
     }
@@ -143,6 +140,11 @@ fn callers(close_early: bool) {
     assert_eq!(handle.core.state.lock().table.held(), 0);
 }
 
+fn close(handle: &Handle) {
+    assert!(handle.core.shut(Ended::Closed, &Error::closed()));
+    handle.drain_if_closed();
+}
+
 #[test]
 fn everybody_has_their_turn() {
     try_schedules(|| callers(false));
@@ -151,4 +153,40 @@ fn everybody_has_their_turn() {
 #[test]
 fn everybody_is_answered_by_a_close() {
     try_schedules(|| callers(true));
+}
+
+#[test]
+fn who_gives_up_leaves_nothing_behind() {
+    try_schedules(|| {
+        let (handle, worker) = manager();
+        let worker = thread::spawn(move || worker.serve());
+        let key = Key::from((1, 1));
+        let callers: Vec<_> = (0..3)
+            .map(|caller| {
+                let handle = Arc::clone(&handle);
+                thread::spawn(move || {
+                    let limit = match caller {
+                        0 => Limit::Forever,
+                        // It has passed when the request is sent.
+                        _ => Limit::Until(Instant::now()),
+                    };
+                    let outcome = Acquire::new(&handle, key).run(limit).unwrap();
+                    assert!(outcome.is_some() || caller > 0);
+                })
+            })
+            .collect();
+        callers
+            .into_iter()
+            .for_each(|caller| caller.join().unwrap());
+        // For ever, if anything is left.
+        let is_clean = |state: &State| {
+            let table = &state.table;
+            (table.held(), table.waiting(), table.is_unlock_due(key)) == (0, 0, false)
+        };
+        while !is_clean(&handle.core.state.lock()) {
+            thread::yield_now();
+        }
+        close(&handle);
+        worker.join().unwrap();
+    });
 }
