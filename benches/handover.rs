@@ -1,5 +1,5 @@
 //! From one thread's drop to the next thread inside, when both wait for one key, beside
-//! what waking a thread costs at all. A hand-over wakes two: the worker and the next.
+//! what waking a thread costs at all.
 #![allow(missing_docs)]
 
 use std::sync::Arc;

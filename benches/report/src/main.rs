@@ -65,6 +65,7 @@ fn report(args: &Args) -> Result<()> {
     fs::create_dir_all(&args.results)?;
     let mut setup = Setup::start(args.quick)?;
     pair::allocations(&mut setup)?;
+    pair::fencing(&mut setup)?;
     session::memory(&mut setup)?;
     session::idle(&mut setup)?;
     waiting::polling(&mut setup)?;

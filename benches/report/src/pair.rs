@@ -1,8 +1,12 @@
 //! Target 1: what one uncontended pair costs, in time and in allocations.
 
+use std::thread;
+
 use anyhow::Result;
+use distlock::Manager;
 use peers::{DistributedLockPostgres, Sqlx};
 use serde_json::json;
+use throwaway_postgres::Server;
 
 use crate::allocations::{Count, Snapshot, as_caller, counting};
 use crate::setup::{Bare, Setup, micros_each, pairs};
@@ -68,6 +72,51 @@ pub(crate) fn latency(setup: &mut Setup) -> Result<()> {
         "pair, µs",
         json!({ "subjects": NAMES, "medians": medians, "rounds": micros }),
     )
+}
+
+/// What tokens cost, on a server that keeps its log safe: each has to wait for that.
+pub(crate) fn fencing(setup: &mut Setup) -> Result<()> {
+    let server = Server::builder().setting("fsync", "on").start()?;
+    let plain = Manager::connect(&server.url())?;
+    let fenced = Manager::builder(&server.url())
+        .fencing("public.distlock_token")
+        .connect()?;
+    for (count, threads) in [(400, 1), (100, 64)] {
+        let mut micros: [Vec<f64>; 2] = Default::default();
+        for round in -1..i64::try_from(setup.rounds(8))? {
+            for (all, mgr) in micros.iter_mut().zip([&plain, &fenced]) {
+                let time = micros_each(count * threads, || {
+                    thread::scope(|scope| {
+                        for thread in 0..threads.cast_signed() {
+                            let first = ((round + 1) * 1000 + thread) * 1000;
+                            let keys = first..first + count.cast_signed();
+                            scope.spawn(move || pairs(mgr, keys).expect("nobody else wants them"));
+                        }
+                    });
+                    Ok(())
+                })?;
+                // The first round is there to warm up.
+                if round >= 0 {
+                    all.push(time);
+                }
+            }
+        }
+        let [without, with] = micros.each_ref().map(|micros| median(micros.clone()));
+        let what = format!("a pair with a fencing token, fsync on, threads: {threads}");
+        let row = setup
+            .row(1, &what)
+            .figure(format!("{with:.1} µs"))
+            .against(
+                format!("without tokens {without:.1} µs"),
+                median_ratio(&micros[1], &micros[0]),
+            )
+            .stated();
+        setup.rows.push(row);
+        setup.keep(&what, json!({ "without": micros[0], "with": micros[1] }))?;
+    }
+    plain.close()?;
+    fenced.close()?;
+    Ok(())
 }
 
 pub(crate) fn allocations(setup: &mut Setup) -> Result<()> {

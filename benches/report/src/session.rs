@@ -252,7 +252,10 @@ pub(crate) fn idle(setup: &mut Setup) -> Result<()> {
     let woken = after.1 - before.1;
     let server = (after.2 - before.2).as_micros();
     let row = setup
-        .row(7, "holding nothing, for 3 s")
+        .row(
+            7,
+            "holding nothing, 3 s of it, from 4 s after the last unlock",
+        )
         .figure(format!(
             "{round_trips} round trips, {woken} wake-ups, {server} µs of the server"
         ))

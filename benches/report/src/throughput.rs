@@ -85,8 +85,14 @@ pub(crate) fn run(setup: &mut Setup, results: &Path) -> Result<()> {
         .against(baseline, median_ratio(&own[many], &one_at_a_time))
         .ratio_at_least(10.0);
     setup.rows.push(row);
+    if pgbench.is_none() {
+        let row = setup.row(2, title).figure(&figure);
+        setup
+            .rows
+            .push(row.goal("above pgbench, which is not installed", false));
+    }
     for (rates, name) in by_pgbench.iter().zip(["prepared, pipelined", "prepared"]) {
-        if pgbench.is_none() {
+        if rates.is_empty() {
             break;
         }
         let ratio = median_ratio(&own[many], rates);
@@ -124,6 +130,35 @@ pub(crate) fn run(setup: &mut Setup, results: &Path) -> Result<()> {
         )
         .ratio_at_least(0.7);
     setup.rows.push(row);
+
+    let (sqlx_medians, bare) = (medians(&by_sqlx), median(one_at_a_time.clone()));
+    for (place, count) in THREADS.into_iter().enumerate() {
+        if place == many || place == most {
+            continue;
+        }
+        let (baseline, other) = match place == one {
+            true => ("bare client, 1 thread".to_owned(), bare),
+            false => (
+                format!("sqlx, {CONNECTIONS} connections"),
+                sqlx_medians[place],
+            ),
+        };
+        let row = setup
+            .row(
+                2,
+                &format!(
+                    "pairs/s, {count} {}",
+                    if count == 1 { "thread" } else { "threads" }
+                ),
+            )
+            .figure(grouped(own_medians[place]))
+            .against(
+                format!("{baseline} {}", grouped(other)),
+                own_medians[place] / other,
+            )
+            .stated();
+        setup.rows.push(row);
+    }
 
     let points = |curve: &Curve| {
         THREADS
