@@ -13,10 +13,13 @@ help: ## List the targets
 demo: setup ## Worker processes share a list of jobs while things break
 	$(CARGO) run --release --locked --example batch_workers
 
-# The second one for what is different without the feature `tls`.
+# The second one for what is different without the feature `tls`; then the examples.
 test: setup ## Run all tests against a real server
 	$(CARGO) test --workspace --locked --all-features
 	$(CARGO) test -p distlock --locked --test it bad_input::
+	$(CARGO) run --locked --example quickstart
+	$(CARGO) run --locked --example fenced_store
+	$(CARGO) run --locked --example leader
 
 # With a build folder of its own: another cfg is another build of everything.
 MODEL := RUSTFLAGS="--cfg distlock_model" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/models

@@ -98,8 +98,12 @@ impl Builder {
         self
     }
 
-    /// How long a connect may take, for each host that the connection string names.
+    /// How long a connect may take, for each host that the connection string names: login
+    /// and checks included, shared by the host's addresses. Then it is the next host's turn.
     /// The connection string's own `connect_timeout` goes first. Zero is refused.
+    ///
+    /// A connect that a server takes and never answers keeps a thread and a socket of this
+    /// process until the server or the network ends it.
     ///
     /// Default: 10 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
@@ -119,7 +123,8 @@ impl Builder {
 
     /// How long to wait between two attempts to reconnect: `first`, then twice as long
     /// each time up to `longest`, always up to a quarter less, by chance. After a
-    /// session that had lasted, the first attempt is made at once. Zero is refused.
+    /// session that had lasted, the first attempt is made at once. While connects are left
+    /// without an answer the wait is longer, up to a minute. Zero is refused.
     ///
     /// Default: 50 ms to 5 s.
     pub fn reconnect_backoff(mut self, first: Duration, longest: Duration) -> Builder {
@@ -180,8 +185,9 @@ impl Builder {
     /// The name must have its schema, is taken as it is, and needs no quotes. All who
     /// write to one store must draw from one sequence. A token comes with the lock, in
     /// the same round trip, and so does that of a hand-over inside the process; each such
-    /// round trip waits for the server's log to be safe (one transaction id and one
-    /// flush), and with many locks held it costs more than without fencing.
+    /// round trip writes a message to the server's log (`pg_logical_emit_message`, with the
+    /// prefix `distlock`) and waits for the log to be safe, and with many locks held it costs
+    /// more than without fencing.
     ///
     /// Default: no tokens.
     ///

@@ -49,7 +49,7 @@ pub enum ErrorKind {
     /// The server is older than PostgreSQL 12.
     ServerTooOld,
     /// There is no fencing token: the sequence is missing and may not be made, is not
-    /// fit, or could not be drawn from. The message has the SQL that helps.
+    /// fit, or could not be drawn from. The message says what helps.
     Fencing,
     /// There is no TLS connection: the server has no TLS where it is required, its
     /// certificate was refused (another authority, another host, expired), or the

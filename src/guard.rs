@@ -98,7 +98,10 @@ impl Guard {
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost), or
     /// [`Closed`](crate::ErrorKind::Closed) or
     /// [`Cancelled`](crate::ErrorKind::Cancelled) if that is why. After an error, as
-    /// after success, this process does not hold the lock.
+    /// after success, this guard does not hold the lock.
+    ///
+    /// A success was confirmed by the server in a round trip after the call, also where the
+    /// lock has gone to another thread of this process.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), distlock::Error> {

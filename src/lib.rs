@@ -46,10 +46,10 @@
 //! through all faults, one by one, with the test that shows each promise.
 //!
 //! *Waiting.* Threads of one process are served first in, first out. A released lock
-//! goes to the next of them without the server for up to 20 ms on end; then other
-//! processes get their turn. A lock that another process has is looked at again in
-//! intervals that stay below a tenth of the time waited, all waiters of a process in
-//! one statement.
+//! goes to the next of them without the server for up to 20 ms on end; then this process
+//! leaves it alone for long enough that any other that waits gets its turn. A lock that
+//! another process has is looked at again in intervals that stay below a tenth of the time
+//! waited, all waiters of a process in one statement, some 45 a second.
 //!
 //! # Recipes
 //!
@@ -113,7 +113,8 @@
 //!     .fencing("public.distlock_token")
 //!     .connect()?;
 //! let guard = mgr.lock("report")?;
-//! let token = i64::try_from(guard.token().unwrap_or_default())?;
+//! let token = guard.token().expect("with fencing every guard has one");
+//! let token = i64::try_from(token)?;
 //! let taken = store.execute(
 //!     "UPDATE report SET text = $1, token = $2 WHERE token <= $2",
 //!     &[&"the report", &token],
@@ -172,20 +173,53 @@
 //! # Logs
 //!
 //! Through [`tracing`], whose `log` feature is on, so that they reach `log` as well:
-//! connects and reconnects at `info`, lost sessions and the first failed reconnect at
-//! `warn`, later ones and closing at `debug`. Nothing is logged for a single lock.
+//! connects and reconnects at `info`; at `warn` lost sessions, a connection that is given up,
+//! the first failed reconnect, and what a server does not do as asked (a lease, a setting, a
+//! second connection to look for a pooler); later failed reconnects and closing at `debug`.
+//! Nothing is logged for a single lock.
+//!
+//! # When to use something else
+//!
+//! * A lock for the length of one transaction: `SELECT pg_advisory_xact_lock(…)` in it. It
+//!   cannot outlive the work that it protects.
+//! * Rows that one worker at a time is to take: `SELECT … FOR UPDATE SKIP LOCKED`.
+//! * A lock that must outlive its process, or be seen with its owner's name: a row in a
+//!   table.
+//! * An asynchronous program: sqlx's `PgAdvisoryLock`, which costs a connection for each
+//!   lock held, has no lease and no watch. Or this crate from `spawn_blocking`.
+//! * No Postgres, or locks across databases: etcd or consul, which have leases too.
 //!
 //! # Limits
 //!
+//! * Locks are not reentrant: a thread that has one and asks for it again waits for itself.
 //! * All parties must use the same *database*: advisory locks of two databases of a
 //!   server are two different locks, and a standby has its own.
 //! * The connection must be a session of its own. A pooler in transaction or statement
 //!   mode lends one to many; that is [noticed](ErrorKind::Pooler) at the connect and at
 //!   every reconnect, and so is a [standby](ErrorKind::Standby).
-//! * Two processes that wait are served by chance, not in order.
+//! * Two processes that wait are served by chance, not in order. Readers of one process whose
+//!   shares overlap without a gap keep a writer of another process waiting.
+//! * From 256 locks on the session is `idle in transaction`, in a transaction that is renewed
+//!   every second or two and holds no snapshot and no vacuum back. Not with fencing.
 //! * The server's lock table is finite: about
 //!   `max_locks_per_transaction × (max_connections + max_prepared_transactions)` locks
 //!   of all kinds and sessions together.
+//!
+//! # Questions
+//!
+//! *Which lock is it in `pg_locks`?* [`Key::as_i64`] is the number: `classid` and `objid` are
+//! its upper and lower 32 bits, `objsubid` is 1 (2 for a pair of numbers).
+//!
+//! *Does a lock survive a restart of the server?* No: it ends with the session, and its watch
+//! trips. The manager connects again by itself; whoever wants the lock asks again.
+//!
+//! *What may the role be allowed to do?* To connect. With fencing, to draw from the sequence,
+//! or to make it.
+//!
+//! *How many managers does a program need?* One for each database. It serves all threads.
+//!
+//! *What does it cost when nothing is locked?* A connection that is silent, and two threads
+//! that sleep.
 //!
 //! [advisory lock]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 

@@ -25,15 +25,14 @@ use crate::stats::Stats;
 ///
 /// # Errors
 ///
-/// Every acquire may return, at once:
+/// Every acquire can fail with
 /// [`Unavailable`](crate::ErrorKind::Unavailable) while the database is away (see
 /// [`Builder::wait_while_unavailable`]) or when it does not answer;
 /// [`Closed`](crate::ErrorKind::Closed);
 /// [`LimitReached`](crate::ErrorKind::LimitReached);
 /// [`LockTableFull`](crate::ErrorKind::LockTableFull);
 /// [`Fencing`](crate::ErrorKind::Fencing) if there is no token to go with the lock;
-/// after a reconnect that found a server that does not do, the kinds of
-/// [`Builder::connect`];
+/// after a reconnect that found an unsuitable server, the kinds of [`Builder::connect`];
 /// [`Database`](crate::ErrorKind::Database) for any other error of the server.
 #[derive(Clone)]
 pub struct Manager {
@@ -70,7 +69,8 @@ impl Manager {
         Builder::new(dsn)
     }
 
-    /// Waits for the lock, first come first served among the threads of this process.
+    /// Waits for the lock, first come first served among the threads of this process. Not
+    /// reentrant: a thread that has the lock and asks again waits for itself.
     ///
     /// # Errors
     ///

@@ -19,8 +19,8 @@ pub struct Stats {
     pub contended: u64,
     /// Locks given back, by a guard or by a cancelled token.
     pub released: u64,
-    /// Of the acquired locks, those passed on inside the process, from one guard
-    /// to the next, without the database.
+    /// Of the acquired locks, those passed on inside the process, from one guard to the
+    /// next, and not given up at the database in between.
     pub hand_overs: u64,
     /// Locks lost: their session ended or was given up while they were held.
     pub lost: u64,

@@ -35,7 +35,8 @@ impl Target {
         let (dsn, parameters) = dsn::split(dsn);
         let mut config: postgres::Config = dsn.parse().map_err(|error: postgres::Error| {
             let message =
-                "the connection string is neither `key=value` pairs nor a postgres:// URL";
+                "the connection string cannot be read: it is neither `key=value` pairs nor a \
+                       postgres:// URL, or has an option that is not known";
             match error.source().map(ToString::to_string) {
                 Some(cause) if cause.starts_with("invalid value for option") => {
                     Error::config("the connection string has a bad value").caused_by(error)

@@ -147,8 +147,8 @@ pub(super) fn refused(error: postgres::Error) -> Error {
         ),
         Some(code) if code.starts_with("28") => (
             ErrorKind::Database,
-            "the server refused the login: there is no such user, or pg_hba.conf does not \
-             let it in from here, or only with TLS, or only without",
+            "the server refused the login: the role does not exist or may not log in, or \
+             pg_hba.conf has no line that admits it from here, with TLS or without",
         ),
         Some("3D000") => (ErrorKind::Database, "the database does not exist"),
         Some(_) => (ErrorKind::Database, "the server refused the session"),

@@ -77,6 +77,10 @@ fn missing(name: &SequenceName, error: postgres::Error) -> Error {
     {
         return refused(error);
     }
+    if error.code() == Some(&SqlState::WRONG_OBJECT_TYPE) {
+        let message = format!("{name} is there, but it is not a sequence");
+        return Error::new(ErrorKind::Fencing, message).caused_by(error);
+    }
     let schema = name.schema();
     Error::new(
         ErrorKind::Fencing,

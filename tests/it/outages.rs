@@ -1,6 +1,7 @@
 //! The faults of the Go package that a database or network which is away brings out, by
 //! number and name. The others are in `faults`.
 
+use std::error::Error as _;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -213,4 +214,34 @@ fn a_smart_stop_waits_for_the_manager_and_takes_no_lock_from_it() {
         stop.join().unwrap().unwrap();
     });
     assert_eq!(watch.ended(), Some(Ended::Unlocked));
+}
+
+#[test]
+#[serial]
+fn a_reconnect_waits_for_a_free_slot() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut client = server.client();
+    client.batch_execute("CREATE ROLE app LOGIN").unwrap();
+    let mgr = Manager::builder(&server.url().replace("user=postgres", "user=app"))
+        .reconnect_backoff(5 * MS, 20 * MS)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("held").unwrap();
+    client
+        .batch_execute("ALTER ROLE app CONNECTION LIMIT 0")
+        .unwrap();
+    terminate_sessions(&mut client);
+    eventually(|| guard.is_lost());
+    let mut refused = String::new();
+    eventually(|| {
+        let error = mgr.try_lock("held").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        refused = format!("{:?}", error.source());
+        refused.contains("no connection slot free")
+    });
+    client
+        .batch_execute("ALTER ROLE app CONNECTION LIMIT -1")
+        .unwrap();
+    eventually(|| mgr.try_lock("held").is_ok_and(|guard| guard.is_some()));
 }
