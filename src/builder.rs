@@ -258,6 +258,22 @@ impl Builder {
     /// TLS.
     ///
     /// Default: none.
+    ///
+    /// ```no_run
+    /// # fn connect<T>(connector: T) -> Result<(), distlock::Error>
+    /// # where
+    /// #     T: postgres::tls::MakeTlsConnect<postgres::Socket> + Clone + Send + Sync + 'static,
+    /// #     T::TlsConnect: Send,
+    /// #     T::Stream: Send,
+    /// #     <T::TlsConnect as postgres::tls::TlsConnect<postgres::Socket>>::Future: Send,
+    /// # {
+    /// let mgr = distlock::Manager::builder("host=db.example.com user=app")
+    ///     .tls(connector) // such as postgres_native_tls::MakeTlsConnector
+    ///     .connect()?;
+    /// # drop(mgr);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn tls<T>(mut self, tls: T) -> Builder
     where
         T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,

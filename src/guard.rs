@@ -23,6 +23,17 @@ use crate::watch::{Ended, Hold, Watch};
 ///
 /// A lock can be lost while the guard lives: see [`is_lost`](Guard::is_lost) and
 /// [`watch`](Guard::watch).
+///
+/// ```no_run
+/// # fn main() -> Result<(), distlock::Error> {
+/// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+/// {
+///     let guard = mgr.lock((17, 4))?;
+///     println!("{} is ours", guard.key());
+/// } // given back here
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "the lock is released as soon as the guard is dropped"]
 pub struct Guard {
     handle: Arc<Handle>,

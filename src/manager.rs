@@ -75,6 +75,16 @@ impl Manager {
     /// # Errors
     ///
     /// Those of [every acquire](Manager#errors).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let guard = mgr.lock("nightly-report")?;
+    /// // only one of us, on all machines, is here
+    /// drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn lock(&self, key: impl Into<Key>) -> Result<Guard, Error> {
         self.acquire(key).lock()
     }
@@ -84,6 +94,16 @@ impl Manager {
     /// # Errors
     ///
     /// Those of [every acquire](Manager#errors).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// if let Some(_guard) = mgr.try_lock("sweep")? {
+    ///     // nobody else is at it
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_lock(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
         self.acquire(key).run(Limit::Once)
     }
@@ -93,6 +113,19 @@ impl Manager {
     /// # Errors
     ///
     /// Those of [every acquire](Manager#errors).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// use std::time::Duration;
+    ///
+    /// match mgr.try_lock_for("import", Duration::from_secs(2))? {
+    ///     Some(_guard) => println!("importing"),
+    ///     None => println!("somebody has been importing for two seconds"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_lock_for(
         &self,
         key: impl Into<Key>,
@@ -106,6 +139,21 @@ impl Manager {
     /// # Errors
     ///
     /// Those of [every acquire](Manager#errors).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// use std::time::{Duration, Instant};
+    ///
+    /// // All of them within a minute.
+    /// let deadline = Instant::now() + Duration::from_secs(60);
+    /// for tenant in ["tenant-17", "tenant-18"] {
+    ///     let guard = mgr.try_lock_until(tenant, deadline)?;
+    ///     println!("{tenant}: {}", guard.is_some());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_lock_until(
         &self,
         key: impl Into<Key>,
@@ -119,6 +167,15 @@ impl Manager {
     /// # Errors
     ///
     /// Those of [every acquire](Manager#errors).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let _reader = mgr.lock_shared("catalogue")?; // beside other readers
+    /// assert!(mgr.try_lock("catalogue")?.is_none()); // but no writer
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn lock_shared(&self, key: impl Into<Key>) -> Result<Guard, Error> {
         self.acquire(key).shared().lock()
     }
@@ -166,6 +223,15 @@ impl Manager {
     }
 
     /// The manager's figures.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let stats = mgr.stats();
+    /// println!("{} held, {} lost so far", stats.held, stats.lost);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stats(&self) -> Stats {
         self.handle.core.stats()
     }
@@ -180,6 +246,16 @@ impl Manager {
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if the database did not answer
     /// for two seconds. The manager is closed all the same, but its locks are free
     /// only when the server notices that the connection is gone.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let watch = mgr.lock("leader")?.watch();
+    /// mgr.close()?;
+    /// assert_eq!(mgr.lock("leader").unwrap_err().kind(), distlock::ErrorKind::Closed);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn close(&self) -> Result<(), Error> {
         self.handle.close()
     }

@@ -17,6 +17,21 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Why a hold ended.
+///
+/// ```no_run
+/// # fn main() -> Result<(), distlock::Error> {
+/// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+/// use distlock::Ended;
+///
+/// let watch = mgr.lock("leader")?.watch();
+/// match watch.wait() {
+///     Ended::Unlocked => println!("it was ours to the end"),
+///     Ended::SessionLost | Ended::LeaseExpired => println!("somebody else may lead by now"),
+///     why => println!("told to stop: {why:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[repr(u8)]
