@@ -13,6 +13,7 @@ use crate::handle::Handle;
 use crate::key::Key;
 use crate::reply::Waited;
 use crate::request::{Answer, Message, Mode, Note, Patience, Request};
+use crate::watch::Ended;
 
 /// How long a caller waits.
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +157,16 @@ impl<'a> Acquire<'a> {
         }
         match waited {
             Waited::Answered(Answer::Granted(grant)) => {
+                // The thread may have slept since, or the whole process.
+                match grant.session.ended() {
+                    None => {}
+                    Some(Ended::Closed) => return Err(Error::closed()),
+                    Some(_) => {
+                        return Err(Error::unavailable(
+                            "the lock was lost again before the call could return",
+                        ));
+                    }
+                }
                 let guard = Guard::new(Arc::clone(self.handle), grant);
                 match self.token {
                     Some(token) => guard.cancelled_by(token).map(Some),

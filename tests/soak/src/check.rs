@@ -76,7 +76,9 @@ pub fn check(history: &History, rules: &Rules) -> Findings {
 }
 
 fn check_holds(history: &History, rules: &Rules, findings: &mut Findings) {
-    let mut holds: Vec<&Hold> = history.holds.iter().collect();
+    // Who never believed in its lock was never inside.
+    let believed = history.holds.iter().filter(|hold| hold.believed);
+    let mut holds: Vec<&Hold> = believed.collect();
     holds.sort_by_key(|hold| (hold.key, hold.from));
     for holds in holds.chunk_by(|a, b| a.key == b.key) {
         let mut inside: Vec<&Hold> = Vec::new();
@@ -258,6 +260,7 @@ mod tests {
             from,
             until,
             lost: None,
+            believed: true,
         }
     }
 
@@ -302,6 +305,28 @@ mod tests {
     fn a_long_hold_is_compared_with_all_that_come_in_meanwhile() {
         let holds = vec![hold(1, 1, 0, 100), hold(2, 2, 10, 20), hold(3, 3, 50, 60)];
         assert_eq!(violations(holds, vec![]).len(), 2);
+    }
+
+    #[test]
+    fn who_learns_at_once_that_its_lock_is_lost_was_never_inside() {
+        let late = Hold {
+            lost: Some(16),
+            believed: false,
+            ..hold(2, 1, 15, 15)
+        };
+        let holds = vec![hold(1, 2, 0, 10), hold(3, 3, 12, 20)];
+        assert_eq!(
+            violations([holds.clone(), vec![late.clone()]].concat(), vec![]),
+            []
+        );
+        let believed = Hold {
+            believed: true,
+            ..late
+        };
+        assert_eq!(
+            violations([holds, vec![believed]].concat(), vec![]).len(),
+            1
+        );
     }
 
     #[test]

@@ -35,9 +35,12 @@ pub enum Event {
         token: u64,
         at: u64,
     },
-    /// The hold ended. It was still believed in at `trusted`; from `lost` on not any
+    /// The hold ended. It was last believed in at `trusted`, if ever; from `lost` on not any
     /// more, if it was not given back.
-    Ended { trusted: u64, lost: Option<u64> },
+    Ended {
+        trusted: Option<u64>,
+        lost: Option<u64>,
+    },
     /// A call has returned.
     Called {
         from: u64,
@@ -73,6 +76,9 @@ pub struct Hold {
     pub until: u64,
     /// When its loss was first seen.
     pub lost: Option<u64>,
+    /// Was it ever believed in? If the process was stopped when it got the lock, it may have
+    /// been lost at the first look.
+    pub believed: bool,
 }
 
 /// One call with a deadline.
@@ -149,6 +155,7 @@ impl History {
                         from: at,
                         until: at,
                         lost: None,
+                        believed: true,
                     });
                 }
                 Ok(Event::Ended { trusted, lost }) => {
@@ -156,8 +163,9 @@ impl History {
                         anyhow::bail!("an end without a hold");
                     };
                     self.holds.push(Hold {
-                        until: trusted.max(hold.from),
+                        until: trusted.unwrap_or(hold.from),
                         lost,
+                        believed: trusted.is_some(),
                         ..hold
                     });
                 }

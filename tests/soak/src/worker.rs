@@ -162,28 +162,27 @@ fn work(role: &Role, number: usize, mgr: &Manager, over: &AtomicBool) -> anyhow:
     Ok(())
 }
 
-/// Holds the lock for a while. Returns when it was last believed in, and when it was seen
-/// to be lost.
+/// Holds the lock for a while. Returns when it was last believed in, if ever, and when it
+/// was seen to be lost.
 fn hold(
     role: &Role,
     length: Duration,
     guard: &Guard,
     mut write: impl FnMut() -> std::io::Result<bool>,
-) -> anyhow::Result<(u64, Option<u64>)> {
+) -> anyhow::Result<(Option<u64>, Option<u64>)> {
     let end = Instant::now() + length;
     let mut trusted = None;
     loop {
         let before = now();
         if role.broken != Some(Broken::WatchIgnored) && guard.is_lost() {
-            // Lost before the first look: then it was never believed in.
-            return Ok((trusted.unwrap_or(0), Some(now())));
+            return Ok((trusted, Some(now())));
         }
         if trusted.is_none() {
             write()?;
         }
         trusted = Some(before);
         if Instant::now() >= end {
-            return Ok((before, None));
+            return Ok((trusted, None));
         }
         thread::sleep(LOOK);
     }
