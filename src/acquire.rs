@@ -144,7 +144,8 @@ impl<'a> Acquire<'a> {
             mode: self.mode,
             patience: match limit {
                 Limit::Once => Patience::Once,
-                Limit::Until(_) | Limit::Forever => Patience::Wait,
+                Limit::Until(deadline) => Patience::Until(deadline),
+                Limit::Forever => Patience::Wait,
             },
             reply,
         });

@@ -328,7 +328,7 @@ impl Builder {
         {
             let mut state = core.state.lock();
             state.generation = generation;
-            worker::spawn(&core, &mut state, Some(session))?;
+            worker::spawn(&core, &mut state, Some(session), Duration::ZERO)?;
         }
         Ok(Manager::new(handle))
     }

@@ -14,11 +14,13 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock;
 use crate::config::Settings;
+use crate::dial::Stuck;
 use crate::error::Error;
 use crate::key::Key;
 use crate::pulse::Pulse;
 use crate::reply::{Replier, ReplyPool};
 use crate::request::{Answer, Grant, Message, Mode, Note, Request, Token};
+use crate::session::Canceller;
 use crate::stats::{Counters, Stats};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +51,8 @@ pub(crate) struct State {
     pub(crate) table: Table<Waiter>,
     /// The session that grants are made on; `None` while there is none.
     pub(crate) session: Option<Arc<SessionState>>,
+    /// That session's, for when it is given up with a statement under way.
+    pub(crate) canceller: Option<Canceller>,
     /// Explicit unlocks that wait for the server's word.
     pub(crate) unlocks: Vec<Unlock>,
     /// Round trips begun on the session.
@@ -68,6 +72,7 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     pub(crate) target: Target,
     pub(crate) counters: Counters,
+    pub(crate) stuck: Stuck,
     pub(crate) replies: ReplyPool<Answer>,
     pub(crate) state: Mutex<State>,
     pub(crate) notes: Mutex<Vec<Note>>,
@@ -115,6 +120,7 @@ impl Core {
             state: Mutex::new(State {
                 table: Table::new(limits, seed),
                 session: None,
+                canceller: None,
                 unlocks: Vec::new(),
                 round_trips: 0,
                 refusing: None,
@@ -126,6 +132,7 @@ impl Core {
             settings,
             target,
             counters: Counters::default(),
+            stuck: Stuck::default(),
             replies: ReplyPool::new(),
             notes: Mutex::default(),
             noted: AtomicBool::new(false),

@@ -24,20 +24,21 @@ use crate::session::Session;
 /// they are told that the database is away.
 const RECONNECT_GRACE: Duration = Duration::from_secs(1);
 
-/// The longest pause after connects that nobody answered: each such connect keeps a thread
-/// and a socket for as long as the other side pleases.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
 enum Phase {
     Up(Box<Session>),
     Down {
         redial_at: Instant,
+        /// Not before then either, unless one of so many that are stuck has its answer.
+        pause: Option<(Instant, u32)>,
     },
     Dialling {
         /// When the requests that wait for it are told.
         patience_ends: Option<Instant>,
     },
 }
+
+/// How often a pause looks whether the server has begun to answer.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What there is to log. Not before the state's mutex is free: a subscriber may do anything,
 /// and take any time for it.
@@ -63,26 +64,27 @@ pub(crate) struct Link {
     connected_at: Instant,
     dialler: Sender<Result<Session, Error>>,
     outcomes: Receiver<Result<Session, Error>>,
-    stuck: Stuck,
     dice: Dice,
     news: Vec<News>,
 }
 
 impl Link {
-    /// Without a session it will dial at once.
-    pub(crate) fn new(session: Option<Session>) -> Self {
+    /// Without a session it will dial after `pause`.
+    pub(crate) fn new(session: Option<Session>, pause: Duration) -> Self {
         let now = Instant::now();
         let (dialler, outcomes) = bounded(1);
         Link {
             phase: match session {
                 Some(session) => Phase::Up(Box::new(session)),
-                None => Phase::Down { redial_at: now },
+                None => Phase::Down {
+                    redial_at: now + pause,
+                    pause: None,
+                },
             },
             attempt: 0,
             connected_at: now,
             dialler,
             outcomes,
-            stuck: Stuck::default(),
             dice: Dice::new(clock::now()),
             news: Vec::new(),
         }
@@ -111,7 +113,14 @@ impl Link {
     pub(crate) fn next_look(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Up(_) => None,
-            Phase::Down { redial_at } => Some(*redial_at),
+            Phase::Down {
+                redial_at,
+                pause: None,
+            } => Some(*redial_at),
+            Phase::Down {
+                redial_at,
+                pause: Some((end, _)),
+            } => Some((*end).min(Instant::now() + LOOK).max(*redial_at)),
             Phase::Dialling { patience_ends } => *patience_ends,
         }
     }
@@ -166,7 +175,13 @@ impl Link {
                 now + self.dice.jitter(backoff(settings, attempt))
             }
         };
-        if let Phase::Up(session) = mem::replace(&mut self.phase, Phase::Down { redial_at }) {
+        if let Phase::Up(session) = mem::replace(
+            &mut self.phase,
+            Phase::Down {
+                redial_at,
+                pause: None,
+            },
+        ) {
             session.dispose();
         }
     }
@@ -176,7 +191,11 @@ impl Link {
         let now = Instant::now();
         match &mut self.phase {
             Phase::Up(_) => {}
-            Phase::Down { redial_at } if now < *redial_at => {}
+            Phase::Down { redial_at, .. } if now < *redial_at => {}
+            Phase::Down {
+                pause: Some((end, stuck)),
+                ..
+            } if now < *end && core.stuck.count() >= *stuck => {}
             Phase::Down { .. } => {
                 self.attempt = self.attempt.saturating_add(1);
                 state.generation += 1;
@@ -185,7 +204,7 @@ impl Link {
                     &core.target,
                     &core.settings,
                     state.generation,
-                    &self.stuck,
+                    &core.stuck,
                     self.dialler.clone(),
                 );
                 match dialled {
@@ -216,6 +235,7 @@ impl Link {
                 });
                 core.counters.reconnects.fetch_add(1, Ordering::Relaxed);
                 state.session = Some(Arc::clone(session.state()));
+                state.canceller = Some(session.canceller(&core.target));
                 state.refusing = None;
                 self.phase = Phase::Up(Box::new(session));
                 self.connected_at = Instant::now();
@@ -229,15 +249,10 @@ impl Link {
     fn failed(&mut self, core: &Core, state: &mut State, error: Error) {
         let settings = &core.settings;
         let attempt = self.attempt.saturating_sub(1);
-        let pause = match self.stuck.count() {
-            0 => Duration::ZERO,
-            stuck => core
-                .target
-                .connect_timeout()
-                .saturating_mul(1_u32.checked_shl(stuck).unwrap_or(u32::MAX))
-                .min(LONGEST_PAUSE),
-        };
-        let wait = self.dice.jitter(backoff(settings, attempt).max(pause));
+        let now = Instant::now();
+        let wait = self.dice.jitter(backoff(settings, attempt));
+        let stuck = core.stuck.count();
+        let pause = (stuck > 0).then(|| (now + Stuck::pause(stuck, &core.target), stuck));
         self.news.push(News::NotReconnected {
             error: error.clone(),
             wait,
@@ -249,7 +264,8 @@ impl Link {
         };
         state.refuse(refusal, settings);
         self.phase = Phase::Down {
-            redial_at: Instant::now() + wait,
+            redial_at: now + wait,
+            pause,
         };
     }
 }

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::Error;
 use crate::key::Key;
@@ -23,7 +24,10 @@ pub(crate) enum Mode {
 pub(crate) enum Patience {
     /// One look, then the answer.
     Once,
-    /// Until the lock is free. The caller keeps its deadline itself.
+    /// Until the lock is free, at most until then. The caller keeps its deadline itself; it is
+    /// only not to be put off for longer.
+    Until(Instant),
+    /// Until the lock is free.
     Wait,
 }
 

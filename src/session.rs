@@ -19,13 +19,16 @@ use std::time::Duration;
 
 use postgres::error::SqlState;
 use postgres::types::ToSql;
-use postgres::{Client, Row, Statement};
+use postgres::{CancelToken, Client, Row, Statement};
+use tracing::debug;
 
 use self::sql::{BEGIN, END, UNLOCK_AND_LOCK, code, scalar};
 use crate::clock;
 use crate::error::Error;
 use crate::request::Token;
 use crate::table::{Action, Op};
+use crate::target::Target;
+use crate::tls::Connector;
 use crate::watch::SessionState;
 
 /// How often a step is tried that the server did not refuse but cancelled.
@@ -81,9 +84,40 @@ pub(crate) struct Session {
     numbers: Vec<i64>,
 }
 
+/// Has the server give up a statement that nobody waits for any more, so that its session
+/// can end: a commit waits for a synchronous standby for as long as that is away.
+pub(crate) struct Canceller {
+    token: CancelToken,
+    connector: Connector,
+}
+
+impl Canceller {
+    /// On a thread of its own, because the server may not hear this either.
+    pub(crate) fn cancel(self) {
+        let cancel = move || {
+            if let Err(error) = self.connector.cancel(&self.token) {
+                let error = &error as &dyn std::error::Error;
+                debug!(error, "the statement that is given up cannot be cancelled");
+            }
+        };
+        // Without a thread it is not cancelled.
+        thread::Builder::new()
+            .name("distlock-cancel".into())
+            .spawn(cancel)
+            .ok();
+    }
+}
+
 impl Session {
     pub(crate) fn state(&self) -> &Arc<SessionState> {
         &self.state
+    }
+
+    pub(crate) fn canceller(&self, target: &Target) -> Canceller {
+        Canceller {
+            token: self.client.cancel_token(),
+            connector: target.connector.clone(),
+        }
     }
 
     /// Does `batch` at the server, in one round trip if all goes well, and puts the

@@ -165,6 +165,9 @@ impl<W> Table<W> {
             contended: !open,
         });
         self.waiting += 1;
+        if let Patience::Until(deadline) = patience {
+            self.hasten(key, deadline, now);
+        }
         self.advance(key, now, false, desk);
     }
 
@@ -225,6 +228,7 @@ impl<W> Table<W> {
     /// Returns how many holds were lost.
     pub(crate) fn lose(&mut self) -> usize {
         self.agenda.clear();
+        self.recent = Recent::default();
         self.ready.clear();
         for (&key, entry) in &mut self.entries {
             entry.server = None;

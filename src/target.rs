@@ -152,6 +152,14 @@ impl Target {
         self.with(config)
     }
 
+    /// With this time for the connect. The driver's own limit, for the TCP connect, is below
+    /// it: what has ended by itself is not left behind.
+    pub(crate) fn within(&self, limit: Duration) -> Target {
+        let mut config = self.config.clone();
+        config.connect_timeout(limit * 9 / 10);
+        self.with(config)
+    }
+
     fn with(&self, config: postgres::Config) -> Target {
         Target {
             config,

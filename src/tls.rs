@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use postgres::config::{Host, SslMode};
 use postgres::tls::{MakeTlsConnect, TlsConnect};
-use postgres::{Client, NoTls, Socket};
+use postgres::{CancelToken, Client, NoTls, Socket};
 
 use crate::dsn::TlsParameters;
 use crate::error::Error;
@@ -16,9 +16,13 @@ mod rustls;
 
 /// Connects with the TLS implementation it was made from.
 #[derive(Clone)]
-pub(crate) struct Connector(Arc<Connect>);
+pub(crate) struct Connector {
+    connect: Arc<Connect>,
+    cancel: Arc<Cancel>,
+}
 
 type Connect = dyn Fn(&postgres::Config) -> Result<Client, postgres::Error> + Send + Sync;
+type Cancel = dyn Fn(&CancelToken) -> Result<(), postgres::Error> + Send + Sync;
 
 impl Connector {
     pub(crate) fn new<T>(tls: T) -> Self
@@ -28,11 +32,20 @@ impl Connector {
         T::Stream: Send,
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
-        Connector(Arc::new(move |config| config.connect(tls.clone())))
+        let again = tls.clone();
+        Connector {
+            connect: Arc::new(move |config| config.connect(tls.clone())),
+            cancel: Arc::new(move |token| token.cancel_query(again.clone())),
+        }
     }
 
     pub(crate) fn connect(&self, config: &postgres::Config) -> Result<Client, postgres::Error> {
-        (self.0)(config)
+        (self.connect)(config)
+    }
+
+    /// Has the server cancel what the client that `token` is from is waiting for.
+    pub(crate) fn cancel(&self, token: &CancelToken) -> Result<(), postgres::Error> {
+        (self.cancel)(token)
     }
 }
 

@@ -16,6 +16,7 @@ use tracing::warn;
 
 use crate::clock;
 use crate::core::Core;
+use crate::dial::Stuck;
 use crate::error::Error;
 use crate::watch::Ended;
 use crate::worker;
@@ -85,7 +86,8 @@ fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
 
 /// The worker hangs in the round trip that began at `since`: gives its session up and
 /// starts another worker. The old one finds out when the driver lets it go; by then its
-/// answers have no takers and its grants no session.
+/// answers have no takers and its grants no session. Until then it has a connection, so a
+/// server that answers logins and nothing else gets fewer and fewer of them.
 fn replace_worker(core: &Arc<Core>, since: u64) {
     let mut state = core.state.lock();
     if core.is_closed() || state.pulse.round_trip() != Some(since) {
@@ -95,8 +97,14 @@ fn replace_worker(core: &Arc<Core>, since: u64) {
     state.lose(Ended::SessionLost, &core.counters);
     state.refuse(error, &core.settings);
     state.epoch += 1;
-    let spawned = worker::spawn(core, &mut state, None);
+    let pause = Stuck::pause(core.stuck.count(), &core.target);
+    core.stuck.enter();
+    let canceller = state.canceller.take();
+    let spawned = worker::spawn(core, &mut state, None, pause);
     drop(state);
+    if let Some(canceller) = canceller {
+        canceller.cancel();
+    }
     warn!("the database does not answer; giving its connection up");
     if let Err(error) = spawned {
         core.shut(Ended::SessionLost, &error);

@@ -9,7 +9,7 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 
@@ -28,21 +28,24 @@ const BATCH_CAP: usize = 1024;
 /// The steps of one busy thread: its last unlock and its next lock.
 const PAIR: usize = 2;
 
-/// Starts the worker in charge, with its first connection if there is one.
+/// Starts the worker in charge, with its first connection, or to make one after `pause`.
 pub(crate) fn spawn(
     core: &Arc<Core>,
     state: &mut State,
     session: Option<Session>,
+    pause: Duration,
 ) -> Result<(), Error> {
     let now = Instant::now();
     state.pulse = Arc::default();
     state.session = session.as_ref().map(|session| Arc::clone(session.state()));
+    let canceller = |session: &Session| session.canceller(&core.target);
+    state.canceller = session.as_ref().map(canceller);
     let worker = Worker {
         core: Arc::clone(core),
         queue: core.queue.clone(),
         epoch: state.epoch,
         pulse: Arc::clone(&state.pulse),
-        link: Link::new(session),
+        link: Link::new(session, pause),
         dialled: None,
         last_contact: now,
         next: Some(now),
@@ -375,7 +378,8 @@ struct LastWords<'a> {
 impl Drop for LastWords<'_> {
     fn drop(&mut self) {
         if self.core.state.lock().epoch != self.epoch {
-            return;
+            // See `watchdog::replace_worker`.
+            return self.core.stuck.leave();
         }
         if thread::panicking() {
             let error = Error::unavailable("the lock manager's worker has panicked");

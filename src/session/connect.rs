@@ -74,17 +74,17 @@ fn prepare(
 ) -> Result<Option<Duration>, postgres::Error> {
     // What a role or database may have set against long statements and idle sessions
     // is not meant for this one; nor are functions and operators of the application's.
-    client.batch_execute(
-        "SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0; \
-         SET idle_in_transaction_session_timeout = 0",
-    )?;
-    if version >= 170_000 {
-        client.batch_execute("SET transaction_timeout = 0")?;
-    }
     let with_lease = version >= FIRST_WITH_LEASE;
-    if with_lease {
-        client.batch_execute(&idle_timeouts(Duration::ZERO))?;
+    let mut settled = "SET search_path = pg_catalog; SET statement_timeout = 0; \
+         SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0"
+        .to_owned();
+    if version >= 170_000 {
+        settled += "; SET transaction_timeout = 0";
     }
+    if with_lease {
+        settled += &format!("; {}", idle_timeouts(Duration::ZERO));
+    }
+    client.batch_execute(&settled)?;
     watch_network(client, settings, with_lease)?;
     if !with_lease && settings.lease.is_some() {
         warn!(
@@ -116,13 +116,24 @@ fn watch_network(
         let interval = settings.client_check_interval.as_millis();
         parameters.push(("client_connection_check_interval", interval));
     }
-    for (name, value) in parameters {
-        if let Err(error) = client.batch_execute(&format!("SET {name} = {value}")) {
+    let set = |(name, value): &(&str, u128)| format!("SET {name} = {value}");
+    let all: Vec<String> = parameters.iter().map(set).collect();
+    match client.batch_execute(&all.join("; ")) {
+        Err(error) if error.code().is_some() => {}
+        done => return done,
+    }
+    // Each by itself, to see which one it is.
+    for (parameter, set) in parameters.iter().zip(all) {
+        if let Err(error) = client.batch_execute(&set) {
             if error.code().is_none() {
                 return Err(error);
             }
             let error = &error as &dyn std::error::Error;
-            warn!(error, name, "the server does not take this setting");
+            warn!(
+                error,
+                name = parameter.0,
+                "the server does not take this setting"
+            );
         }
     }
     Ok(())
@@ -148,7 +159,7 @@ pub(super) fn refused(error: postgres::Error) -> Error {
         Some(code) if code.starts_with("28") => (
             ErrorKind::Database,
             "the server refused the login: the role does not exist or may not log in, or \
-             pg_hba.conf has no line that admits it from here, with TLS or without",
+             pg_hba.conf admits it from here only with TLS, only without, or not at all",
         ),
         Some("3D000") => (ErrorKind::Database, "the database does not exist"),
         Some(_) => (ErrorKind::Database, "the server refused the session"),

@@ -124,14 +124,15 @@ fn check_locking(client: &mut Client) -> Result<(), Error> {
 }
 
 /// Does the connection end at the very address that was dialled? Then nothing stands
-/// between.
+/// between. A loopback address proves nothing: it may be another machine's, at the far end
+/// of a tunnel, beside a pooler.
 fn is_direct(about: &About, target: &Target) -> bool {
     let config = &target.config;
     if about.port != Some(target.port()) {
         return false;
     }
     match (config.get_hostaddrs(), config.get_hosts(), about.address) {
-        ([dialled], _, Some(address)) => *dialled == address,
+        ([dialled], _, Some(address)) => *dialled == address && !address.is_loopback(),
         ([], [Host::Unix(path)], None) => about.directories.as_ref().is_some_and(|directories| {
             directories
                 .split(',')

@@ -29,7 +29,9 @@ impl Session {
         }
         let mut held = self.held(beat)?;
         let mut answered = HashMap::new();
-        if is_cancelled(error) {
+        // In a transaction that has failed before, no step was tried.
+        let untried = error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
+        if untried || is_cancelled(error) {
             // Nothing is wrong with any step, and a big batch has too many to go one by one.
             let rest: Vec<Op> = batch
                 .iter()

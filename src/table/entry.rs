@@ -8,7 +8,7 @@ use super::agenda::Look;
 use crate::request::{Mode, Patience, Token};
 
 /// How long a process may pass a lock on inside before others get their turn.
-const TENURE: Duration = Duration::from_millis(20);
+pub(super) const TENURE: Duration = Duration::from_millis(20);
 
 pub(super) struct Waiter<W> {
     pub(super) inner: W,
@@ -128,6 +128,13 @@ impl<W> Entry<W> {
             }
     }
 
+    /// A tenure that began at `start` goes on, for one hold at least: what has been taken at
+    /// the server is not given back unused.
+    pub(super) fn begin_tenure(&mut self, start: Instant, now: Instant) {
+        let oldest = now.checked_sub(TENURE - Duration::from_nanos(1));
+        self.tenure = Some(oldest.map_or(start, |oldest| start.max(oldest)));
+    }
+
     pub(super) fn is_tenure_over(&self, now: Instant) -> bool {
         self.tenure
             .is_some_and(|start| now.saturating_duration_since(start) >= TENURE)
@@ -151,6 +158,6 @@ impl<W> Entry<W> {
             .is_some_and(|line| line.look.is_some() && !line.is_idle())
             && self
                 .waiters()
-                .all(|waiter| waiter.patience == Patience::Wait)
+                .all(|waiter| waiter.patience != Patience::Once)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::agenda::Look;
-use super::entry::Entry;
+use super::entry::{Entry, TENURE};
 use super::{Action, Desk, Op, Refusal, Table};
 use crate::backoff;
 use crate::key::Key;
@@ -98,8 +98,8 @@ impl<W> Table<W> {
                 if let Some(line) = &mut entry.line {
                     line.look = None;
                 }
-                let tenure = entry.tenure.or_else(|| self.recent.take(op.key, now));
-                entry.tenure = Some(tenure.unwrap_or(now));
+                let start = entry.tenure.or_else(|| self.recent.take(op.key, now));
+                entry.begin_tenure(start.unwrap_or(now), now);
                 self.advance(op.key, now, false, desk);
             }
             Action::Draw => {
@@ -109,6 +109,7 @@ impl<W> Table<W> {
             Action::Lock => {
                 // Somebody else has it: that is their turn.
                 entry.tenure = None;
+                self.recent.take(op.key, now);
                 self.put_off(op.key, now, desk);
             }
             Action::Unlock => {
@@ -128,7 +129,7 @@ impl<W> Table<W> {
                         entry.line_from(&mut self.spare).is_rest = true;
                         self.look_later(op.key, Look { from: at, by: at });
                     } else {
-                        self.recent.put(op.key, start, at);
+                        self.recent.put(op.key, start, at.min(now + TENURE));
                     }
                 }
                 self.list(op.key);
@@ -161,7 +162,7 @@ impl<W> Table<W> {
                 desk.contended();
             }
             match waiter.patience {
-                Patience::Wait => line.queue.push_back(waiter),
+                Patience::Until(_) | Patience::Wait => line.queue.push_back(waiter),
                 Patience::Once => {
                     self.waiting -= 1;
                     desk.refuse(waiter.inner, Refusal::Busy);
@@ -186,6 +187,18 @@ impl<W> Table<W> {
 
     fn refuse_all(&mut self, key: Key, refusal: Refusal, desk: &mut impl Desk<W>) {
         self.fail(key, |waiter| desk.refuse(waiter, refusal));
+    }
+
+    /// Others' turn does not last longer than somebody here can wait.
+    pub(super) fn hasten(&mut self, key: Key, deadline: Instant, now: Instant) {
+        if let Some(line) = self.line(key)
+            && line.is_rest
+            && line.look.is_some_and(|look| look.by > deadline)
+        {
+            // With the other half of the time for the answer.
+            let at = now + deadline.saturating_duration_since(now) / 2;
+            self.look_later(key, Look { from: at, by: at });
+        }
     }
 
     fn look_later(&mut self, key: Key, look: Look) {

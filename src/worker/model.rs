@@ -28,7 +28,7 @@ fn manager() -> (Arc<Handle>, Worker) {
         queue: core.queue.clone(),
         epoch: 0,
         pulse: Arc::default(),
-        link: Link::new(None),
+        link: Link::new(None, Duration::ZERO),
         dialled: None,
         last_contact: Instant::now(),
         next: None,

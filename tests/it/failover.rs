@@ -141,3 +141,32 @@ fn no_token_comes_out_that_the_standby_does_not_have() {
     }
     assert!(connect(&standby).lock("c").unwrap().token().is_some());
 }
+
+#[test]
+#[serial]
+fn a_primary_without_its_standby_does_not_fill_up_with_sessions() {
+    let (primary, _standby) = pair();
+    let _clean = clean_on(&primary);
+    let mgr = Manager::builder(&primary.url())
+        .fencing("public.distlock_token")
+        .response_timeout(Duration::from_millis(200))
+        .reconnect_backoff(Duration::from_millis(5), Duration::from_millis(20))
+        .connect()
+        .unwrap();
+    drop(mgr.lock("before").unwrap());
+    let mut client = primary.client();
+    let sender = "SELECT pid FROM pg_stat_replication";
+    let sender: i32 = client.query_one(sender, &[]).unwrap().get(0);
+    let paused = Paused::new([sender]);
+    // Every lock waits for the standby, and each time a session is given up.
+    let before = mgr.stats().reconnects;
+    let mut most = 0;
+    eventually(|| {
+        assert!(mgr.lock("during").is_err());
+        most = most.max(backends(&mut client).len());
+        mgr.stats().reconnects >= before + 8
+    });
+    assert!(most <= 3, "{most} sessions");
+    drop(paused);
+    eventually(|| mgr.lock("after").is_ok());
+}

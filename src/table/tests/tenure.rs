@@ -129,3 +129,37 @@ fn holds_with_time_for_others_between_them_are_not() {
         scene.now += 2 * MS;
     }
 }
+
+#[test]
+fn what_is_taken_again_is_held_before_others_have_their_turn() {
+    let mut scene = Scene::new(None);
+    scene.hold(0, TENURE - MS / 2);
+    // By now the tenure would be over, but nobody had the time to look.
+    scene.now += MS;
+    scene.wait(A, 1..2);
+    scene.turn();
+    assert_eq!(scene.book.granted, [0, 1]);
+    scene.now += MS;
+    scene.release_last(A);
+    scene.turn();
+    assert!(scene.table.next_look().is_some());
+}
+
+#[test]
+fn who_can_wait_for_a_moment_only_is_not_kept_waiting_for_longer() {
+    let mut scene = Scene::new(None);
+    scene.hold(0, 20 * TENURE);
+    let rest = scene.pause();
+    let deadline = scene.now + rest / 2;
+    scene.ask(A, Mode::Exclusive, Patience::Until(deadline), 1);
+    assert_eq!(scene.plan(), []);
+    scene.now += rest / 4;
+    assert_eq!(scene.plan(), [lock(A)]);
+    // Whoever has the time waits.
+    scene.settle(vec![lock(A)], false);
+    let late = scene.now + 100 * rest;
+    let mut scene = Scene::new(None);
+    scene.hold(0, 20 * TENURE);
+    scene.ask(A, Mode::Exclusive, Patience::Until(late), 1);
+    assert_eq!(scene.pause(), rest);
+}
