@@ -144,9 +144,9 @@ impl Worker {
     }
 
     fn work(&mut self) -> bool {
-        if self.crowd > PAIR {
-            // Many are at work, and some are just about to ask: a batch with them in it
-            // does more for all than a quicker one.
+        if self.crowd > PAIR || matches!(self.inbox[..], [Message::Wake]) {
+            // Many are at work, and some are just about to ask, or whoever has just given a
+            // lock back is: a batch with them in it does more for all than a quicker one.
             thread::yield_now();
         }
         let core = Arc::clone(&self.core);

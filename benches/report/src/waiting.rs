@@ -176,11 +176,18 @@ pub(crate) fn processes(setup: &mut Setup) -> Result<Latencies> {
         .collect();
     order.sort_unstable();
     let mut latencies = Latencies::new();
+    // How long each went on taking it again before the other had it.
+    let mut time_of = [0; 2];
     for pair in order.windows(2) {
-        if pair[0].1 != pair[1].1 {
-            latencies.record(pair[1].0 - pair[0].0);
+        let time = pair[1].0 - pair[0].0;
+        if pair[0].1 == pair[1].1 {
+            time_of[pair[0].1] += time;
+        } else {
+            latencies.record(time);
         }
     }
+    let share_of_time =
+        100.0 * time_of[0].min(time_of[1]) as f64 / (time_of[0] + time_of[1]) as f64;
     let first = order.iter().filter(|(_, process)| *process == 0).count();
     let share = 100.0 * first.min(order.len() - first) as f64 / order.len() as f64;
 
@@ -191,10 +198,10 @@ pub(crate) fn processes(setup: &mut Setup) -> Result<Latencies> {
     setup.rows.push(row);
     let row = setup
         .row(4, "turns of the process with fewer")
-        .figure(format!("{share:.1} %"))
+        .figure(format!("{share:.1} % ({share_of_time:.1} % of the time)"))
         .goal("≥ 30 %", share >= 30.0);
     setup.rows.push(row);
-    let figures = json!({ "turns": order.len(), "share": share, "hand-over": latencies.json() });
+    let figures = json!({ "turns": order.len(), "share": share, "share of time": share_of_time, "hand-over": latencies.json() });
     setup.keep("two processes, one key", figures)?;
     Ok(latencies)
 }
