@@ -60,7 +60,7 @@ fn the_session_lives_until_the_last_manager_and_the_last_guard_are_gone() {
     drop(mgr);
     assert!(clone.try_lock("other").unwrap().is_some());
     drop(clone);
-    assert_eq!(advisory_locks(&mut client), [guard.key().as_i64()]);
+    eventually(|| advisory_locks(&mut client) == [guard.key().as_i64()]);
     assert_eq!(backends(&mut client), pids);
     assert!(!guard.is_lost());
     // It can still be given back with a report.
