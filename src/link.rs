@@ -104,6 +104,14 @@ impl Link {
         }
     }
 
+    /// The session, to be ended.
+    pub(crate) fn into_session(self) -> Option<Session> {
+        match self.phase {
+            Phase::Up(session) => Some(*session),
+            Phase::Down { .. } | Phase::Dialling { .. } => None,
+        }
+    }
+
     /// Where the dial under way will be answered, if there is one.
     pub(crate) fn outcomes(&self) -> Option<&Receiver<Result<Session, Error>>> {
         matches!(self.phase, Phase::Dialling { .. }).then_some(&self.outcomes)

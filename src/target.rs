@@ -2,8 +2,10 @@
 
 use std::error::Error as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postgres::config::{Host, TargetSessionAttrs};
 
 use crate::config::{FOREVER, Settings};
@@ -19,6 +21,8 @@ const KEEPALIVES_IDLE_UNSET: Duration = Duration::from_secs(2 * 60 * 60);
 pub(crate) struct Target {
     pub(crate) config: postgres::Config,
     pub(crate) connector: Connector,
+    /// The last probe that a pooler did not give back; of all hosts, and over reconnects.
+    pub(crate) kept_probe: Arc<Mutex<Option<i64>>>,
 }
 
 impl Target {
@@ -89,8 +93,8 @@ impl Target {
                 "locks need a server that takes writes: target_session_attrs must not be read-only",
             ));
         }
-        // A standby grants locks that the primary has granted too.
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        // Whether it is a primary is asked of the server itself, not of a setting.
+        config.target_session_attrs(TargetSessionAttrs::Any);
         let texts = [
             config.get_user(),
             config.get_dbname(),
@@ -108,7 +112,11 @@ impl Target {
             ));
         }
         let connector = tls::choose(&mut config, parameters, tls)?;
-        Ok(Target { config, connector })
+        Ok(Target {
+            config,
+            connector,
+            kept_probe: Arc::default(),
+        })
     }
 
     /// How long a connect to one host may take.
@@ -164,6 +172,7 @@ impl Target {
         Target {
             config,
             connector: self.connector.clone(),
+            kept_probe: Arc::clone(&self.kept_probe),
         }
     }
 }
@@ -256,10 +265,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_server_that_takes_writes_will_do() {
+    fn the_server_itself_is_asked_whether_it_is_the_primary() {
         for dsn in ["host=db", "host=db target_session_attrs=any"] {
             let attrs = parsed(dsn).unwrap().get_target_session_attrs();
-            assert_eq!(attrs, TargetSessionAttrs::ReadWrite, "{dsn}");
+            assert_eq!(attrs, TargetSessionAttrs::Any, "{dsn}");
         }
         assert!(parsed("host=db target_session_attrs=read-only").is_err());
     }
@@ -276,6 +285,7 @@ mod tests {
         let target = Target {
             config: all.clone(),
             connector: Connector::new(postgres::NoTls),
+            kept_probe: Arc::default(),
         };
         let hosts = target.hosts();
         assert_eq!(hosts.len(), 3);
@@ -306,7 +316,13 @@ mod tests {
         let ports = |dsn: &str| {
             let config = parsed(dsn).unwrap();
             let connector = Connector::new(postgres::NoTls);
-            let hosts = Target { config, connector }.hosts();
+            let kept_probe = Arc::default();
+            let hosts = Target {
+                config,
+                connector,
+                kept_probe,
+            }
+            .hosts();
             hosts.iter().map(Target::port).collect::<Vec<_>>()
         };
         assert_eq!(ports("host=a,b port=7"), [7, 7]);

@@ -103,7 +103,9 @@ impl Worker {
         };
         while self.wait() && self.turn() {}
         // The session ends here, before the last words say that it has.
-        drop(self);
+        if let Some(session) = self.link.into_session() {
+            session.close();
+        }
     }
 
     /// Waits for something to do. False if there can be nothing any more.

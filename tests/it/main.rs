@@ -19,8 +19,10 @@ mod limits;
 mod logs;
 mod network;
 mod outages;
+mod path;
 mod pooler;
 mod preflight;
+mod sessions;
 mod source_suite;
 mod stalled;
 #[cfg(feature = "tls")]
