@@ -259,6 +259,7 @@ pub use crate::guard::Guard;
 pub use crate::key::Key;
 pub use crate::manager::Manager;
 pub use crate::stats::Stats;
+pub use crate::target::ConnectConfig;
 pub use crate::watch::{Ended, Watch};
 
 /// Compiles the README's examples.
