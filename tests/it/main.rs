@@ -2,12 +2,15 @@
 // Tests may panic, and say what they mean with `unwrap`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod psql;
 mod recording;
 mod support;
 
 mod bad_input;
 mod basics;
+mod connection_strings;
 mod disk_full;
+mod environment;
 mod failover;
 mod faults;
 mod fencing;
