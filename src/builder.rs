@@ -352,9 +352,8 @@ impl Builder {
     pub fn connect(self) -> Result<Manager, Error> {
         let settings = self.settings.checked()?;
         let variable = |name: &str| env::var_os(name);
-        let environment = self
-            .reads_environment
-            .then_some(&variable as Environment<'_>);
+        let variables: Environment<'_> = &variable;
+        let environment = self.reads_environment.then_some(variables);
         let target = Target::new(&self.server, environment, &settings, self.tls)?;
         let generation = 1;
         let session = dial::dial(&target, &settings, generation, &Stuck::default())?;

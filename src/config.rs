@@ -49,9 +49,11 @@ fn whole_seconds(time: Duration) -> Duration {
 /// Rounded up, and cut to what is a matter of the network.
 pub(crate) fn whole_millis(time: Duration) -> Duration {
     let time = time.min(LONGEST_NETWORK);
-    let part = u64::from(time.subsec_nanos() % 1_000_000 > 0);
-    Duration::from_secs(time.as_secs())
-        + Duration::from_millis(u64::from(time.subsec_millis()) + part)
+    let part = Duration::from_nanos(u64::from(time.subsec_nanos() % 1_000_000));
+    match part.is_zero() {
+        true => time,
+        false => time - part + Duration::from_millis(1),
+    }
 }
 
 /// A sequence's name with its schema, as the user wrote it.

@@ -21,7 +21,7 @@ const DSN: &str = "DISTLOCK_TEST_DSN";
 /// How it is to connect.
 const WAY: &str = "DISTLOCK_TEST_WAY";
 
-/// What every child says is behind this, as the test harness says something, too.
+/// Before what the child says, as the test harness says something, too.
 const MARK: &str = "child: ";
 
 /// Not a test of its own: connects, takes the lock, and keeps it until its input ends.
@@ -43,8 +43,6 @@ fn child() {
     out.flush().unwrap();
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
-
-type Variables<'a> = &'a [(&'a str, &'a str)];
 
 /// Where a program in this environment connects to, or its error.
 fn reached(
@@ -77,21 +75,15 @@ fn reached(
     answer
 }
 
-/// Where this crate and `psql` connect to; the error is this crate's alone.
-fn both(
-    two: &Two,
-    home: &Path,
-    dsn: &str,
-    variables: Variables<'_>,
-) -> [Result<String, String>; 2] {
-    let mut environment = vec![("HOME", home.to_str().unwrap().to_owned())];
-    for (name, value) in variables {
-        environment.push((
-            name,
-            two.fill(value).replace("{HOME}", home.to_str().unwrap()),
-        ));
-    }
-    let dsn = two.fill(dsn).replace("{HOME}", home.to_str().unwrap());
+/// Where this crate and `psql` connect to with these variables, `NAME=value;NAME=value`; the
+/// error is this crate's alone.
+fn both(two: &Two, home: &Path, dsn: &str, variables: &str) -> [Result<String, String>; 2] {
+    let home = home.to_str().unwrap();
+    let fill = |text: &str| two.fill(text).replace("{HOME}", home);
+    let mut environment = vec![("HOME", home.to_owned())];
+    let variables = variables.split(';').filter_map(|pair| pair.split_once('='));
+    environment.extend(variables.map(|(name, value)| (name, fill(value))));
+    let dsn = fill(dsn);
     let way = if dsn.is_empty() {
         "from_env"
     } else {
@@ -106,24 +98,39 @@ fn write(file: &Path, text: &str, rights: u32) {
     fs::set_permissions(file, fs::Permissions::from_mode(rights)).unwrap();
 }
 
-/// Each of `rows` leads both to A, or to an error if it `is_refused`.
+/// Each connection string with its variables leads both to A.
 #[track_caller]
-fn check(two: &Two, home: &Path, is_refused: bool, rows: &[(&str, Variables<'_>)]) {
-    let a = two.fill("{A} ");
+fn lead_to_a(two: &Two, home: &Path, rows: &[(&str, &str)]) {
+    check(two, home, rows, |ours, psqls| {
+        ours.is_ok() && ours == psqls && ours.as_ref().unwrap().starts_with(&two.fill("{A} "))
+    });
+}
+
+/// Each leads both to an error.
+#[track_caller]
+fn are_refused(two: &Two, home: &Path, rows: &[(&str, &str)]) {
+    check(two, home, rows, |ours, psqls| {
+        ours.is_err() && psqls.is_err()
+    });
+}
+
+type Place = Result<String, String>;
+
+#[track_caller]
+fn check(two: &Two, home: &Path, rows: &[(&str, &str)], is_right: impl Fn(&Place, &Place) -> bool) {
     let mut wrong = Vec::new();
     for (dsn, variables) in rows {
         let [ours, psqls] = both(two, home, dsn, variables);
-        let is_right = match (&ours, &psqls) {
-            (Ok(ours), Ok(psqls)) => !is_refused && ours == psqls && ours.starts_with(&a),
-            (Err(_), Err(_)) => is_refused,
-            _ => false,
-        };
-        if !is_right {
+        if !is_right(&ours, &psqls) {
             wrong.push((dsn, variables, ours, psqls));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+const TCP: &str = "host=127.0.0.1 port={A} user=app";
+const SOCKET: &str = "host={DIRA} port={A} user=app";
+const LOCKED: &str = "host=127.0.0.1 port={A} user=locked dbname=app";
 
 #[test]
 #[serial]
@@ -131,109 +138,52 @@ fn the_environment_leads_where_psql_goes() {
     let two = two();
     let _clean = (clean_on(&two.a), clean_on(&two.b));
     let home = tempfile::tempdir().unwrap();
-    check(
-        two,
-        home.path(),
-        false,
-        &[
-            ("", &[("PGHOST", "{DIRA}"), ("PGPORT", "{A}")]),
-            (
-                "",
-                &[("PGHOST", "{DIRA}"), ("PGPORT", "{A}"), ("PGUSER", "app")],
-            ),
-            (
-                "",
-                &[
-                    ("PGHOST", "127.0.0.1,{DIRB}"),
-                    ("PGPORT", "{A},{B}"),
-                    ("PGUSER", "app"),
-                    ("PGDATABASE", "postgres"),
-                    ("PGAPPNAME", "mine"),
-                    ("PGSSLMODE", "disable"),
-                    ("PGCONNECT_TIMEOUT", "9"),
-                    ("PGTARGETSESSIONATTRS", "primary"),
-                    ("PGOPTIONS", "-c geqo=off"),
-                    ("PGGSSENCMODE", "prefer"),
-                    ("PGCLIENTENCODING", "UTF8"),
-                ],
-            ),
-            (
-                "",
-                &[
-                    ("PGHOST", "b.invalid"),
-                    ("PGHOSTADDR", "127.0.0.1"),
-                    ("PGPORT", "{A}"),
-                    ("PGUSER", "locked"),
-                    ("PGDATABASE", "app"),
-                    ("PGPASSWORD", r"open:sesame\"),
-                    // Not needed, and so not read.
-                    ("PGPASSFILE", "/nonexistent"),
-                ],
-            ),
-            // The connection string goes first, also where it says nothing.
-            (
-                "port={A} user=app dbname=app",
-                &[("PGHOST", "{DIRA}"), ("PGPORT", "{B}")],
-            ),
-            (
-                "host={DIRA} port={A} user=app dbname=''",
-                &[
-                    ("PGHOST", "{DIRB}"),
-                    ("PGDATABASE", "postgres"),
-                    ("PGUSER", "x"),
-                ],
-            ),
-            (
-                "postgres://app@/postgres?port={A}",
-                &[("PGHOST", "{DIRA}"), ("PGPORT", "{B}"), ("PGDATABASE", "x")],
-            ),
-            (
-                "user=app",
-                &[("PGHOST", "{DIRA}"), ("PGPORT", "{A}"), ("PGUSER", "")],
-            ),
-        ],
-    );
-    check(
-        two,
-        home.path(),
-        true,
-        &[
-            ("", &[("PGHOST", "{DIRA}"), ("PGPORT", "http")]),
-            ("user=app", &[("PGHOST", "{DIRA}"), ("PGPORT", "{A},{B}")]),
-            (
-                "host=127.0.0.1 port={A} user=app",
-                &[("PGSSLMODE", "require")],
-            ),
-            (
-                "host=127.0.0.1 port={A} user=app",
-                &[
-                    ("PGSSLMODE", "verify-full"),
-                    ("PGSSLROOTCERT", "/nonexistent"),
-                ],
-            ),
-            ("host={DIRA} port={A} user=app", &[("PGSSLMODE", "perhaps")]),
-            (
-                "host={DIRA} port={A} user=app",
-                &[("PGTARGETSESSIONATTRS", "standby")],
-            ),
-            (
-                "host={DIRA} port={A} user=app",
-                &[("PGOPTIONS", "-c no_such.x y=1")],
-            ),
-            (
-                "host=127.0.0.1 port={A} user=app",
-                &[("PGCONNECT_TIMEOUT", "soon")],
-            ),
-            (
-                "host={DIRA} port={A} user=app",
-                &[("PGREQUIREPEER", "nobody_of_that_name")],
-            ),
-            (
-                "host=127.0.0.1 port={A} user=locked",
-                &[("PGPASSWORD", "wrong")],
-            ),
-        ],
-    );
+    let rows = [
+        ("", "PGHOST={DIRA};PGPORT={A}"),
+        ("", "PGHOST={DIRA};PGPORT={A};PGUSER=app"),
+        (
+            "",
+            "PGHOST=127.0.0.1,{DIRB};PGPORT={A},{B};PGUSER=app;PGDATABASE=postgres",
+        ),
+        (
+            TCP,
+            "PGAPPNAME=mine;PGSSLMODE=disable;PGCONNECT_TIMEOUT=9;PGCLIENTENCODING=UTF8",
+        ),
+        (
+            TCP,
+            "PGTARGETSESSIONATTRS=primary;PGOPTIONS=-c geqo=off;PGGSSENCMODE=prefer",
+        ),
+        (
+            "user=app",
+            "PGHOST=b.invalid;PGHOSTADDR=127.0.0.1;PGPORT={A}",
+        ),
+        (LOCKED, r"PGPASSWORD=open:sesame\;PGPASSFILE=/nonexistent"),
+        // The connection string goes first, also where it says nothing.
+        ("port={A} user=app dbname=app", "PGHOST={DIRA};PGPORT={B}"),
+        (
+            "host={DIRA} port={A} user=app dbname=''",
+            "PGDATABASE=postgres;PGUSER=x",
+        ),
+        (
+            "postgres://app@/postgres?port={A}",
+            "PGHOST={DIRA};PGPORT={B};PGDATABASE=x",
+        ),
+        ("user=app", "PGHOST={DIRA};PGPORT={A};PGUSER="),
+    ];
+    lead_to_a(two, home.path(), &rows);
+    let rows = [
+        ("", "PGHOST={DIRA};PGPORT=http"),
+        ("user=app", "PGHOST={DIRA};PGPORT={A},{B}"),
+        (TCP, "PGSSLMODE=require"),
+        (TCP, "PGSSLMODE=verify-full;PGSSLROOTCERT=/nonexistent"),
+        (TCP, "PGCONNECT_TIMEOUT=soon"),
+        (SOCKET, "PGSSLMODE=perhaps"),
+        (SOCKET, "PGTARGETSESSIONATTRS=standby"),
+        (SOCKET, "PGOPTIONS=-c no_such.x y=1"),
+        (SOCKET, "PGREQUIREPEER=nobody_of_that_name"),
+        (LOCKED, "PGPASSWORD=wrong"),
+    ];
+    are_refused(two, home.path(), &rows);
 }
 
 #[test]
@@ -252,61 +202,33 @@ fn a_service_leads_where_psql_goes() {
     let system = two.fill("[three]\nhost={DIRA}\nport={A}\nuser=app\n[one]\nhost={DIRB}\n");
     write(&home.path().join("system/pg_service.conf"), &system, 0o644);
     write(&home.path().join("empty"), "", 0o644);
-    check(
-        two,
-        home.path(),
-        false,
-        &[
-            (
-                "",
-                &[
-                    ("PGSERVICE", "one"),
-                    ("PGHOST", "{DIRB}"),
-                    ("PGPORT", "{B}"),
-                ],
-            ),
-            ("service=one", &[("PGSERVICE", "two"), ("PGPORT", "{B}")]),
-            ("postgres:///app?service=one", &[]),
-            (
-                "host={DIRA} port={A}",
-                &[("PGSERVICE", "two"), ("PGUSER", "x")],
-            ),
-            ("", &[("PGSERVICE", "part"), ("PGUSER", "app")]),
-            (
-                "",
-                &[("PGSERVICE", "three"), ("PGSYSCONFDIR", "{HOME}/system")],
-            ),
-            (
-                "",
-                &[
-                    ("PGSERVICE", "three"),
-                    ("PGSERVICEFILE", "{HOME}/system/pg_service.conf"),
-                ],
-            ),
-            (
-                "",
-                &[
-                    ("PGSERVICE", "three"),
-                    ("PGSERVICEFILE", "{HOME}/empty"),
-                    ("PGSYSCONFDIR", "{HOME}/system"),
-                ],
-            ),
-        ],
-    );
-    let base: Variables<'_> = &[("PGHOST", "{DIRA}"), ("PGPORT", "{A}"), ("PGUSER", "app")];
-    let mut rows: Vec<Vec<(&str, &str)>> = Vec::new();
-    for service in ["missing", "bad", "nested", "odd", "three"] {
-        rows.push([base, &[("PGSERVICE", service)]].concat());
-    }
-    rows.push(
-        [
-            base,
-            &[("PGSERVICE", "one"), ("PGSERVICEFILE", "/nonexistent")],
-        ]
-        .concat(),
-    );
-    let rows: Vec<(&str, Variables<'_>)> = rows.iter().map(|row| ("", &**row)).collect();
-    check(two, home.path(), true, &rows);
+    let rows = [
+        ("", "PGSERVICE=one;PGHOST={DIRB};PGPORT={B}"),
+        ("service=one", "PGSERVICE=two;PGPORT={B}"),
+        ("postgres:///app?service=one", ""),
+        ("host={DIRA} port={A}", "PGSERVICE=two;PGUSER=x"),
+        ("", "PGSERVICE=part;PGUSER=app"),
+        ("", "PGSERVICE=three;PGSYSCONFDIR={HOME}/system"),
+        (
+            "",
+            "PGSERVICE=three;PGSERVICEFILE={HOME}/system/pg_service.conf",
+        ),
+        (
+            "",
+            "PGSERVICE=three;PGSERVICEFILE={HOME}/empty;PGSYSCONFDIR={HOME}/system",
+        ),
+    ];
+    lead_to_a(two, home.path(), &rows);
+    let rows = [
+        (SOCKET, "PGSERVICE=missing"),
+        (SOCKET, "PGSERVICE=bad"),
+        (SOCKET, "PGSERVICE=nested"),
+        (SOCKET, "PGSERVICE=odd"),
+        (SOCKET, "PGSERVICE=three"),
+        (SOCKET, "PGSERVICE=one;PGSERVICEFILE=/nonexistent"),
+        ("service=missing host={DIRA} port={A} user=app", ""),
+    ];
+    are_refused(two, home.path(), &rows);
 }
 
 #[test]
@@ -316,55 +238,27 @@ fn a_password_file_does_what_it_does_for_psql() {
     let _clean = (clean_on(&two.a), clean_on(&two.b));
     let home = tempfile::tempdir().unwrap();
     let pgpass = home.path().join(".pgpass");
-    let dsn = "host=127.0.0.1 port={A} user=locked dbname=app";
-    write(
-        &pgpass,
-        &two.fill("127.0.0.1:{A}:app:locked:open\\:sesame\\\\\n"),
-        0o600,
-    );
+    let line = two.fill("127.0.0.1:{A}:app:locked:open\\:sesame\\\\\n");
+    write(&pgpass, &line, 0o600);
     write(&home.path().join("other"), "*:*:*:*:wrong\n", 0o600);
-    let other = ("PGPASSFILE", "{HOME}/other");
-    check(
-        two,
-        home.path(),
-        false,
-        &[
-            (dsn, &[]),
-            (
-                "host=b.invalid hostaddr=127.0.0.1 passfile={HOME} port={A} user=app",
-                &[],
-            ),
-            (dsn, &[("PGPASSFILE", "")]),
-        ],
-    );
-    check(
-        two,
-        home.path(),
-        true,
-        &[
-            (dsn, &[other]),
-            (dsn, &[("PGPASSFILE", "/nonexistent")]),
-            (dsn, &[("PGPASSWORD", "wrong")]),
-            ("host=localhost port={A} user=locked dbname=app", &[]),
-            ("host={DIRA} port={A} user=locked dbname=app", &[]),
-        ],
-    );
+    let by_address = "host=127.0.0.1 hostaddr=127.0.0.1 port={A} user=locked dbname=app";
+    let rows = [(LOCKED, ""), (by_address, ""), (LOCKED, "PGPASSFILE=")];
+    lead_to_a(two, home.path(), &rows);
+    let rows = [
+        (LOCKED, "PGPASSFILE={HOME}/other"),
+        (LOCKED, "PGPASSFILE=/nonexistent"),
+        (LOCKED, "PGPASSWORD=wrong"),
+        ("host=localhost port={A} user=locked dbname=app", ""),
+        ("host={DIRA} port={A} user=locked dbname=app", ""),
+    ];
+    are_refused(two, home.path(), &rows);
     write(&pgpass, "*:*:*:*:open\\:sesame\\\\\n", 0o644);
-    check(two, home.path(), true, &[(dsn, &[])]);
+    are_refused(two, home.path(), &[(LOCKED, "")]);
     if let Some(_socket) = DefaultSocket::of(&two.a) {
         write(&pgpass, "localhost:*:*:*:open\\:sesame\\\\\n", 0o600);
-        check(
-            two,
-            home.path(),
-            false,
-            &[("port={A} user=locked dbname=app", &[])],
-        );
-        check(
-            two,
-            home.path(),
-            true,
-            &[("host={DIRA} port={A} user=locked dbname=app", &[])],
-        );
+        let local = "port={A} user=locked dbname=app";
+        lead_to_a(two, home.path(), &[(local, "")]);
+        are_refused(two, home.path(), &[(&format!("host={{DIRA}} {local}"), "")]);
     }
 }
 
