@@ -17,8 +17,9 @@ use crate::error::Error;
 /// How soon the driver's way of saying "unset" would probe an idle connection.
 const KEEPALIVES_IDLE_UNSET: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// What a manager connects to: a connection string, or a [`postgres::Config`] of the
-/// caller's. [`Manager::builder`](crate::Manager::builder) makes it of either.
+/// What a manager connects to: a [connection string](crate#connection-strings), or a
+/// [`postgres::Config`] of the caller's. [`Manager::builder`](crate::Manager::builder) makes
+/// it of either.
 #[derive(Clone)]
 pub struct ConnectConfig(Source);
 
@@ -31,12 +32,6 @@ enum Source {
 impl<T: AsRef<str> + ?Sized> From<&T> for ConnectConfig {
     fn from(dsn: &T) -> Self {
         ConnectConfig(Source::Text(dsn.as_ref().to_owned()))
-    }
-}
-
-impl From<String> for ConnectConfig {
-    fn from(dsn: String) -> Self {
-        ConnectConfig(Source::Text(dsn))
     }
 }
 

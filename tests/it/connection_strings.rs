@@ -309,7 +309,6 @@ fn a_config_of_the_drivers_does_as_well() {
     for builder in [
         Manager::builder(&*dsn),
         Manager::builder(&dsn),
-        Manager::builder(dsn.clone()),
         Manager::builder(&Box::<str>::from(&*dsn)),
     ] {
         assert!(builder.connect().is_ok());
