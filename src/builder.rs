@@ -1,5 +1,6 @@
 //! The settings of a manager, as its user makes them, and the connect.
 
+use std::env;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,12 @@ use tracing::info;
 use crate::config::{Keepalives, SequenceName, Settings};
 use crate::core::Core;
 use crate::dial::{self, Stuck};
+use crate::dsn::Environment;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::key::Namespace;
 use crate::manager::Manager;
-use crate::target::Target;
+use crate::target::{ConnectConfig, Target};
 use crate::tls::Connector;
 use crate::{watchdog, worker};
 
@@ -38,23 +40,60 @@ use crate::{watchdog, worker};
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `connect`"]
 pub struct Builder {
-    dsn: String,
+    server: ConnectConfig,
+    reads_environment: bool,
     settings: Settings,
     tls: Option<Connector>,
 }
 
 impl Builder {
-    pub(crate) fn new(dsn: &str) -> Self {
+    pub(crate) fn new(server: ConnectConfig) -> Self {
         Builder {
-            dsn: dsn.to_owned(),
+            server,
+            reads_environment: false,
             settings: Settings::default(),
             tls: None,
         }
     }
 
+    /// Takes what the connection string or the [`postgres::Config`] leaves unset from where
+    /// libpq and `psql` take it, in this order:
+    ///
+    /// 1. the service that `PGSERVICE` names, from the file `PGSERVICEFILE` or
+    ///    `~/.pg_service.conf`, then from `pg_service.conf` in `PGSYSCONFDIR` or the
+    ///    system's folder;
+    /// 2. the environment: `PGHOST`, `PGHOSTADDR`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
+    ///    `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGOPTIONS`, `PGAPPNAME`,
+    ///    `PGCONNECT_TIMEOUT`, `PGTARGETSESSIONATTRS` and the other variables of libpq's
+    ///    parameters;
+    /// 3. for the password, the file `PGPASSFILE` or `~/.pgpass`. One that its group or
+    ///    others may use is ignored, with a warning logged.
+    ///
+    /// All are read once, by [`connect`](Builder::connect). What cannot be had, such as
+    /// `PGSSLCERT`, is an error there, as it is in a connection string. A
+    /// [`postgres::Config`] has always set its `ssl_mode`, `ssl_negotiation`,
+    /// `channel_binding`, `load_balance_hosts`, `target_session_attrs` and `keepalives`.
+    ///
+    /// Default: no environment is read. A connection string's own `service` and `passfile`
+    /// have effect all the same.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// // As in `psql dbname=jobs`.
+    /// let mgr = distlock::Manager::builder("dbname=jobs").env_defaults().connect()?;
+    /// # drop(mgr);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn env_defaults(mut self) -> Builder {
+        self.reads_environment = true;
+        self
+    }
+
     /// The name of the session in `pg_stat_activity`.
     ///
-    /// Default: the connection string's `application_name`, or else `distlock`.
+    /// Default: the connection string's `application_name`, else its
+    /// `fallback_application_name`, or else `distlock`.
     pub fn application_name(mut self, name: &str) -> Builder {
         self.settings.application_name = Some(name.to_owned());
         self
@@ -100,7 +139,8 @@ impl Builder {
 
     /// How long a connect may take, for each host that the connection string names: login
     /// and checks included, shared by the host's addresses. Then it is the next host's turn.
-    /// The connection string's own `connect_timeout` goes first. Zero is refused.
+    /// The connection string's own `connect_timeout`, in seconds, goes first; there zero or
+    /// less is none of its own, not an endless one as in libpq. Here zero is refused.
     ///
     /// A connect that a server takes and never answers keeps a thread and a socket of this
     /// process until the server or the network ends it.
@@ -212,8 +252,9 @@ impl Builder {
 
     /// How long the network may leave what was sent unacknowledged before the connection
     /// counts as broken, at both of its ends. The connection string's own
-    /// `tcp_user_timeout` goes first at this end. Zero: the system's default. At most a
-    /// day; it has no effect on unix sockets, nor where the system does not have it.
+    /// `tcp_user_timeout`, in milliseconds, goes first at this end. Zero: the system's
+    /// default. Rounded up to milliseconds and cut to a day; it has no effect on unix
+    /// sockets, nor where the system does not have it.
     ///
     /// Default: 10 s.
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Builder {
@@ -222,9 +263,10 @@ impl Builder {
     }
 
     /// When to probe a silent connection, at both of its ends: first after `idle`, then
-    /// every `interval`; after `retries` probes without an answer it counts as broken. In
-    /// whole seconds, at most a day, at most 100 retries; zero is the system's default. The
-    /// connection string's own `keepalives…` go first at this end.
+    /// every `interval`; after `retries` probes without an answer it counts as broken. Each
+    /// that is zero is the system's default. Times are rounded up to seconds and cut to
+    /// 32,767 of them, retries to 127: what Linux takes. The connection string's own
+    /// `keepalives…` go first at this end.
     ///
     /// Default: 10 s, 2 s and 3.
     pub fn tcp_keepalives(mut self, idle: Duration, interval: Duration, retries: u32) -> Builder {
@@ -309,7 +351,10 @@ impl Builder {
     /// have the database.
     pub fn connect(self) -> Result<Manager, Error> {
         let settings = self.settings.checked()?;
-        let target = Target::parse(&self.dsn, &settings, self.tls)?;
+        let variable = |name: &str| env::var_os(name);
+        let variables: Environment<'_> = &variable;
+        let environment = self.reads_environment.then_some(variables);
+        let target = Target::new(&self.server, environment, &settings, self.tls)?;
         let generation = 1;
         let session = dial::dial(&target, &settings, generation, &Stuck::default())?;
         info!(

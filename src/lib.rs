@@ -127,6 +127,29 @@
 //! Many readers, one writer: [`Manager::lock_shared`] and [`Manager::lock`] of one key.
 //! All waits of a program that shuts down: [`Acquire::cancel`] with one [`CancelToken`].
 //!
+//! # Connection strings
+//!
+//! Both of libpq's [forms], `host=db1,db2 user=app` and `postgres://app@db1,db2/app`, mean
+//! what they mean to `psql`: the later of two values replaces the earlier, one that is empty
+//! is not given, the user is by default the operating system's, the database the user's
+//! namesake. Without a host it is the local server's unix socket, in `/var/run/postgresql`
+//! if there is that folder, else in `/tmp`. Blanks and newlines around the string do not
+//! matter. `service` and `passfile` name files as for libpq;
+//! [`Manager::from_env`] and [`Builder::env_defaults`] read the environment, too.
+//!
+//! What differs: `connect_timeout=0` is the [builder's](Builder::connect_timeout) and not
+//! endless; `keepalives_idle`, `keepalives_interval` and `keepalives_count` are cut to what
+//! Linux takes, and zero is the system's default; of `target_session_attrs` there are `any`,
+//! `read-write` and `primary`, and all mean a server that takes writes; if a host refuses the
+//! login, the next one is tried. What would not be done as asked is a
+//! [`Config`](ErrorKind::Config) error that names the keyword, such as `sslcert`, `sslcrl`,
+//! `requirepeer`, `require_auth` or `gssencmode=require`; what asks for nothing, such as
+//! `client_encoding=UTF8`, is taken. No error shows a value.
+//!
+//! A [`postgres::Config`] does instead of a string ([`Manager::builder`]).
+//!
+//! [forms]: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
+//!
 //! # TLS
 //!
 //! With the feature `tls`, off by default, the connection string alone is enough. Its
@@ -174,8 +197,8 @@
 //!
 //! Through [`tracing`], whose `log` feature is on, so that they reach `log` as well:
 //! connects and reconnects at `info`; at `warn` lost sessions, a connection that is given up,
-//! the first failed reconnect, and what a server does not do as asked (a lease, a setting, a
-//! second connection to look for a pooler); later failed reconnects and closing at `debug`.
+//! the first failed reconnect, a password file that others may read, and what a server does
+//! not do as asked (a lease, a setting, a second connection to look for a pooler); later failed reconnects and closing at `debug`.
 //! Nothing is logged for a single lock.
 //!
 //! # When to use something else
@@ -259,6 +282,7 @@ pub use crate::guard::Guard;
 pub use crate::key::Key;
 pub use crate::manager::Manager;
 pub use crate::stats::Stats;
+pub use crate::target::ConnectConfig;
 pub use crate::watch::{Ended, Watch};
 
 /// Compiles the README's examples.

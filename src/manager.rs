@@ -11,6 +11,7 @@ use crate::guard::Guard;
 use crate::handle::Handle;
 use crate::key::Key;
 use crate::stats::Stats;
+use crate::target::ConnectConfig;
 
 /// Takes and keeps locks, over one database connection.
 ///
@@ -44,7 +45,11 @@ impl Manager {
         Manager { handle }
     }
 
-    /// Connects with the default settings. See [`Builder::connect`].
+    /// Connects to `dsn`, a [connection string](crate#connection-strings), with the default
+    /// settings. See [`Builder::connect`].
+    ///
+    /// It reads no environment variables, unlike [`from_env`](Manager::from_env), but for
+    /// the home folder (`HOME`) in which a service file may be.
     ///
     /// # Errors
     ///
@@ -61,12 +66,41 @@ impl Manager {
         Manager::builder(dsn).connect()
     }
 
-    /// A manager's settings, to be changed before it connects to `dsn`: a
-    /// `postgres://` URL or `key=value` pairs as
-    /// [`postgres::Config`] reads them, with one host or several, and with all that
-    /// libpq's `sslmode` and `sslrootcert` can be ([TLS](crate#tls)).
-    pub fn builder(dsn: &str) -> Builder {
-        Builder::new(dsn)
+    /// Connects to where `psql` without arguments would, by the environment (`PGHOST`,
+    /// `PGUSER`, `PGSERVICE`, `~/.pgpass`, …: [`Builder::env_defaults`] has the list), with
+    /// the default settings. Without any of it that is the local server's unix socket, with
+    /// the operating system's user.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::connect`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mgr = distlock::Manager::from_env()?;
+    /// let _guard = mgr.lock("nightly-report")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_env() -> Result<Manager, Error> {
+        Manager::builder("").env_defaults().connect()
+    }
+
+    /// A manager's settings, to be changed before it connects to `server`: a [connection
+    /// string](crate#connection-strings), or a [`postgres::Config`], whose `ssl_mode` is
+    /// used as it is.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mut config = postgres::Config::new();
+    /// config.host("db.example.com").user("app").password(std::fs::read("/run/secrets/db").unwrap());
+    /// let mgr = distlock::Manager::builder(config).namespace("billing").connect()?;
+    /// # drop(mgr);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(server: impl Into<ConnectConfig>) -> Builder {
+        Builder::new(server.into())
     }
 
     /// Waits for the lock, first come first served among the threads of this process. Not

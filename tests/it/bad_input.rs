@@ -47,12 +47,8 @@ fn as_app(server: &Server, password: &str) -> String {
 #[test]
 fn a_malformed_connection_string_is_a_config_error() {
     for dsn in [
-        "",
-        " ",
         "nonsense",
         "host",
-        "host = ",
-        "user=app",
         "host=/nonexistent port=http",
         "host=/nonexistent port=99999",
         "host=/nonexistent port=-1",
@@ -61,8 +57,8 @@ fn a_malformed_connection_string_is_a_config_error() {
         "host=/nonexistent target_session_attrs=any-old",
         "host=/nonexistent colour=blue",
         "host='x",
-        "postgres://",
-        "postgres:///app",
+        "host=/nonexistent port=0",
+        "host=@nonexistent",
         "postgres://app@db:port/app",
         "postgres://app@%2Fnonexistent/app?colour=blue",
         "postgres://app@db/%zz%ff",
@@ -120,7 +116,9 @@ fn no_part_of_a_password_is_in_an_error() {
         "host=x password=open sesame=1",
         "host=/nonexistent password=open sesame",
         "host=/nonexistent password='open sesame",
-        "host=/nonexistent sesame=open password=x",
+        "host=/nonexistent password=x sesame=open",
+        "host= password=it's sesame=open",
+        "postgres://app:x/?sesame=1@db",
         "host=/nonexistent password=a\\ sesame port=sesame",
         "host=/nonexistent user=app port=1 password=x port=sesame",
         "password=sesame",
@@ -129,7 +127,7 @@ fn no_part_of_a_password_is_in_an_error() {
         "postgres://app:sesame@db:port/app",
         "postgres://app:p@sesame:x@%2Fnonexistent/app",
         "postgres://app:open sesame@[db/app",
-        "postgres://app:x#sesame@%2Fnonexistent/app?sesame=1",
+        "postgres://app:x#sesame@%2Fnonexistent/app?colour=1",
         "postgres://app:%zzsesame@%2Fnonexistent/app",
         "postgers://app:sesame@%2Fnonexistent/app",
     ] {

@@ -2,13 +2,16 @@
 // Tests may panic, and say what they mean with `unwrap`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod psql;
 mod recording;
 mod support;
 
 mod answers;
 mod bad_input;
 mod basics;
+mod connection_strings;
 mod disk_full;
+mod environment;
 mod failover;
 mod faults;
 mod fencing;
