@@ -8,6 +8,7 @@
 //! [Advisory Locks]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
 mod connect;
+mod errors;
 mod fence;
 mod preflight;
 mod recovery;

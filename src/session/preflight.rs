@@ -12,7 +12,7 @@ use postgres::config::Host;
 use postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use tracing::warn;
 
-use super::connect::refused;
+use super::errors::refused;
 use crate::error::{Error, ErrorKind};
 use crate::target::Target;
 
