@@ -2,19 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use postgres::Socket;
 use postgres::tls::{MakeTlsConnect, TlsConnect};
-use tracing::info;
 
 use crate::config::{Keepalives, SequenceName, Settings};
 use crate::core::Core;
-use crate::dial::{self, Stuck};
+use crate::credentials::{Credentials, Provider};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::key::Namespace;
+use crate::link::Starting;
 use crate::manager::Manager;
 use crate::target::Target;
 use crate::tls::Connector;
@@ -41,6 +41,7 @@ pub struct Builder {
     dsn: String,
     settings: Settings,
     tls: Option<Connector>,
+    credentials: Option<Provider>,
 }
 
 impl Builder {
@@ -49,6 +50,7 @@ impl Builder {
             dsn: dsn.to_owned(),
             settings: Settings::default(),
             tls: None,
+            credentials: None,
         }
     }
 
@@ -133,12 +135,15 @@ impl Builder {
         self
     }
 
-    /// What an acquire does while the database is away: fail at once with
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) (`false`), or wait for it within
+    /// What an acquire does while the database is away: fail at once
+    /// (`false`), or wait for it within
     /// its own deadline (`true`; `try_lock` has none to wait for and fails).
     ///
-    /// In both cases requests that find the connection just broken wait for one
-    /// reconnect, a second at most, before they fail.
+    /// In both cases requests that find the connection just broken wait for the outcome of
+    /// one reconnect, within their own deadline: `try_lock` and `lock` for up to the
+    /// [`connect_timeout`](Builder::connect_timeout), for each host. If it fails, they are
+    /// told why, by the kind and the words of the failure: those of
+    /// [`connect`](Builder::connect).
     ///
     /// Default: `false`.
     pub fn wait_while_unavailable(mut self, wait: bool) -> Builder {
@@ -285,6 +290,44 @@ impl Builder {
         self
     }
 
+    /// Asks `credentials` for user and password before every login, at the first connect and
+    /// at each reconnect: for a token that expires, or a secret that is rotated. What it
+    /// returns replaces the connection string's. A connect may need more than one login.
+    ///
+    /// It is called on a thread of the manager's, within the
+    /// [`connect_timeout`](Builder::connect_timeout); a call that takes longer is left behind,
+    /// and there may be others at the same time. If it fails or panics, so does the connect, with
+    /// [`Login`](crate::ErrorKind::Login) and its error as the
+    /// [`source`](std::error::Error::source), which is logged with the rest. That is
+    /// [transient](Error::is_transient): a store of secrets may come back.
+    ///
+    /// Default: the connection string's login.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// use distlock::Credentials;
+    ///
+    /// let mgr = distlock::Manager::builder("host=db dbname=app")
+    ///     .credentials(|| {
+    ///         let password = std::fs::read_to_string("/run/secrets/db")?;
+    ///         Ok::<_, std::io::Error>(Credentials::new("app", password.trim_end()))
+    ///     })
+    ///     .connect()?;
+    /// # drop(mgr);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn credentials<E>(
+        mut self,
+        credentials: impl Fn() -> Result<Credentials, E> + Send + Sync + 'static,
+    ) -> Builder
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.credentials = Some(Provider::new(credentials));
+        self
+    }
+
     /// Connects and starts the worker.
     ///
     /// A connection is only taken if locks mean something on it: to a server that takes
@@ -298,25 +341,105 @@ impl Builder {
     /// [`Config`](crate::ErrorKind::Config) for a malformed connection string or a
     /// setting that cannot work; [`Unavailable`](crate::ErrorKind::Unavailable) if the
     /// server cannot be reached, has no connection slot or does not answer within the
-    /// [`connect_timeout`](Builder::connect_timeout);
+    /// [`connect_timeout`](Builder::connect_timeout), and if this process has no file
+    /// descriptors or threads left;
+    /// [`Login`](crate::ErrorKind::Login) if it refuses the login or does not have the
+    /// database;
     /// [`Standby`](crate::ErrorKind::Standby), [`Pooler`](crate::ErrorKind::Pooler),
     /// [`NotLocking`](crate::ErrorKind::NotLocking) and
     /// [`ServerTooOld`](crate::ErrorKind::ServerTooOld) if locks would mean nothing there;
+    /// [`LockTableFull`](crate::ErrorKind::LockTableFull) if not even one fits in;
     /// [`Fencing`](crate::ErrorKind::Fencing) if there can be no tokens;
     /// [`Tls`](crate::ErrorKind::Tls) if there can be no TLS or the server's certificate is
     /// refused;
-    /// [`Database`](crate::ErrorKind::Database) if it refuses the login or does not
-    /// have the database.
+    /// [`Database`](crate::ErrorKind::Database) for any other error of the server.
+    /// [`Error::is_transient`] says which may pass.
     pub fn connect(self) -> Result<Manager, Error> {
+        let (outcome, first) = bounded(1);
+        let handle = self.start(Some(Starting {
+            outcome,
+            persistent: false,
+        }))?;
+        first.recv().map_err(|_| panicked())??;
+        Ok(Manager::new(handle))
+    }
+
+    /// Like [`connect`](Builder::connect), for a program that may start before its database
+    /// does: tries again while the errors are [transient](Error::is_transient), spaced by the
+    /// [`reconnect_backoff`](Builder::reconnect_backoff), until `patience` has passed. An
+    /// attempt that is then under way is left to itself.
+    ///
+    /// # Errors
+    ///
+    /// The first error that is not transient, at once, or the last one that was: those of
+    /// [`connect`](Builder::connect).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let mgr = distlock::Manager::builder("host=db user=app")
+    ///     .connect_within(Duration::from_secs(60))?;
+    /// # drop(mgr);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connect_within(self, patience: Duration) -> Result<Manager, Error> {
+        let deadline = Instant::now().checked_add(patience);
+        let (outcome, first) = bounded(1);
+        let handle = self.start(Some(Starting {
+            outcome,
+            persistent: true,
+        }))?;
+        let connected = match deadline {
+            Some(deadline) => first.recv_deadline(deadline),
+            None => first.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match connected {
+            Ok(outcome) => outcome?,
+            Err(RecvTimeoutError::Disconnected) => return Err(panicked()),
+            Err(RecvTimeoutError::Timeout) => {
+                let failed = handle.core.failed_start();
+                handle.close().ok();
+                return Err(failed.unwrap_or_else(|| {
+                    Error::unavailable("the database did not answer within the time given")
+                }));
+            }
+        }
+        Ok(Manager::new(handle))
+    }
+
+    /// Makes the manager at once and connects in the background, again and again, for a
+    /// program that is to run whether or not its database does. Until then the manager is as
+    /// in an outage: acquires wait for the outcome of the first connect, and after that they
+    /// fail, or wait on, as [`wait_while_unavailable`](Builder::wait_while_unavailable) says.
+    /// [`Manager::health`] tells how it stands.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) for a malformed connection string or a setting
+    /// that cannot work; [`Unavailable`](crate::ErrorKind::Unavailable) if there are no
+    /// threads to be had. All else is the acquires' to meet.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mgr = distlock::Manager::builder("host=db user=app").connect_lazy()?;
+    /// if let Some(cause) = mgr.health().cause {
+    ///     eprintln!("not connected yet: {cause}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connect_lazy(self) -> Result<Manager, Error> {
+        self.start(None).map(Manager::new)
+    }
+
+    /// Starts the threads. The worker connects: no session ever is on the caller's thread,
+    /// where its end could be a panic of the driver's (in an asynchronous runtime).
+    fn start(self, starting: Option<Starting>) -> Result<Arc<Handle>, Error> {
         let settings = self.settings.checked()?;
-        let target = Target::parse(&self.dsn, &settings, self.tls)?;
-        let generation = 1;
-        let session = dial::dial(&target, &settings, generation, &Stuck::default())?;
-        info!(
-            hosts = ?target.config.get_hosts(),
-            dbname = target.config.get_dbname(),
-            "connected"
-        );
+        let mut target = Target::parse(&self.dsn, &settings, self.tls)?;
+        target.credentials = self.credentials;
         let (queue, requests) = bounded(settings.queue_capacity);
         let (alarm, alarms) = bounded(1);
         let core = Core::new(target, settings, requests, alarm);
@@ -325,13 +448,13 @@ impl Builder {
             queue,
         });
         watchdog::spawn(&core, alarms)?;
-        {
-            let mut state = core.state.lock();
-            state.generation = generation;
-            worker::spawn(&core, &mut state, Some(session), Duration::ZERO)?;
-        }
-        Ok(Manager::new(handle))
+        worker::spawn(&core, &mut core.state.lock(), Duration::ZERO, starting)?;
+        Ok(handle)
     }
+}
+
+fn panicked() -> Error {
+    Error::unavailable("the lock manager's worker has panicked")
 }
 
 impl fmt::Debug for Builder {

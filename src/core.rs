@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::abandoned::{Abandoned, Waiting};
 use crate::clock;
 use crate::config::Settings;
-use crate::dial::Stuck;
 use crate::error::Error;
+use crate::health::{Health, Outage, Status};
 use crate::key::Key;
 use crate::pulse::Pulse;
 use crate::reply::{Replier, ReplyPool};
@@ -57,13 +58,15 @@ pub(crate) struct State {
     pub(crate) unlocks: Vec<Unlock>,
     /// Round trips begun on the session.
     pub(crate) round_trips: u64,
-    /// Why requests are refused at once, while the database is away.
-    pub(crate) refusing: Option<Error>,
+    /// Since when there has been a session, or why there is none.
+    pub(crate) status: Status,
     /// Which worker is in charge. One that finds another number here has been
     /// replaced, and leaves.
     pub(crate) epoch: u64,
     /// That worker's.
     pub(crate) pulse: Arc<Pulse>,
+    /// To leave that worker behind with.
+    pub(crate) waiting: Option<Waiting>,
     pub(crate) generation: u64,
     pub(crate) thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -72,7 +75,7 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     pub(crate) target: Target,
     pub(crate) counters: Counters,
-    pub(crate) stuck: Stuck,
+    pub(crate) abandoned: Abandoned,
     pub(crate) replies: ReplyPool<Answer>,
     pub(crate) state: Mutex<State>,
     pub(crate) notes: Mutex<Vec<Note>>,
@@ -123,16 +126,17 @@ impl Core {
                 canceller: None,
                 unlocks: Vec::new(),
                 round_trips: 0,
-                refusing: None,
+                status: Status::starting(),
                 epoch: 0,
                 pulse: Arc::default(),
+                waiting: None,
                 generation: 0,
                 thread: None,
             }),
             settings,
             target,
             counters: Counters::default(),
-            stuck: Stuck::default(),
+            abandoned: Abandoned::default(),
             replies: ReplyPool::new(),
             notes: Mutex::default(),
             noted: AtomicBool::new(false),
@@ -179,12 +183,55 @@ impl Core {
         }
     }
 
-    /// Is the database what keeps callers waiting: is it away, or has it been slow to
-    /// answer for long enough to tell?
-    pub(crate) fn is_out_of_touch(&self) -> bool {
+    /// What to tell a caller whose deadline has passed, if it is the database that kept it
+    /// waiting: it is away, or has been slow to answer for long enough to tell.
+    pub(crate) fn overdue(&self) -> Option<Error> {
         let state = self.state.lock();
         let is_slow = |since| clock::now().saturating_sub(since) >= clock::nanos(SLOW);
-        state.session.is_none() || state.pulse.errand().is_some_and(is_slow)
+        if let Some(outage) = state.status.outage() {
+            Some(outage.overdue())
+        } else if state.pulse.errand().is_some_and(is_slow) {
+            Some(Error::unavailable(
+                "the database did not answer within the timeout",
+            ))
+        } else {
+            None
+        }
+    }
+
+    /// Why the last connect failed, if there has been one and none has succeeded.
+    pub(crate) fn failed_start(&self) -> Option<Error> {
+        let state = self.state.lock();
+        state.status.refusal()?;
+        state.status.outage().map(|outage| outage.cause().clone())
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        let state = self.state.lock();
+        let session = state.session.clone();
+        let errand = state.pulse.errand();
+        let (since, cause) = match &state.status {
+            Status::Connected { since } => (*since, None),
+            Status::Away(outage) => (outage.since(), Some(outage.cause().clone())),
+        };
+        drop(state);
+        let now = clock::now();
+        let left = |until: u64| Duration::from_nanos(until.saturating_sub(now));
+        let owed = |since: u64| Duration::from_nanos(now.saturating_sub(since));
+        let trusted = session.as_ref().map(|session| session.trusted_until());
+        let health = Health {
+            connected: cause.is_none(),
+            since,
+            cause,
+            lease_left: trusted.filter(|until| *until != clock::NEVER).map(left),
+            unanswered_for: errand.map(owed),
+            abandoned: self.abandoned.count(),
+        };
+        // The clock may have ended the session before the worker knows.
+        match trusted.filter(|_| session.is_some_and(|session| session.ended().is_some())) {
+            Some(until) => health.ended(owed(until), lease_expired()),
+            None => health,
+        }
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -217,7 +264,7 @@ impl Core {
         let mut state = self.state.lock();
         let dropped = self.dropped(&state) as u64;
         self.counters.released.fetch_add(dropped, Ordering::Relaxed);
-        state.lose(ended, &self.counters);
+        state.lose(ended, error.clone(), &self.counters);
         self.counters.lost.fetch_sub(dropped, Ordering::Relaxed);
         state.dismiss(true, error);
         drop(state);
@@ -286,8 +333,20 @@ impl State {
         }
     }
 
-    /// The session is gone: every hold ends, every wait goes on.
-    pub(crate) fn lose(&mut self, ended: Ended, counters: &Counters) {
+    /// There is a session to make grants on. Returns the outage that ends with it.
+    pub(crate) fn connected(
+        &mut self,
+        session: Arc<SessionState>,
+        canceller: Option<Canceller>,
+    ) -> Option<Outage> {
+        self.session = Some(session);
+        self.canceller = canceller;
+        self.status.connected(Instant::now())
+    }
+
+    /// The session is gone because of `cause`: every hold ends, every wait goes on.
+    pub(crate) fn lose(&mut self, ended: Ended, cause: Error, counters: &Counters) {
+        self.status.away(cause, Instant::now());
         if let Some(session) = self.session.take() {
             session.trip(ended);
         }
@@ -298,11 +357,11 @@ impl State {
         }
     }
 
-    /// The database is away: tells those who are not to wait for it, now and until
-    /// `refusing` is taken back.
-    pub(crate) fn refuse(&mut self, error: Error, settings: &Settings) {
-        self.dismiss(!settings.wait_while_unavailable, &error);
-        self.refusing = Some(error);
+    /// The database is away because of `cause`: tells those who are not to wait for it, now
+    /// and until there is a session.
+    pub(crate) fn refuse(&mut self, cause: Error, settings: &Settings) {
+        let refusal = self.status.refuse(cause, Instant::now());
+        self.dismiss(!settings.wait_while_unavailable, &refusal);
     }
 
     fn dismiss(&mut self, all: bool, error: &Error) {
@@ -310,6 +369,11 @@ impl State {
             waiter.reply.send(Answer::Failed(error.clone())).ok();
         });
     }
+}
+
+/// Why a session ends that the clock has ended.
+pub(crate) fn lease_expired() -> Error {
+    Error::unavailable("the lease expired")
 }
 
 /// Carries the table's decisions to the callers.

@@ -223,6 +223,7 @@
 //!
 //! [advisory lock]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
+mod abandoned;
 mod acquire;
 mod backoff;
 mod builder;
@@ -230,11 +231,14 @@ mod cancel;
 mod clock;
 mod config;
 mod core;
+mod credentials;
+mod descriptors;
 mod dial;
 mod dsn;
 mod error;
 mod guard;
 mod handle;
+mod health;
 mod key;
 mod link;
 mod manager;
@@ -254,8 +258,10 @@ mod worker;
 pub use crate::acquire::Acquire;
 pub use crate::builder::Builder;
 pub use crate::cancel::CancelToken;
+pub use crate::credentials::Credentials;
 pub use crate::error::{Error, ErrorKind};
 pub use crate::guard::Guard;
+pub use crate::health::Health;
 pub use crate::key::Key;
 pub use crate::manager::Manager;
 pub use crate::stats::Stats;

@@ -10,6 +10,7 @@
 mod connect;
 mod errors;
 mod fence;
+mod login;
 mod preflight;
 mod recovery;
 mod sql;
@@ -25,6 +26,7 @@ use tracing::debug;
 
 use self::sql::{BEGIN, END, UNLOCK_AND_LOCK, code, scalar};
 use crate::clock;
+use crate::descriptors;
 use crate::error::Error;
 use crate::request::Token;
 use crate::table::{Action, Op};
@@ -96,6 +98,10 @@ impl Canceller {
     /// On a thread of its own, because the server may not hear this either.
     pub(crate) fn cancel(self) {
         let cancel = move || {
+            // Where the driver finds no descriptors it panics.
+            if descriptors::check().is_err() {
+                return;
+            }
             if let Err(error) = self.connector.cancel(&self.token) {
                 let error = &error as &dyn std::error::Error;
                 debug!(error, "the statement that is given up cannot be cancelled");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use postgres::config::{Host, TargetSessionAttrs};
 
 use crate::config::{FOREVER, Settings};
+use crate::credentials::Provider;
 use crate::dsn;
 use crate::error::Error;
 use crate::tls::{self, Connector};
@@ -19,6 +20,8 @@ const KEEPALIVES_IDLE_UNSET: Duration = Duration::from_secs(2 * 60 * 60);
 pub(crate) struct Target {
     pub(crate) config: postgres::Config,
     pub(crate) connector: Connector,
+    /// Asked before each login, if there is one.
+    pub(crate) credentials: Option<Provider>,
 }
 
 impl Target {
@@ -108,7 +111,11 @@ impl Target {
             ));
         }
         let connector = tls::choose(&mut config, parameters, tls)?;
-        Ok(Target { config, connector })
+        Ok(Target {
+            config,
+            connector,
+            credentials: None,
+        })
     }
 
     /// How long a connect to one host may take.
@@ -164,6 +171,7 @@ impl Target {
         Target {
             config,
             connector: self.connector.clone(),
+            credentials: self.credentials.clone(),
         }
     }
 }
@@ -276,6 +284,7 @@ mod tests {
         let target = Target {
             config: all.clone(),
             connector: Connector::new(postgres::NoTls),
+            credentials: None,
         };
         let hosts = target.hosts();
         assert_eq!(hosts.len(), 3);
@@ -305,8 +314,12 @@ mod tests {
     fn hosts_may_share_a_port_or_have_none() {
         let ports = |dsn: &str| {
             let config = parsed(dsn).unwrap();
-            let connector = Connector::new(postgres::NoTls);
-            let hosts = Target { config, connector }.hosts();
+            let target = Target {
+                config,
+                connector: Connector::new(postgres::NoTls),
+                credentials: None,
+            };
+            let hosts = target.hosts();
             hosts.iter().map(Target::port).collect::<Vec<_>>()
         };
         assert_eq!(ports("host=a,b port=7"), [7, 7]);

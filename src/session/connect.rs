@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postgres::Client;
-use tracing::{trace, warn};
+use tracing::warn;
 
 use super::errors::refused;
+use super::login::login;
 use super::sql::{self, LOCK, UNLOCK};
 use super::{Session, fence, idle_timeouts, preflight};
 use crate::config::Settings;
@@ -54,13 +55,6 @@ impl Session {
             numbers: Vec::new(),
         })
     }
-}
-
-fn login(target: &Target) -> Result<Client, Error> {
-    let mut config = target.config.clone();
-    // The server warns about unlocks that this module checks for itself.
-    config.notice_callback(|notice| trace!(%notice, "the server says"));
-    target.connector.connect(&config).map_err(refused)
 }
 
 /// Makes the session fit to hold locks; returns the lease that the server can keep.
