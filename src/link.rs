@@ -339,3 +339,66 @@ impl Link {
 fn backoff(settings: &Settings, attempt: u32) -> Duration {
     backoff::exponential(attempt, settings.reconnect_min, settings.reconnect_max)
 }
+
+#[cfg(all(test, not(distlock_model)))]
+mod tests {
+    // Tests may panic.
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::target::Target;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A manager's parts, without a thread: the database was lost, and a reconnect refused.
+    fn away() -> (Arc<Core>, Link) {
+        let settings = Settings::default();
+        assert_eq!(settings.outage_warnings, MINUTE);
+        let target = Target::parse("host=/nowhere", &settings, None).unwrap();
+        let (_, requests) = crossbeam_channel::bounded(1);
+        let (alarm, _) = crossbeam_channel::bounded(1);
+        let core = Core::new(target, settings, requests, alarm);
+        let mut link = Link::new(Duration::from_secs(3600), None);
+        link.attempt = 1;
+        let refused = Error::new(ErrorKind::Login, "the password is wrong");
+        link.failed(&core, &mut core.state.lock(), refused);
+        (core, link)
+    }
+
+    /// The warnings that have been given, with the age that they tell.
+    fn warnings(link: &mut Link) -> Vec<Duration> {
+        let warning = |news| match news {
+            News::NotConnected { is_first: true, .. } => Some(Duration::ZERO),
+            News::StillAway { error, lasted } => {
+                assert_eq!(error.kind(), ErrorKind::Login);
+                Some(lasted)
+            }
+            _ => None,
+        };
+        link.news.drain(..).filter_map(warning).collect()
+    }
+
+    #[test]
+    fn an_outage_is_told_of_when_it_begins_and_again_every_minute() {
+        let (core, mut link) = away();
+        let mut state = core.state.lock();
+        assert_eq!(warnings(&mut link), [Duration::ZERO]);
+        let mut due = state.status.warning_due(MINUTE).unwrap();
+        for minute in 1..=3 {
+            link.warn_again(&core, &mut state, due - Duration::from_millis(1));
+            assert!(warnings(&mut link).is_empty(), "{minute}");
+            // It wakes for that, although it does not dial.
+            link.phase = Phase::Dialling(crossbeam_channel::never());
+            assert_eq!(link.next_look(&core.settings, &state), Some(due));
+            link.warn_again(&core, &mut state, due);
+            let [lasted] = warnings(&mut link)[..] else {
+                panic!("one a minute");
+            };
+            assert!(lasted >= minute * MINUTE, "{lasted:?}");
+            let next = state.status.warning_due(MINUTE).unwrap();
+            assert_eq!(next, due + MINUTE);
+            due = next;
+        }
+    }
+}

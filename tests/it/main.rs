@@ -7,11 +7,13 @@ mod support;
 
 mod bad_input;
 mod basics;
+mod credentials;
 mod disk_full;
 mod failover;
 mod faults;
 mod fencing;
 mod giving_up;
+mod health;
 mod keys;
 mod lifecycle;
 mod limits;
@@ -22,6 +24,8 @@ mod pooler;
 mod preflight;
 mod source_suite;
 mod stalled;
+mod surroundings;
 #[cfg(feature = "tls")]
 mod tls;
+mod transient;
 mod waiting;
