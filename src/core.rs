@@ -6,6 +6,8 @@
 //! and the watchdog can answer everybody without the worker's help, and a caller's
 //! deadline is the caller's own.
 
+mod standing;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +18,7 @@ use crate::abandoned::{Abandoned, Waiting};
 use crate::clock;
 use crate::config::Settings;
 use crate::error::Error;
-use crate::health::{Health, Outage, Status};
+use crate::health::{Outage, Status};
 use crate::key::Key;
 use crate::pulse::Pulse;
 use crate::reply::{Replier, ReplyPool};
@@ -28,10 +30,6 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::table::{Desk, Limits, Refusal, Table};
 use crate::target::Target;
 use crate::watch::{Ended, SessionState};
-
-/// A round trip that takes longer than this has the caller told `Unavailable` at its
-/// deadline, and not that the lock is taken.
-const SLOW: Duration = Duration::from_millis(100);
 
 /// What the worker answers to.
 pub(crate) struct Waiter {
@@ -183,57 +181,6 @@ impl Core {
         }
     }
 
-    /// What to tell a caller whose deadline has passed, if it is the database that kept it
-    /// waiting: it is away, or has been slow to answer for long enough to tell.
-    pub(crate) fn overdue(&self) -> Option<Error> {
-        let state = self.state.lock();
-        let is_slow = |since| clock::now().saturating_sub(since) >= clock::nanos(SLOW);
-        if let Some(outage) = state.status.outage() {
-            Some(outage.overdue())
-        } else if state.pulse.errand().is_some_and(is_slow) {
-            Some(Error::unavailable(
-                "the database did not answer within the timeout",
-            ))
-        } else {
-            None
-        }
-    }
-
-    /// Why the last connect failed, if there has been one and none has succeeded.
-    pub(crate) fn failed_start(&self) -> Option<Error> {
-        let state = self.state.lock();
-        state.status.refusal()?;
-        state.status.outage().map(|outage| outage.cause().clone())
-    }
-
-    pub(crate) fn health(&self) -> Health {
-        let state = self.state.lock();
-        let session = state.session.clone();
-        let errand = state.pulse.errand();
-        let (since, cause) = match &state.status {
-            Status::Connected { since } => (*since, None),
-            Status::Away(outage) => (outage.since(), Some(outage.cause().clone())),
-        };
-        drop(state);
-        let now = clock::now();
-        let left = |until: u64| Duration::from_nanos(until.saturating_sub(now));
-        let owed = |since: u64| Duration::from_nanos(now.saturating_sub(since));
-        let trusted = session.as_ref().map(|session| session.trusted_until());
-        let health = Health {
-            connected: cause.is_none(),
-            since,
-            cause,
-            lease_left: trusted.filter(|until| *until != clock::NEVER).map(left),
-            unanswered_for: errand.map(owed),
-            abandoned: self.abandoned.count(),
-        };
-        // The clock may have ended the session before the worker knows.
-        match trusted.filter(|_| session.is_some_and(|session| session.ended().is_some())) {
-            Some(until) => health.ended(owed(until), lease_expired()),
-            None => health,
-        }
-    }
-
     pub(crate) fn stats(&self) -> Stats {
         let state = self.state.lock();
         let dropped = self.dropped(&state);
@@ -369,11 +316,6 @@ impl State {
             waiter.reply.send(Answer::Failed(error.clone())).ok();
         });
     }
-}
-
-/// Why a session ends that the clock has ended.
-pub(crate) fn lease_expired() -> Error {
-    Error::unavailable("the lease expired")
 }
 
 /// Carries the table's decisions to the callers.

@@ -119,6 +119,11 @@ impl Error {
         )
     }
 
+    /// Why a session ends that the clock has ended.
+    pub(crate) fn lease_expired() -> Self {
+        Error::unavailable("the lease expired")
+    }
+
     pub(crate) fn timeout() -> Self {
         Error::new(
             ErrorKind::Timeout,

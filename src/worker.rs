@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 
 use crate::abandoned::Working;
-use crate::core::{Core, State, Waiter, lease_expired};
+use crate::core::{Core, State, Waiter};
 use crate::error::{Error, ErrorKind};
 use crate::link::{Link, Starting};
 use crate::pulse::Pulse;
@@ -167,7 +167,7 @@ impl Worker {
         if self.link.session().is_some()
             && let Some(ended) = state.session.as_ref().and_then(|session| session.ended())
         {
-            self.lose(&mut state, ended, lease_expired());
+            self.lose(&mut state, ended, Error::lease_expired());
         }
         self.take_in(&mut state, now);
         if self.link.session().is_some() {
