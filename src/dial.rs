@@ -160,13 +160,14 @@ mod tests {
         let here = thread::current().id();
         let (dropped, drops) = unbounded();
         let mut late = 0;
-        for n in 0..2000_u64 {
-            let limit = Duration::from_micros(100 + n % 40);
-            let until = Instant::now() + limit;
+        for n in 0..20_000_u64 {
+            let limit = Duration::from_micros(100);
+            // The wait begins when the thread has been started.
+            let until = Instant::now() + limit + Duration::from_nanos(n % 200 * 500);
             let dropped = dropped.clone();
             let work = move || {
                 while Instant::now() < until {
-                    thread::yield_now();
+                    std::hint::spin_loop();
                 }
                 Late(dropped)
             };
