@@ -293,7 +293,7 @@ impl Builder {
     /// and there may be others at the same time. If it fails or panics, so does the connect, with
     /// [`Login`](crate::ErrorKind::Login) and its error as the
     /// [`source`](std::error::Error::source), which is logged with the rest. That is
-    /// [transient](Error::is_transient): a store of secrets may come back.
+    /// [transient](crate::Error::is_transient): a store of secrets may come back.
     ///
     /// Default: the connection string's login.
     ///
