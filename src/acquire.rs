@@ -231,12 +231,9 @@ impl<'a> Acquire<'a> {
     /// The deadline passed. If the database is what kept the caller waiting, nobody
     /// knows whether the lock is taken.
     fn too_late(&self) -> Result<Option<Grant>, Error> {
-        if self.handle.core.is_out_of_touch() {
-            Err(Error::unavailable(
-                "the database did not answer within the timeout",
-            ))
-        } else {
-            Ok(None)
+        match self.handle.core.overdue() {
+            Some(error) => Err(error),
+            None => Ok(None),
         }
     }
 }

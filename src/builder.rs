@@ -1,28 +1,21 @@
 //! The settings of a manager, as its user makes them, and the connect.
 
-use std::env;
+mod connect;
+
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
 use postgres::Socket;
 use postgres::tls::{MakeTlsConnect, TlsConnect};
-use tracing::info;
 
 use crate::config::{Keepalives, SequenceName, Settings};
-use crate::core::Core;
-use crate::dial::{self, Stuck};
-use crate::dsn::Environment;
-use crate::error::Error;
-use crate::handle::Handle;
+use crate::credentials::{Credentials, Provider};
 use crate::key::Namespace;
-use crate::manager::Manager;
-use crate::target::{ConnectConfig, Target};
+use crate::target::ConnectConfig;
 use crate::tls::Connector;
-use crate::{watchdog, worker};
 
-/// The settings of a [`Manager`], from [`Manager::builder`].
+/// The settings of a [`Manager`](crate::Manager), from
+/// [`Manager::builder`](crate::Manager::builder).
 ///
 /// ```no_run
 /// # fn main() -> Result<(), distlock::Error> {
@@ -44,6 +37,7 @@ pub struct Builder {
     reads_environment: bool,
     settings: Settings,
     tls: Option<Connector>,
+    credentials: Option<Provider>,
 }
 
 impl Builder {
@@ -53,6 +47,7 @@ impl Builder {
             reads_environment: false,
             settings: Settings::default(),
             tls: None,
+            credentials: None,
         }
     }
 
@@ -173,12 +168,15 @@ impl Builder {
         self
     }
 
-    /// What an acquire does while the database is away: fail at once with
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) (`false`), or wait for it within
+    /// What an acquire does while the database is away: fail at once
+    /// (`false`), or wait for it within
     /// its own deadline (`true`; `try_lock` has none to wait for and fails).
     ///
-    /// In both cases requests that find the connection just broken wait for one
-    /// reconnect, a second at most, before they fail.
+    /// In both cases requests that find the connection just broken wait for the outcome of
+    /// one reconnect, within their own deadline: `try_lock` and `lock` for up to the
+    /// [`connect_timeout`](Builder::connect_timeout), for each host. If it fails, they are
+    /// told why, by the kind and the words of the failure: those of
+    /// [`connect`](Builder::connect).
     ///
     /// Default: `false`.
     pub fn wait_while_unavailable(mut self, wait: bool) -> Builder {
@@ -327,55 +325,42 @@ impl Builder {
         self
     }
 
-    /// Connects and starts the worker.
+    /// Asks `credentials` for user and password before every login, at the first connect and
+    /// at each reconnect: for a token that expires, or a secret that is rotated. What it
+    /// returns replaces the connection string's. A connect may need more than one login.
     ///
-    /// A connection is only taken if locks mean something on it: to a server that takes
-    /// writes, is recent enough and really keeps them, and not through a pooler in
-    /// transaction or statement mode. To tell the latter a second connection is made for a
-    /// moment, unless the first one ends at the very address that was dialled. So it is at
-    /// every reconnect, too.
+    /// It is called on a thread of the manager's, within the
+    /// [`connect_timeout`](Builder::connect_timeout); a call that takes longer is left behind,
+    /// and there may be others at the same time. If it fails or panics, so does the connect, with
+    /// [`Login`](crate::ErrorKind::Login) and its error as the
+    /// [`source`](std::error::Error::source), which is logged with the rest. That is
+    /// [transient](crate::Error::is_transient): a store of secrets may come back.
     ///
-    /// # Errors
+    /// Default: the connection string's login.
     ///
-    /// [`Config`](crate::ErrorKind::Config) for a malformed connection string or a
-    /// setting that cannot work; [`Unavailable`](crate::ErrorKind::Unavailable) if the
-    /// server cannot be reached, has no connection slot or does not answer within the
-    /// [`connect_timeout`](Builder::connect_timeout);
-    /// [`Standby`](crate::ErrorKind::Standby), [`Pooler`](crate::ErrorKind::Pooler),
-    /// [`NotLocking`](crate::ErrorKind::NotLocking) and
-    /// [`ServerTooOld`](crate::ErrorKind::ServerTooOld) if locks would mean nothing there;
-    /// [`Fencing`](crate::ErrorKind::Fencing) if there can be no tokens;
-    /// [`Tls`](crate::ErrorKind::Tls) if there can be no TLS or the server's certificate is
-    /// refused;
-    /// [`Database`](crate::ErrorKind::Database) if it refuses the login or does not
-    /// have the database.
-    pub fn connect(self) -> Result<Manager, Error> {
-        let settings = self.settings.checked()?;
-        let variable = |name: &str| env::var_os(name);
-        let variables: Environment<'_> = &variable;
-        let environment = self.reads_environment.then_some(variables);
-        let target = Target::new(&self.server, environment, &settings, self.tls)?;
-        let generation = 1;
-        let session = dial::dial(&target, &settings, generation, &Stuck::default())?;
-        info!(
-            hosts = ?target.config.get_hosts(),
-            dbname = target.config.get_dbname(),
-            "connected"
-        );
-        let (queue, requests) = bounded(settings.queue_capacity);
-        let (alarm, alarms) = bounded(1);
-        let core = Core::new(target, settings, requests, alarm);
-        let handle = Arc::new(Handle {
-            core: Arc::clone(&core),
-            queue,
-        });
-        watchdog::spawn(&core, alarms)?;
-        {
-            let mut state = core.state.lock();
-            state.generation = generation;
-            worker::spawn(&core, &mut state, Some(session), Duration::ZERO)?;
-        }
-        Ok(Manager::new(handle))
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// use distlock::Credentials;
+    ///
+    /// let mgr = distlock::Manager::builder("host=db dbname=app")
+    ///     .credentials(|| {
+    ///         let password = std::fs::read_to_string("/run/secrets/db")?;
+    ///         Ok::<_, std::io::Error>(Credentials::new("app", password.trim_end()))
+    ///     })
+    ///     .connect()?;
+    /// # drop(mgr);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn credentials<E>(
+        mut self,
+        credentials: impl Fn() -> Result<Credentials, E> + Send + Sync + 'static,
+    ) -> Builder
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.credentials = Some(Provider::new(credentials));
+        self
     }
 }
 

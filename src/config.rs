@@ -106,6 +106,8 @@ pub(crate) struct Settings {
     pub(crate) tcp_user_timeout: Duration,
     pub(crate) tcp_keepalives: Keepalives,
     pub(crate) client_check_interval: Duration,
+    /// How often a warning tells of an outage that lasts.
+    pub(crate) outage_warnings: Duration,
 }
 
 impl Default for Settings {
@@ -132,6 +134,7 @@ impl Default for Settings {
                 retries: 3,
             },
             client_check_interval: Duration::from_secs(1),
+            outage_warnings: Duration::from_secs(60),
         }
     }
 }

@@ -74,17 +74,32 @@
 //! # fn sweep() {}
 //! # fn main() -> Result<(), distlock::Error> {
 //! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
-//! use distlock::ErrorKind;
-//!
 //! match mgr.try_lock("sweep") {
 //!     Ok(Some(_guard)) => sweep(),
 //!     Ok(None) => {}
-//!     Err(error) if error.kind() == ErrorKind::Unavailable => eprintln!("not now: {error}"),
-//!     Err(error) => return Err(error),
+//!     Err(error) if error.is_transient() => eprintln!("not now: {error}"),
+//!     Err(error) => return Err(error), // somebody has to mend something
 //! }
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A program that starts together with its database, and says how it stands with it
+//! ([`Builder::connect_lazy`] does not even wait):
+//!
+//! ```no_run
+//! # fn main() -> Result<(), distlock::Error> {
+//! use std::time::Duration;
+//!
+//! let mgr = distlock::Manager::builder("host=db user=app")
+//!     .connect_within(Duration::from_secs(60))?;
+//! let health = mgr.health();
+//! println!("ready: {}, for {:?}", health.connected, health.age());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A password that is rotated, or a token that expires: [`Builder::credentials`].
 //!
 //! Work in steps that stops when the lock is lost:
 //!
@@ -196,9 +211,11 @@
 //! # Logs
 //!
 //! Through [`tracing`], whose `log` feature is on, so that they reach `log` as well:
-//! connects and reconnects at `info`; at `warn` lost sessions, a connection that is given up,
-//! the first failed reconnect, a password file that others may read, and what a server does
-//! not do as asked (a lease, a setting, a second connection to look for a pooler); later failed reconnects and closing at `debug`.
+//! connects and reconnects at `info`, with how long there was no session; at `warn` lost
+//! sessions, a connection that is given up, the first failed reconnect, every minute an outage
+//! that lasts, with its cause and age, a password file that others may read, and a setting that
+//! a server does not take; later failed reconnects and closing at `debug`. A
+//! [`Builder::connect`] that fails returns its error and logs nothing.
 //! Nothing is logged for a single lock.
 //!
 //! # When to use something else
@@ -246,6 +263,7 @@
 //!
 //! [advisory lock]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
+mod abandoned;
 mod acquire;
 mod backoff;
 mod builder;
@@ -253,11 +271,14 @@ mod cancel;
 mod clock;
 mod config;
 mod core;
+mod credentials;
+mod descriptors;
 mod dial;
 mod dsn;
 mod error;
 mod guard;
 mod handle;
+mod health;
 mod key;
 mod link;
 mod manager;
@@ -277,8 +298,10 @@ mod worker;
 pub use crate::acquire::Acquire;
 pub use crate::builder::Builder;
 pub use crate::cancel::CancelToken;
+pub use crate::credentials::Credentials;
 pub use crate::error::{Error, ErrorKind};
 pub use crate::guard::Guard;
+pub use crate::health::Health;
 pub use crate::key::Key;
 pub use crate::manager::Manager;
 pub use crate::stats::Stats;

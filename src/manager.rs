@@ -9,6 +9,7 @@ use crate::builder::Builder;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::handle::Handle;
+use crate::health::Health;
 use crate::key::Key;
 use crate::stats::Stats;
 use crate::target::ConnectConfig;
@@ -29,6 +30,7 @@ use crate::target::ConnectConfig;
 /// Every acquire can fail with
 /// [`Unavailable`](crate::ErrorKind::Unavailable) while the database is away (see
 /// [`Builder::wait_while_unavailable`]) or when it does not answer;
+/// [`Login`](crate::ErrorKind::Login) while it refuses the login of a reconnect;
 /// [`Closed`](crate::ErrorKind::Closed);
 /// [`LimitReached`](crate::ErrorKind::LimitReached);
 /// [`LockTableFull`](crate::ErrorKind::LockTableFull);
@@ -268,6 +270,26 @@ impl Manager {
     /// ```
     pub fn stats(&self) -> Stats {
         self.handle.core.stats()
+    }
+
+    /// How the manager stands with its database: connected or not, since when, and why not.
+    /// It asks nobody and waits for nobody, so that a probe or a metrics exporter can call it
+    /// as often as it likes.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let health = mgr.health();
+    /// println!("distlock_connected {}", u8::from(health.connected));
+    /// println!("distlock_state_age_seconds {}", health.age().as_secs_f64());
+    /// if let Some(cause) = health.cause {
+    ///     println!("not ready for {:?}: {cause}", health.since.elapsed());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn health(&self) -> Health {
+        self.handle.core.health()
     }
 
     /// Ends the manager for all its clones: every watch trips with

@@ -8,7 +8,9 @@
 //! [Advisory Locks]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
 mod connect;
+mod errors;
 mod fence;
+mod login;
 mod preflight;
 mod probe;
 mod recovery;
@@ -25,6 +27,7 @@ use tracing::debug;
 
 use self::sql::{BEGIN, END, LOCK, UNLOCK, UNLOCK_AND_LOCK, code, scalar};
 use crate::clock;
+use crate::descriptors;
 use crate::error::Error;
 use crate::key::Key;
 use crate::request::Token;
@@ -99,6 +102,10 @@ impl Canceller {
     /// On a thread of its own, because the server may not hear this either.
     pub(crate) fn cancel(self) {
         let cancel = move || {
+            // Where the driver finds no descriptors it panics.
+            if descriptors::check().is_err() {
+                return;
+            }
             if let Err(error) = self.connector.cancel(&self.token) {
                 let error = &error as &dyn std::error::Error;
                 debug!(error, "the statement that is given up cannot be cancelled");

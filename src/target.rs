@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use postgres::config::TargetSessionAttrs;
 
 use crate::config::{FOREVER, Keepalives, Settings, whole_millis};
+use crate::credentials::Provider;
 use crate::dsn::Environment;
 use crate::error::Error;
 use crate::tls::{self, Connector};
@@ -28,6 +29,8 @@ pub(crate) struct Target {
     endpoints: Vec<Endpoint>,
     /// The last probe that a pooler did not give back; of all hosts, and over reconnects.
     pub(crate) kept_probe: Arc<Mutex<Option<i64>>>,
+    /// Asked before each login, if there is one.
+    pub(crate) credentials: Option<Provider>,
 }
 
 impl Target {
@@ -77,6 +80,7 @@ impl Target {
             connector,
             endpoints: draft.endpoints,
             kept_probe: Arc::default(),
+            credentials: None,
         })
     }
 
@@ -137,6 +141,7 @@ impl Target {
             connector: self.connector.clone(),
             endpoints: self.endpoints.clone(),
             kept_probe: Arc::clone(&self.kept_probe),
+            credentials: self.credentials.clone(),
         }
     }
 }

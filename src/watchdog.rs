@@ -16,7 +16,6 @@ use tracing::warn;
 
 use crate::clock;
 use crate::core::Core;
-use crate::dial::Stuck;
 use crate::error::Error;
 use crate::watch::Ended;
 use crate::worker;
@@ -94,13 +93,15 @@ fn replace_worker(core: &Arc<Core>, since: u64) {
         return;
     }
     let error = Error::unavailable("the database did not answer in time");
-    state.lose(Ended::SessionLost, &core.counters);
+    state.lose(Ended::SessionLost, error.clone(), &core.counters);
     state.refuse(error, &core.settings);
     state.epoch += 1;
-    let pause = Stuck::pause(core.stuck.count(), &core.target);
-    core.stuck.enter();
+    let pause = core.abandoned.pause(&core.target);
+    if let Some(waiting) = state.waiting.take() {
+        waiting.leave();
+    }
     let canceller = state.canceller.take();
-    let spawned = worker::spawn(core, &mut state, None, pause);
+    let spawned = worker::spawn(core, &mut state, pause, None);
     drop(state);
     if let Some(canceller) = canceller {
         canceller.cancel();

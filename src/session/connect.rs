@@ -1,19 +1,17 @@
 //! Making a session: the login, what must be true of the server and of the path to it, and
 //! how the session is set up to hold locks.
 
-use std::error::Error as _;
 use std::sync::Arc;
 
 use postgres::Client;
-use postgres::error::SqlState;
-use tracing::{trace, warn};
+use tracing::warn;
 
+use super::errors::refused;
 use super::preflight::{self, Proven};
 use super::{ATTEMPTS, Session, fence, is_cancelled, probe, sql};
 use crate::config::Settings;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::target::Target;
-use crate::tls;
 use crate::watch::SessionState;
 
 /// What `DISCARD ALL` does, which cannot be one of several statements: the last client of a
@@ -71,13 +69,6 @@ impl Session {
             numbers: Vec::new(),
         })
     }
-}
-
-pub(super) fn login(target: &Target) -> Result<Client, Error> {
-    let mut config = target.config.clone();
-    // The server warns about unlocks that this module checks for itself.
-    config.notice_callback(|notice| trace!(%notice, "the server says"));
-    target.connector.connect(&config).map_err(refused)
 }
 
 /// Makes the session clean and fit to hold locks, in one round trip where the server takes
@@ -148,56 +139,4 @@ fn network_settings(settings: &Settings) -> Vec<(&'static str, String)> {
     .into_iter()
     .map(|(name, value)| (name, format!("SET {name} = {value}")))
     .collect()
-}
-
-/// The error of a connect that the driver or the server ended.
-pub(super) fn refused(error: postgres::Error) -> Error {
-    let code = error.code().map(SqlState::code);
-    let (kind, message) = match code {
-        Some("53300") => (
-            ErrorKind::Unavailable,
-            "the server has no connection slot free",
-        ),
-        // The server starts, stops or recovers.
-        Some(code) if code.starts_with("57P") => (
-            ErrorKind::Unavailable,
-            "the server takes no connections now",
-        ),
-        Some("28P01") => (
-            ErrorKind::Database,
-            "the server refused the login: the user or the password is wrong",
-        ),
-        Some(code) if code.starts_with("28") => (
-            ErrorKind::Database,
-            "the server refused the login: the role does not exist or may not log in, or \
-             pg_hba.conf admits it from here only with TLS, only without, or not at all",
-        ),
-        Some("3D000") => (ErrorKind::Database, "the database does not exist"),
-        Some(_) => (ErrorKind::Database, "the server refused the session"),
-        None => judged_by_driver(&error),
-    };
-    Error::new(kind, message).caused_by(error)
-}
-
-/// What an error means that is not the server's own. The driver tells them apart by
-/// their texts alone.
-fn judged_by_driver(error: &postgres::Error) -> (ErrorKind, &'static str) {
-    let cause = error.source().map(ToString::to_string);
-    if let Some(advice) = tls::advice(error) {
-        (ErrorKind::Tls, advice)
-    } else if cause.is_some_and(|cause| cause == "password missing") {
-        (
-            ErrorKind::Database,
-            "the server refused the login: it asks for a password, and the connection string \
-             has none",
-        )
-    } else if error.to_string().starts_with("authentication error") {
-        (
-            ErrorKind::Database,
-            "the login failed: the server does not authenticate in a way that the driver and \
-             the connection string accept",
-        )
-    } else {
-        (ErrorKind::Unavailable, "cannot connect to the database")
-    }
 }

@@ -35,7 +35,8 @@ use std::time::{Duration, Instant};
 use postgres::error::SqlState;
 use postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
-use super::connect::{login, refused};
+use super::errors::refused;
+use super::login::login;
 use super::{ATTEMPTS, is_cancelled, probe};
 use crate::error::{Error, ErrorKind};
 use crate::target::Target;
@@ -254,10 +255,10 @@ fn is_full(error: &Error) -> bool {
     let code = source
         .and_then(|source| source.downcast_ref::<postgres::Error>())
         .and_then(postgres::Error::code);
-    // PgBouncer has the second one for whatever it refuses.
-    code.is_some_and(|code| {
-        [SqlState::TOO_MANY_CONNECTIONS, SqlState::PROTOCOL_VIOLATION].contains(code)
-    })
+    // PgBouncer has the second one for whatever it refuses; the kind tells more.
+    let is_slot =
+        |code| [SqlState::TOO_MANY_CONNECTIONS, SqlState::PROTOCOL_VIOLATION].contains(code);
+    error.kind() == ErrorKind::Unavailable && code.is_some_and(is_slot)
 }
 
 /// Runs `statements`, again if they are cancelled.

@@ -150,11 +150,11 @@ fn a_refused_login_is_an_error_without_the_password() {
     let server = guarded_server();
     let _clean = clean_on(&server);
     let error = Manager::connect(&as_app(&server, "wrong sesame")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Database);
+    assert_eq!(error.kind(), ErrorKind::Login);
     assert!(!shown(&error).contains("sesame"));
     let missing = as_app(&server, "").replace("password=''", "");
     let error = Manager::connect(&missing).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Database, "{}", shown(&error));
+    assert_eq!(error.kind(), ErrorKind::Login, "{}", shown(&error));
     assert!(!shown(&error).contains("sesame"));
 
     let mgr = Manager::connect(&as_app(&server, "open sesame")).unwrap();
@@ -182,11 +182,11 @@ fn tls_without_an_implementation_is_a_config_error() {
 
 #[test]
 #[serial]
-fn an_unknown_role_or_database_is_a_database_error() {
+fn an_unknown_role_or_database_is_a_refused_login() {
     let _clean = clean();
     for wrong in ["user=nobody_of_that_name", "dbname=none_of_that_name"] {
         let error = Manager::connect(&format!("{} {wrong}", server().url())).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Database, "{}", shown(&error));
+        assert_eq!(error.kind(), ErrorKind::Login, "{}", shown(&error));
         let cause = error.source().unwrap().downcast_ref::<postgres::Error>();
         assert!(cause.unwrap().code().is_some());
     }

@@ -43,7 +43,7 @@ fn a_transaction_pooler_with_no_client_slot_left_is_refused() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
     for mode in [PoolMode::Transaction, PoolMode::Statement] {
-        let slots = ["max_client_conn = 1"];
+        let slots = [("max_client_conn", "1")];
         let pooler = Pooler::with_settings(&server, mode, 3, &slots).unwrap();
         let error = quick(&pooler.url()).connect().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Pooler, "{mode:?}: {error}");
@@ -107,13 +107,13 @@ fn a_busy_transaction_pooler_is_refused_every_time() {
 fn a_transaction_pooler_that_resets_its_sessions_is_refused() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
-    let reset = ["server_reset_query_always = 1"];
+    let reset = [("server_reset_query_always", "1")];
     for (mode, size) in [(PoolMode::Transaction, 1), (PoolMode::Statement, 3)] {
         let pooler = Pooler::with_settings(&server, mode, size, &reset).unwrap();
         let error = quick(&pooler.url()).connect().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Pooler, "{mode:?}: {error}");
     }
-    let once = ["server_lifetime = 0"];
+    let once = [("server_lifetime", "0")];
     let pooler = Pooler::with_settings(&server, PoolMode::Transaction, 3, &once).unwrap();
     let error = quick(&pooler.url()).connect().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Pooler, "{error}");
@@ -201,7 +201,7 @@ fn one_free_slot_is_enough() {
         .batch_execute("CREATE ROLE single LOGIN CONNECTION LIMIT 1")
         .unwrap();
     let url = server.url().replace("user=postgres", "user=single");
-    let slots = ["max_client_conn = 1"];
+    let slots = [("max_client_conn", "1")];
     let pooler = Pooler::with_settings(&server, PoolMode::Session, 1, &slots).unwrap();
     for url in [&url, &pooler.url()] {
         for _ in 0..10 {

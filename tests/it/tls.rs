@@ -290,7 +290,7 @@ fn a_server_that_wants_tls_refuses_the_login_without() {
     let _clean = clean_on(server);
     let guest = named(server, NAMES[0], "user=guest");
     let error = refusal(&format!("{guest} sslmode=disable"));
-    assert_eq!(error.kind(), ErrorKind::Database, "{}", shown(&error));
+    assert_eq!(error.kind(), ErrorKind::Login, "{}", shown(&error));
     assert!(error.to_string().contains("only with TLS"), "{error}");
     drop(Manager::connect(&format!("{guest} sslmode=require")).unwrap());
 }
@@ -432,7 +432,7 @@ fn passwords_work_with_tls_and_without() {
             ("", "asks for a password"),
         ] {
             let error = refusal(&format!("{app} {password}"));
-            assert_eq!(error.kind(), ErrorKind::Database, "{}", shown(&error));
+            assert_eq!(error.kind(), ErrorKind::Login, "{}", shown(&error));
             assert!(error.to_string().contains("refused the login"), "{error}");
             assert!(error.to_string().contains(word), "{error}");
             assert!(!shown(&error).contains("sesame"));
@@ -450,7 +450,7 @@ fn a_login_can_be_bound_to_the_channel() {
     let app = named(server, NAMES[0], rest);
     drop(Manager::connect(&format!("{app} sslmode=require")).unwrap());
     let error = refusal(&format!("{app} sslmode=disable"));
-    assert_eq!(error.kind(), ErrorKind::Database, "{}", shown(&error));
+    assert_eq!(error.kind(), ErrorKind::Login, "{}", shown(&error));
     assert!(!shown(&error).contains("sesame"));
 }
 

@@ -53,8 +53,7 @@ impl Pooler {
         Pooler::with_settings(server, mode, size, &[])
     }
 
-    /// The same, with more lines for the section `[pgbouncer]` of its configuration; the last
-    /// of a name counts.
+    /// Like [`before`](Pooler::before), with more `settings` of the section `pgbouncer`.
     ///
     /// # Errors
     ///
@@ -63,11 +62,15 @@ impl Pooler {
         server: &Server,
         mode: PoolMode,
         size: usize,
-        settings: &[&str],
+        settings: &[(&str, &str)],
     ) -> io::Result<Pooler> {
         let cluster = Cluster::new()?;
         cluster.make_data_folder()?;
         let port = free_port()?;
+        let more: String = settings
+            .iter()
+            .map(|(name, value)| format!("{name} = {value}\n"))
+            .collect();
         let config = format!(
             "[databases]\n\
              * = host={} port={} user=postgres\n\
@@ -76,10 +79,9 @@ impl Pooler {
              listen_port = {port}\n\
              unix_socket_dir =\n\
              auth_type = any\n\
-             {}\n",
+             {more}",
             server.folder().display(),
             server.port(),
-            settings.join("\n"),
         );
         let mut pooler = Pooler {
             guardian: Guardian::of(cluster.folder(), cluster.account)?,
