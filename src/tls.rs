@@ -270,6 +270,7 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[test]
     fn only_connections_through_sockets_alone_need_no_tls() {
         assert_eq!(mode_of("host=/run", "require"), SslMode::Disable);
