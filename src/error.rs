@@ -58,8 +58,9 @@ pub enum ErrorKind {
     /// fit, or could not be drawn from. The message says what helps.
     Fencing,
     /// There is no TLS connection: the server has no TLS where it is required, its
-    /// certificate was refused (another authority, another host, expired), or the
-    /// handshake failed. The message says what helps.
+    /// certificate was refused (another authority, another host, expired), the trusted
+    /// authorities cannot be read any more, or the handshake failed. The message says what
+    /// helps.
     Tls,
     /// The database answered with an error that has no kind of its own; the
     /// [`source`](StdError::source) says which.

@@ -178,11 +178,14 @@
 //! | `verify-ca` | always | signed by a trusted authority |
 //! | `verify-full` | always | that, and for this host |
 //!
-//! `sslrootcert` names a PEM file with the trusted authorities, read once; given that, the
-//! signature is checked in every mode. Without it the `verify-…` modes trust the system's
-//! authorities, where libpq would look for `~/.postgresql/root.crt`. `sslrootcert=system`
-//! is the system's authorities and `verify-full`, and goes with no weaker mode. Only
-//! `verify-full` keeps somebody on the way from reading along:
+//! `sslrootcert` names a PEM file with the trusted authorities; given that, the signature is
+//! checked in every mode. Without it the `verify-…` modes trust the system's authorities,
+//! where libpq would look for `~/.postgresql/root.crt`. `sslrootcert=system` is the system's
+//! authorities and `verify-full`, and goes with no weaker mode. The authorities are read
+//! again at each connect, so they can be replaced while the manager lives. If they cannot be
+//! read, that is a [`Config`](ErrorKind::Config) error of [`Builder::connect`], and later a
+//! [`Tls`](ErrorKind::Tls) error until a reconnect can read them. Only `verify-full` keeps
+//! somebody on the way from reading along:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), distlock::Error> {
@@ -193,6 +196,13 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Where the certificate is not checked, any will do, also one of X.509 version 1, which
+//! `openssl x509 -req` makes unless it is given extensions; the server must have its key in
+//! any case. Where it is checked it has to be of version 3. The key can be RSA of 2048 to
+//! 8192 bits, ECDSA on P-256 or P-384, or Ed25519, and so can the authority's. P-521, RSA-PSS
+//! and Ed448 are not supported: the error says so, and [`Builder::tls`] with another
+//! implementation, such as OpenSSL, is the way out.
 //!
 //! What differs: host names count only as subject alternative names, not as the
 //! certificate's common name; a certificate authority's own certificate does not do for a
