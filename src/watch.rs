@@ -16,7 +16,12 @@ use crate::clock;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-/// Why a hold ended.
+/// Why a hold ended: the first cause that this side knew of.
+///
+/// A watch knows what the clock and the last round trips have said. So it can say
+/// `Unlocked` of a guard that was dropped within a [heartbeat](crate::Builder::heartbeat)
+/// and a round trip after the server had ended the session. Only the `Ok` of
+/// [`Guard::unlock`](crate::Guard::unlock) proves that a lock lasted to the end.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), distlock::Error> {
@@ -25,7 +30,7 @@ use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 ///
 /// let watch = mgr.lock("leader")?.watch();
 /// match watch.wait() {
-///     Ended::Unlocked => println!("it was ours to the end"),
+///     Ended::Unlocked => println!("given back, for all we know in time"),
 ///     Ended::SessionLost | Ended::LeaseExpired => println!("somebody else may lead by now"),
 ///     why => println!("told to stop: {why:?}"),
 /// }
@@ -36,7 +41,8 @@ use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Ended {
-    /// The guard was dropped or unlocked.
+    /// The guard was dropped or unlocked, and neither a round trip nor the clock had said
+    /// by then that the lock was lost.
     Unlocked = 1,
     /// The database session that held the lock is gone, and the lock with it.
     SessionLost,
@@ -171,9 +177,10 @@ impl Hold {
         hold
     }
 
-    /// True if this call ended the hold with `ended`, and not an earlier cause.
+    /// True if this call ended the hold with `ended`, and not an earlier cause. The clock
+    /// is asked first: a thread that wakes up after its lease has not given anything back.
     pub(crate) fn end(&self, ended: Ended) -> bool {
-        let cause = self.session.cause.get().unwrap_or(ended);
+        let cause = self.session.ended().unwrap_or(ended);
         let first = self.cause.set(cause);
         if first {
             let signal = self.signal.lock().take();
@@ -329,6 +336,19 @@ mod tests {
         }
         assert_eq!(watch.ended(), Some(Ended::LeaseExpired));
         assert!(watch.channel().recv().is_err());
+    }
+
+    #[test]
+    fn what_has_expired_is_not_given_back() {
+        for late in [Ended::Unlocked, Ended::Cancelled] {
+            let session = Arc::new(SessionState::new(1));
+            let watch = Watch::new(Hold::new(&session));
+            // The process is stopped past the lease, and nobody has looked.
+            session.trust_until(1);
+            assert!(!watch.hold.end(late));
+            assert_eq!(watch.ended(), Some(Ended::LeaseExpired));
+            assert!(watch.channel().recv().is_err());
+        }
     }
 
     #[test]
