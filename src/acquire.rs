@@ -82,7 +82,10 @@ pub struct Acquire<'a> {
     key: Key,
     mode: Mode,
     timeout: Option<Duration>,
-    token: Option<&'a CancelToken>,
+    cancel: Option<&'a CancelToken>,
+    release_on: Option<&'a CancelToken>,
+    /// What ends the wait: either of the two.
+    token: Option<CancelToken>,
 }
 
 impl<'a> Acquire<'a> {
@@ -92,6 +95,8 @@ impl<'a> Acquire<'a> {
             key,
             mode: Mode::Exclusive,
             timeout: None,
+            cancel: None,
+            release_on: None,
             token: None,
         }
     }
@@ -109,10 +114,57 @@ impl<'a> Acquire<'a> {
         self
     }
 
-    /// Ends the wait, and later the hold, when `token` is cancelled. Default: nothing
-    /// does.
+    /// Ends the wait when `token` is cancelled, and later trips the watch of the hold with
+    /// [`Ended::Cancelled`]. It never gives the lock away under its holder: the lock goes
+    /// when the guard is dropped or unlocked. Default: nothing ends the wait.
+    ///
+    /// ```no_run
+    /// # fn steps() -> std::vec::IntoIter<fn()> { Vec::new().into_iter() }
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// # let shutdown = distlock::CancelToken::new();
+    /// let guard = mgr.acquire("import").cancel(&shutdown).lock()?;
+    /// for step in steps() {
+    ///     if guard.is_lost() {
+    ///         break; // told to stop, or the lock is lost
+    ///     }
+    ///     step();
+    /// }
+    /// guard.unlock()?; // only now can somebody else have it
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cancel(mut self, token: &'a CancelToken) -> Self {
-        self.token = Some(token);
+        self.cancel = Some(token);
+        self.interruptible()
+    }
+
+    /// Like [`cancel`](Acquire::cancel), and gives the lock back the moment `token` is
+    /// cancelled, without its guard's help: whoever holds the guard may then be inside
+    /// together with the next holder. For holds whose work is over when the token is
+    /// cancelled, or that a supervisor must be able to end; not for a shutdown. Both tokens
+    /// may be set. Default: only the guard gives the lock back.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let request = distlock::CancelToken::new();
+    /// let guard = mgr.acquire("seat-17").release_on(&request).lock()?;
+    /// request.cancel(); // the request is over, wherever its guard is
+    /// assert!(guard.is_lost());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn release_on(mut self, token: &'a CancelToken) -> Self {
+        self.release_on = Some(token);
+        self.interruptible()
+    }
+
+    fn interruptible(mut self) -> Self {
+        self.token = match (self.cancel, self.release_on) {
+            (Some(one), Some(other)) => Some(CancelToken::either(one, other)),
+            (one, other) => one.or(other).cloned(),
+        };
         self
     }
 
@@ -151,10 +203,7 @@ impl<'a> Acquire<'a> {
             match grant.session.ended() {
                 None => {
                     let guard = Guard::new(Arc::clone(self.handle), grant);
-                    return match self.token {
-                        Some(token) => guard.cancelled_by(token).map(Some),
-                        None => Ok(Some(guard)),
-                    };
+                    return guard.cancelled_by(self.cancel, self.release_on).map(Some);
                 }
                 Some(Ended::Closed) => return Err(Error::closed()),
                 Some(_) if limit.allows_another(attempts) => attempts += 1,
@@ -173,7 +222,7 @@ impl<'a> Acquire<'a> {
         if core.is_closed() {
             return Err(Error::closed());
         }
-        if self.token.is_some_and(CancelToken::is_cancelled) {
+        if self.token.as_ref().is_some_and(CancelToken::is_cancelled) {
             return Err(Error::cancelled());
         }
         let (pending, reply) = core.replies.open();
@@ -190,7 +239,10 @@ impl<'a> Acquire<'a> {
         // A request that is not sent is dropped, and that answers `pending`.
         let sent = self.send(request, limit.deadline());
         self.handle.drain_if_closed();
-        let waited = pending.wait(limit.deadline(), self.token.map(CancelToken::channel));
+        let waited = pending.wait(
+            limit.deadline(),
+            self.token.as_ref().map(CancelToken::channel),
+        );
         if matches!(waited, Waited::TimedOut | Waited::Interrupted) {
             self.handle.leave(Note::GaveUp(self.key));
         }
@@ -218,7 +270,8 @@ impl<'a> Acquire<'a> {
             Err(TrySendError::Full(request)) => request,
         };
         let unheard = never();
-        let cancelled = self.token.map_or(&unheard, CancelToken::channel);
+        let token = self.token.as_ref();
+        let cancelled = token.map_or(&unheard, CancelToken::channel);
         let timeout = deadline.map_or_else(never, crossbeam_channel::at);
         select! {
             send(queue, request) -> sent => sent.map_err(|_| Unsent::Closed),
@@ -247,7 +300,8 @@ impl fmt::Debug for Acquire<'_> {
             .field("key", &self.key)
             .field("mode", &self.mode)
             .field("timeout", &self.timeout)
-            .field("token", &self.token)
+            .field("cancel", &self.cancel)
+            .field("release_on", &self.release_on)
             .finish()
     }
 }

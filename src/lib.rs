@@ -27,7 +27,9 @@
 //! *What ends a hold.* Its guard is dropped or unlocked; its [`CancelToken`] is
 //! cancelled; the manager is closed; or the session ends: the connection breaks, the
 //! server ends it, or the holder has been silent for the length of the
-//! [lease](Builder::lease). [`Ended`] says which.
+//! [lease](Builder::lease). [`Ended`] says which. A cancelled token ends the hold, for its
+//! watch, and not the lock: that stays until the guard goes, unless it was asked for
+//! otherwise ([`Acquire::release_on`]).
 //!
 //! *How a loss is noticed.* While anything is held or awaited the worker makes a round
 //! trip at least every [heartbeat](Builder::heartbeat) (30 ms). One that fails trips
@@ -124,8 +126,33 @@
 //! # }
 //! ```
 //!
+//! A shutdown: one [`CancelToken`] ends all waits and tells all holders to stop, and each
+//! lock goes when its holder has stopped:
+//!
+//! ```no_run
+//! # fn steps() -> std::vec::IntoIter<fn()> { Vec::new().into_iter() }
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! use distlock::{CancelToken, ErrorKind};
+//!
+//! let shutdown = CancelToken::new(); // cancelled by a signal handler's thread
+//! let guard = match mgr.acquire("import").cancel(&shutdown).lock() {
+//!     Ok(guard) => guard,
+//!     Err(error) if error.kind() == ErrorKind::Cancelled => return Ok(()),
+//!     Err(error) => return Err(error),
+//! };
+//! for step in steps() {
+//!     if guard.is_lost() {
+//!         break; // told to stop, or the lock is lost
+//!     }
+//!     step();
+//! }
+//! guard.unlock()?; // nobody else was inside until here, cancelled or not
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Many readers, one writer: [`Manager::lock_shared`] and [`Manager::lock`] of one key.
-//! All waits of a program that shuts down: [`Acquire::cancel`] with one [`CancelToken`].
 //!
 //! # TLS
 //!

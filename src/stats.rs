@@ -17,7 +17,8 @@ pub struct Stats {
     pub acquired: u64,
     /// Acquires that found their lock taken, whether or not they got it later.
     pub contended: u64,
-    /// Locks given back, by a guard or by a cancelled token.
+    /// Locks given back, by a guard or by a token of
+    /// [`Acquire::release_on`](crate::Acquire::release_on).
     pub released: u64,
     /// Of the acquired locks, those passed on inside the process, from one guard to the
     /// next, and not given up at the database in between.

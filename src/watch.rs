@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::clock;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// Why a hold ended: the first cause that this side knew of.
 ///
@@ -48,7 +48,9 @@ pub enum Ended {
     SessionLost,
     /// The session was silent for so long that the server may have ended it.
     LeaseExpired,
-    /// The acquire's [`CancelToken`](crate::CancelToken) was cancelled.
+    /// The [`CancelToken`](crate::CancelToken) of the acquire was cancelled. The lock stays
+    /// with its guard until that is dropped, unless the token was given to
+    /// [`Acquire::release_on`](crate::Acquire::release_on).
     Cancelled,
     /// The manager was closed.
     Closed,
@@ -149,6 +151,8 @@ impl SessionState {
 pub(crate) struct Hold {
     session: Arc<SessionState>,
     cause: Cause,
+    /// True once somebody has taken it upon them to give the lock back.
+    given_back: AtomicBool,
     /// Nothing is ever sent: dropping the sender is the signal.
     signal: Mutex<Option<Sender<Infallible>>>,
     over: Receiver<Infallible>,
@@ -160,6 +164,7 @@ impl Hold {
         let hold = Arc::new(Hold {
             session: Arc::clone(session),
             cause: Cause::default(),
+            given_back: AtomicBool::new(false),
             signal: Mutex::new(Some(sender)),
             over,
         });
@@ -187,6 +192,20 @@ impl Hold {
             drop(signal);
         }
         first && cause == ended
+    }
+
+    /// Ends the hold with `ended`, unless it has ended before, and says whether its lock is
+    /// now the caller's to give back: once, and not after it was lost. The error says why
+    /// not.
+    pub(crate) fn give_back(&self, ended: Ended) -> Result<(), Ended> {
+        if self.given_back.swap(true, Ordering::AcqRel) {
+            // Guard and token came together, and the other one was first.
+            self.end(Ended::Cancelled);
+            return Err(self.cause.get().unwrap_or(Ended::Cancelled));
+        }
+        self.end(ended);
+        // A hold that was cancelled, and then lost, has nothing left to give back.
+        self.session.ended().map_or(Ok(()), Err)
     }
 
     pub(crate) fn ended(&self) -> Option<Ended> {
@@ -253,9 +272,10 @@ impl Watch {
         Watch { hold }
     }
 
-    /// Was the lock lost? True as soon as this side must assume that somebody else
-    /// can have it, and true from then on. False while it is held, and after it was
-    /// given back by its guard: that is no loss ([`ended`](Watch::ended) tells).
+    /// True if the work under the lock has to stop: as soon as this side must assume that
+    /// somebody else can have the lock, or the acquire's token is cancelled, and from then
+    /// on. False while it is held, and after it was given back by its guard: that is no loss
+    /// ([`ended`](Watch::ended) tells).
     pub fn is_lost(&self) -> bool {
         self.ended().is_some_and(|ended| ended != Ended::Unlocked)
     }

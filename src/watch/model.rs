@@ -115,3 +115,33 @@ fn what_is_given_back_after_its_lease_was_not_ours_to_the_end() {
         assert!(is_told(&hold));
     });
 }
+
+#[test]
+fn a_lock_is_given_back_once_and_not_after_its_loss() {
+    try_schedules(|| {
+        let session = Arc::new(SessionState::new(1));
+        let hold = Hold::new(&session);
+        // A token of each kind, and the end of the session.
+        let trip = thread::spawn({
+            let hold = Arc::clone(&hold);
+            move || drop(hold.end(Ended::Cancelled))
+        });
+        let release = thread::spawn({
+            let hold = Arc::clone(&hold);
+            move || hold.give_back(Ended::Cancelled).is_ok()
+        });
+        let breaker = thread::spawn({
+            let session = Arc::clone(&session);
+            move || session.trip(Ended::SessionLost)
+        });
+        let guard = hold.give_back(Ended::Unlocked);
+        trip.join().unwrap();
+        let token = release.join().unwrap();
+        breaker.join().unwrap();
+        assert!(!(token && guard.is_ok()), "given back twice");
+        // What the guard says is either done by it, or told by another cause than its own.
+        assert_ne!(guard, Err(Ended::Unlocked));
+        assert!(is_told(&hold));
+        assert_eq!(hold.give_back(Ended::Unlocked), Err(hold.ended().unwrap()));
+    });
+}

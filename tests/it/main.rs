@@ -8,6 +8,7 @@ mod support;
 mod answers;
 mod bad_input;
 mod basics;
+mod cancelling;
 mod disk_full;
 mod failover;
 mod faults;
