@@ -107,10 +107,11 @@ impl Guard {
     }
 
     /// The fencing token of this hold: greater than those of all holders before, in the
-    /// whole database. Those who share a lock at one time have tokens in any order. `None`
-    /// without [`Builder::fencing`](crate::Builder::fencing).
-    pub fn token(&self) -> Option<u64> {
-        self.grant.token.map(u64::from)
+    /// whole database. Above zero, and a `bigint` in SQL. Those who share a lock at one time
+    /// have tokens in any order. `None` without
+    /// [`Builder::fencing`](crate::Builder::fencing).
+    pub fn token(&self) -> Option<i64> {
+        self.grant.token.map(i64::from)
     }
 
     /// Gives the lock back and waits until it is free for others.

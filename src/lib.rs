@@ -116,7 +116,6 @@
 //!     .connect()?;
 //! let guard = mgr.lock("report")?;
 //! let token = guard.token().expect("with fencing every guard has one");
-//! let token = i64::try_from(token)?;
 //! let taken = store.execute(
 //!     "UPDATE report SET text = $1, token = $2 WHERE token <= $2",
 //!     &[&"the report", &token],

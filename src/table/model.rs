@@ -97,11 +97,11 @@ struct World {
     /// At the server.
     ours: BTreeMap<i64, Mode>,
     theirs: BTreeMap<i64, Mode>,
-    last_token: u64,
+    last_token: i64,
     /// By number, and so in the order of arrival.
     waiting: BTreeMap<u32, Waiting>,
     held: BTreeMap<u32, Held>,
-    newest_token: u64,
+    newest_token: i64,
 }
 
 fn key(number: i32) -> Key {
@@ -160,7 +160,7 @@ impl Desk<u32> for World {
             "overtaken"
         );
         assert_eq!(token.is_some(), self.fenced);
-        if let Some(token) = token.map(u64::from) {
+        if let Some(token) = token.map(i64::from) {
             assert!(self.newest_token < token, "a stale token");
             self.newest_token = token;
         }

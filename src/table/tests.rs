@@ -21,7 +21,7 @@ const B: (i32, i32) = (0, 2);
 struct Book {
     granted: Vec<u32>,
     ids: Vec<u64>,
-    tokens: Vec<Option<u64>>,
+    tokens: Vec<Option<i64>>,
     handed_over: usize,
     refused: Vec<(u32, Refusal)>,
     contended: usize,
@@ -44,7 +44,7 @@ impl Desk<u32> for Book {
         }
         self.granted.push(waiter);
         self.ids.push(id);
-        self.tokens.push(token.map(u64::from));
+        self.tokens.push(token.map(i64::from));
         self.handed_over += usize::from(handed_over);
         true
     }
@@ -63,7 +63,7 @@ struct Scene {
     table: Table<u32>,
     book: Book,
     now: Instant,
-    last_token: u64,
+    last_token: i64,
 }
 
 impl Scene {
