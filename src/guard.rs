@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
@@ -92,6 +93,34 @@ impl Guard {
     /// No round trip: this reads a flag and a clock, and may be asked often.
     pub fn is_lost(&self) -> bool {
         self.ended().is_some()
+    }
+
+    /// How much of the lease is left before this side stops counting on the lock, if the
+    /// server is not heard of until then: [renewed](crate::Builder::heartbeat) as long as all
+    /// is well, zero once the lock is lost. `None` without a [lease](crate::Builder::lease).
+    ///
+    /// No round trip: for a step that must not begin unless there is time to end it. To be
+    /// told, see [`Watch::wait_at_risk`].
+    ///
+    /// ```no_run
+    /// # fn step() {}
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// use std::time::Duration;
+    ///
+    /// let guard = mgr.lock("import")?;
+    /// let enough = |left| left > Duration::from_secs(3); // the step takes two
+    /// if guard.time_left().is_none_or(enough) && !guard.is_lost() {
+    ///     step();
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn time_left(&self) -> Option<Duration> {
+        match self.hold.get() {
+            Some(hold) => hold.time_left(),
+            None => self.grant.session.time_left(),
+        }
     }
 
     fn ended(&self) -> Option<Ended> {

@@ -14,6 +14,7 @@ mod failover;
 mod faults;
 mod fencing;
 mod giving_up;
+mod holds;
 mod keys;
 mod lifecycle;
 mod limits;
