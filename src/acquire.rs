@@ -14,6 +14,7 @@ use crate::key::Key;
 use crate::reply::Waited;
 use crate::request::{Answer, Grant, Message, Mode, Note, Patience, Request};
 use crate::watch::Ended;
+use crate::with_lock::{self, WithLockError};
 
 /// How long a caller waits.
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +190,30 @@ impl<'a> Acquire<'a> {
     pub fn try_lock(self) -> Result<Option<Guard>, Error> {
         let limit = self.timeout.map_or(Limit::Once, Limit::within);
         self.run(limit)
+    }
+
+    /// [`lock`](Acquire::lock) around `work`: see
+    /// [`Manager::with_lock`](crate::Manager::with_lock).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lock`](Acquire::lock) and [`Guard::unlock`].
+    pub fn with_lock<T>(self, work: impl FnOnce(&Guard) -> T) -> Result<T, WithLockError<T>> {
+        with_lock::run(self.lock()?, work)
+    }
+
+    /// [`try_lock`](Acquire::try_lock) around `work`: see
+    /// [`Manager::try_with_lock`](crate::Manager::try_with_lock).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_lock`](Acquire::try_lock) and [`Guard::unlock`].
+    pub fn try_with_lock<T>(
+        self,
+        work: impl FnOnce(&Guard) -> T,
+    ) -> Result<Option<T>, WithLockError<T>> {
+        let guard = self.try_lock()?;
+        guard.map(|guard| with_lock::run(guard, work)).transpose()
     }
 
     /// `None`: the lock is somebody else's and the caller's patience over.

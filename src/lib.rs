@@ -5,7 +5,7 @@
 //! # fn main() -> Result<(), distlock::Error> {
 //! let mgr = distlock::Manager::connect("postgres://app@db.example.com/app")?;
 //! {
-//!     let _guard = mgr.lock("nightly-report")?;
+//!     let _guard = mgr.lock("nightly-report")?; // with a name: `let _ =` would drop it at once
 //!     // only one of us, on all machines, is here
 //! }
 //! # Ok(())
@@ -15,7 +15,8 @@
 //! A [`Manager`] owns one database connection and one worker thread, however many
 //! locks and threads it serves. [`Manager::lock`] waits, [`Manager::try_lock`] does
 //! not, [`Manager::try_lock_for`] waits for so long. The [`Guard`] releases on drop;
-//! its [`Watch`] trips the moment the lock is lost.
+//! its [`Watch`] trips the moment the lock is lost. [`Manager::with_lock`] is all of it around
+//! a closure, and says whether the lock lasted.
 //!
 //! # The protocol
 //!
@@ -153,6 +154,58 @@
 //!
 //! Many readers, one writer: [`Manager::lock_shared`] and [`Manager::lock`] of one key.
 //!
+//!
+//! Work that stops *before* the lock can be lost: [`Guard::time_left`] and
+//! [`Watch::wait_at_risk`].
+//!
+//! # Pitfalls
+//!
+//! A guard that is dropped at once is a lock that was never had. [`Manager::with_lock`] and
+//! [`Manager::try_with_lock`] cannot be held wrong in this way. With the guards themselves,
+//! all of these compile, no lint speaks up, and whatever follows runs without the lock:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! let _ = mgr.lock("key")?;                               // `_` keeps nothing
+//! mgr.try_lock("key")?;                                   // nor does a statement
+//! let Some(_) = mgr.try_lock("key")? else { return Ok(()) };
+//! if mgr.try_lock("key")?.is_some() { /* not locked */ }
+//! if mgr.try_lock("key")?.is_none() { return Ok(()) }
+//! if mgr.lock("key").is_ok() { /* not locked */ }
+//! match mgr.try_lock("key")? { Some(_) => {} None => return Ok(()) }
+//! let watch = mgr.lock("key")?.watch();                   // a watch keeps no lock
+//! # drop(watch);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Give the guard a name, if only `_guard`, and it lives to the end of the block:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! let _guard = mgr.lock("key")?;
+//! let Some(_other) = mgr.try_lock("other")? else { return Ok(()) };
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The compiler sees the plainest case, a guard of [`Manager::lock`] that nothing takes:
+//!
+//! ```compile_fail
+//! # #![deny(unused_must_use)]
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! mgr.lock("key")?; // unused `Guard` that must be used
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It then also advises `let _ =`, which is the first line above: do not follow it. An
+//! `Option` cannot be marked in this way, and clippy turns an `if let Some(_) =`, which works,
+//! into the `is_some()` that does not.
+//!
 //! # TLS
 //!
 //! With the feature `tls`, off by default, the connection string alone is enough. Its
@@ -275,6 +328,7 @@ mod target;
 mod tls;
 mod watch;
 mod watchdog;
+mod with_lock;
 mod worker;
 
 pub use crate::acquire::Acquire;
@@ -286,6 +340,7 @@ pub use crate::key::Key;
 pub use crate::manager::Manager;
 pub use crate::stats::Stats;
 pub use crate::watch::{Ended, Watch};
+pub use crate::with_lock::WithLockError;
 
 /// Compiles the README's examples.
 #[cfg(doctest)]

@@ -11,6 +11,7 @@ use crate::guard::Guard;
 use crate::handle::Handle;
 use crate::key::Key;
 use crate::stats::Stats;
+use crate::with_lock::WithLockError;
 
 /// Takes and keeps locks, over one database connection.
 ///
@@ -106,6 +107,60 @@ impl Manager {
     /// ```
     pub fn try_lock(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
         self.acquire(key).run(Limit::Once)
+    }
+
+    /// Waits for the lock, runs `work` under it, and gives it back. The value comes only if
+    /// the lock lasted to the end, which is confirmed by the server in a round trip after
+    /// `work`; and no guard can be dropped too early. If `work` panics the lock is given back
+    /// and the panic goes on. For shared locks, timeouts and tokens see
+    /// [`Acquire::with_lock`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [every acquire](Manager#errors), and then `work` has not run; or those of
+    /// [`Guard::unlock`], with [the value](WithLockError::value) of `work`, under which the
+    /// lock was lost.
+    ///
+    /// ```no_run
+    /// # fn report() -> String { String::new() }
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let text = mgr.with_lock("nightly-report", |_guard| report())?;
+    /// println!("nobody else was writing it: {text}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_lock<T>(
+        &self,
+        key: impl Into<Key>,
+        work: impl FnOnce(&Guard) -> T,
+    ) -> Result<T, WithLockError<T>> {
+        self.acquire(key).with_lock(work)
+    }
+
+    /// Like [`with_lock`](Manager::with_lock) if the lock is free now. `Ok(None)`: somebody
+    /// else has it, and `work` has not run.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`with_lock`](Manager::with_lock).
+    ///
+    /// ```no_run
+    /// # fn sweep() {}
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// if mgr.try_with_lock("sweep", |_guard| sweep())?.is_none() {
+    ///     println!("somebody else is at it");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_with_lock<T>(
+        &self,
+        key: impl Into<Key>,
+        work: impl FnOnce(&Guard) -> T,
+    ) -> Result<Option<T>, WithLockError<T>> {
+        self.acquire(key).try_with_lock(work)
     }
 
     /// Waits for the lock for at most `timeout`. Zero is one look.
@@ -250,8 +305,9 @@ impl Manager {
     /// ```no_run
     /// # fn main() -> Result<(), distlock::Error> {
     /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
-    /// let watch = mgr.lock("leader")?.watch();
+    /// let guard = mgr.lock("leader")?;
     /// mgr.close()?;
+    /// assert!(guard.is_lost());
     /// assert_eq!(mgr.lock("leader").unwrap_err().kind(), distlock::ErrorKind::Closed);
     /// # Ok(())
     /// # }

@@ -28,3 +28,4 @@ mod stalled;
 #[cfg(feature = "tls")]
 mod tls;
 mod waiting;
+mod with_lock;
