@@ -49,6 +49,16 @@ impl Limit {
         }
     }
 
+    /// No longer than `longest` from now, and whether that is shorter.
+    fn cut_to(self, longest: Option<Duration>) -> (Limit, bool) {
+        let end = longest.and_then(|longest| Instant::now().checked_add(longest));
+        match (self, end) {
+            (Limit::Until(deadline), Some(end)) if deadline > end => (Limit::Until(end), true),
+            (Limit::Forever, Some(end)) => (Limit::Until(end), true),
+            (limit, _) => (limit, false),
+        }
+    }
+
     /// True if a caller whose grant was lost before it could return may ask again after so
     /// many `attempts`: one that does not wait asks twice.
     fn allows_another(self, attempts: u32) -> bool {
@@ -178,7 +188,7 @@ impl<'a> Acquire<'a> {
     /// returns.
     pub fn lock(self) -> Result<Guard, Error> {
         let limit = self.timeout.map_or(Limit::Forever, Limit::within);
-        self.run(limit)?.ok_or_else(Error::timeout)
+        self.wait(limit)?.ok_or_else(Error::timeout)
     }
 
     /// Takes the lock if it is free now, or becomes so within the
@@ -189,7 +199,7 @@ impl<'a> Acquire<'a> {
     /// What [`Manager::try_lock`](crate::Manager::try_lock) returns.
     pub fn try_lock(self) -> Result<Option<Guard>, Error> {
         let limit = self.timeout.map_or(Limit::Once, Limit::within);
-        self.run(limit)
+        self.wait(limit)
     }
 
     /// [`lock`](Acquire::lock) around `work`: see
@@ -214,6 +224,17 @@ impl<'a> Acquire<'a> {
     ) -> Result<Option<T>, WithLockError<T>> {
         let guard = self.try_lock()?;
         guard.map(|guard| with_lock::run(guard, work)).transpose()
+    }
+
+    /// [`run`](Acquire::run) within [`Builder::wait_limit`](crate::Builder::wait_limit).
+    pub(crate) fn wait(self, limit: Limit) -> Result<Option<Guard>, Error> {
+        let (key, longest) = (self.key, self.handle.core.settings.wait_limit);
+        let (limit, is_cut) = limit.cut_to(longest);
+        let outcome = self.run(limit)?;
+        match longest {
+            Some(longest) if is_cut && outcome.is_none() => Err(Error::wait_limit(&key, longest)),
+            _ => Ok(outcome),
+        }
     }
 
     /// `None`: the lock is somebody else's and the caller's patience over.

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::key::Key;
 use crate::watch::Ended;
 
 /// What went wrong, for code that has to decide what to do next.
@@ -33,6 +35,11 @@ pub enum ErrorKind {
     /// [`Acquire::lock`](crate::Acquire::lock) did not get the lock within its
     /// [`timeout`](crate::Acquire::timeout).
     Timeout,
+    /// The lock was not free within the manager's
+    /// [`Builder::wait_limit`](crate::Builder::wait_limit), which was shorter than the wait that
+    /// the call asked for. The message has the key's number, as in `pg_locks`. Often a deadlock:
+    /// two locks taken in opposite order, or one twice by one thread.
+    WaitLimit,
     /// The lock had been lost before it was given back: somebody else may have
     /// held it since.
     Lost,
@@ -114,6 +121,13 @@ impl Error {
         Error::new(
             ErrorKind::Timeout,
             "the lock was not free within the timeout",
+        )
+    }
+
+    pub(crate) fn wait_limit(key: &Key, limit: Duration) -> Self {
+        Error::new(
+            ErrorKind::WaitLimit,
+            format!("the lock {key} was not free within the manager's wait limit of {limit:?}"),
         )
     }
 

@@ -271,6 +271,8 @@
 //! # Limits
 //!
 //! * Locks are not reentrant: a thread that has one and asks for it again waits for itself.
+//! * Deadlocks are not detected: take several locks in one order everywhere, and see
+//!   [`Builder::wait_limit`].
 //! * All parties must use the same *database*: advisory locks of two databases of a
 //!   server are two different locks, and a standby has its own.
 //! * The connection must be a session of its own. A pooler in transaction or statement

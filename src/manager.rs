@@ -31,6 +31,7 @@ use crate::with_lock::WithLockError;
 /// [`Builder::wait_while_unavailable`]) or when it does not answer;
 /// [`Closed`](crate::ErrorKind::Closed);
 /// [`LimitReached`](crate::ErrorKind::LimitReached);
+/// [`WaitLimit`](crate::ErrorKind::WaitLimit);
 /// [`LockTableFull`](crate::ErrorKind::LockTableFull);
 /// [`Fencing`](crate::ErrorKind::Fencing) if there is no token to go with the lock;
 /// after a reconnect that found an unsuitable server, the kinds of [`Builder::connect`];
@@ -70,8 +71,14 @@ impl Manager {
         Builder::new(dsn)
     }
 
-    /// Waits for the lock, first come first served among the threads of this process. Not
-    /// reentrant: a thread that has the lock and asks again waits for itself.
+    /// Waits for the lock, first come first served among the threads of this process.
+    ///
+    /// Two ways to wait for ever, without a word: locks are not reentrant, so a thread that
+    /// has the lock and asks again waits for itself; and two threads or programs that take
+    /// two locks in opposite order wait for each other, which nobody detects. Take locks in
+    /// one order everywhere, such as by their names, or take the second one with
+    /// [`try_lock_for`](Manager::try_lock_for) and let go of the first.
+    /// [`Builder::wait_limit`] makes an error of it.
     ///
     /// # Errors
     ///
@@ -106,7 +113,7 @@ impl Manager {
     /// # }
     /// ```
     pub fn try_lock(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
-        self.acquire(key).run(Limit::Once)
+        self.acquire(key).wait(Limit::Once)
     }
 
     /// Waits for the lock, runs `work` under it, and gives it back. The value comes only if
@@ -186,7 +193,7 @@ impl Manager {
         key: impl Into<Key>,
         timeout: Duration,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).run(Limit::within(timeout))
+        self.acquire(key).wait(Limit::within(timeout))
     }
 
     /// Waits for the lock until `deadline`. One that has passed allows one look.
@@ -214,7 +221,7 @@ impl Manager {
         key: impl Into<Key>,
         deadline: Instant,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).run(Limit::until(deadline))
+        self.acquire(key).wait(Limit::until(deadline))
     }
 
     /// Waits for a share of the lock. Waiting exclusive requests go first.
@@ -241,7 +248,7 @@ impl Manager {
     ///
     /// Those of [every acquire](Manager#errors).
     pub fn try_lock_shared(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().run(Limit::Once)
+        self.acquire(key).shared().wait(Limit::Once)
     }
 
     /// Waits for a share of the lock for at most `timeout`. Zero is one look.
@@ -254,7 +261,7 @@ impl Manager {
         key: impl Into<Key>,
         timeout: Duration,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().run(Limit::within(timeout))
+        self.acquire(key).shared().wait(Limit::within(timeout))
     }
 
     /// Waits for a share of the lock until `deadline`. One that has passed allows one
@@ -268,7 +275,7 @@ impl Manager {
         key: impl Into<Key>,
         deadline: Instant,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().run(Limit::until(deadline))
+        self.acquire(key).shared().wait(Limit::until(deadline))
     }
 
     /// An acquire with options: shared, with a timeout, ended by a token.

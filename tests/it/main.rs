@@ -9,6 +9,7 @@ mod answers;
 mod bad_input;
 mod basics;
 mod cancelling;
+mod deadlock;
 mod disk_full;
 mod failover;
 mod faults;
