@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{TrySendError, never, select};
 
 use crate::cancel::CancelToken;
+use crate::config::FOREVER;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::handle::Handle;
@@ -95,6 +96,7 @@ pub struct Acquire<'a> {
     timeout: Option<Duration>,
     cancel: Option<&'a CancelToken>,
     release_on: Option<&'a CancelToken>,
+    hold_at_least: Option<Duration>,
     /// What ends the wait: either of the two.
     token: Option<CancelToken>,
 }
@@ -108,6 +110,7 @@ impl<'a> Acquire<'a> {
             timeout: None,
             cancel: None,
             release_on: None,
+            hold_at_least: None,
             token: None,
         }
     }
@@ -169,6 +172,35 @@ impl<'a> Acquire<'a> {
     pub fn release_on(mut self, token: &'a CancelToken) -> Self {
         self.release_on = Some(token);
         self.interruptible()
+    }
+
+    /// Leaves the lock with the manager until `time` after the grant if its guard is gone
+    /// before. Then nobody has it, here or elsewhere, who comes within that time. Default: the
+    /// lock goes with its guard.
+    ///
+    /// The guard's drop and [`unlock`](Guard::unlock) return as soon as ever; `unlock`'s `Ok`
+    /// says that the lock has lasted until then. A kept lock counts as
+    /// [held](crate::Stats::held), also for [`Builder::max_locks`](crate::Builder::max_locks),
+    /// and its lease is renewed. It lasts while the process does, also if every clone of the
+    /// manager is gone, but not longer than the session, and
+    /// [`Manager::close`](crate::Manager::close) gives it back. A program that ends takes its
+    /// locks with it: one that is to keep them has to wait.
+    ///
+    /// ```no_run
+    /// # fn report() {}
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// # use std::time::Duration;
+    /// let minute = Duration::from_secs(60);
+    /// let nightly = mgr.acquire("nightly-report").hold_at_least(minute);
+    /// // However quick the report is, no one else begins it within the minute.
+    /// nightly.try_with_lock(|_guard| report())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hold_at_least(mut self, time: Duration) -> Self {
+        self.hold_at_least = Some(time.min(FOREVER));
+        self
     }
 
     fn interruptible(mut self) -> Self {
@@ -248,6 +280,10 @@ impl<'a> Acquire<'a> {
             // may be gone by now, and with it the lock.
             match grant.session.ended() {
                 None => {
+                    let grant = Grant {
+                        keep_until: self.hold_at_least.map(|time| Instant::now() + time),
+                        ..grant
+                    };
                     let guard = Guard::new(Arc::clone(self.handle), grant);
                     return guard.cancelled_by(self.cancel, self.release_on).map(Some);
                 }
@@ -348,6 +384,7 @@ impl fmt::Debug for Acquire<'_> {
             .field("timeout", &self.timeout)
             .field("cancel", &self.cancel)
             .field("release_on", &self.release_on)
+            .field("hold_at_least", &self.hold_at_least)
             .finish()
     }
 }

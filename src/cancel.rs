@@ -155,8 +155,14 @@ impl CancelToken {
 
     /// Has `hold` and its lock end with this token. False if it is too late for that.
     pub(crate) fn release(&self, hold: &Arc<Hold>, grant: &Grant, handle: &Arc<Handle>) -> bool {
+        // At once, whatever the guard is to do.
+        let keep_until = None;
+        let grant_now = Grant {
+            keep_until,
+            ..grant.clone()
+        };
         // Weak: a token must not keep a manager alive.
-        let lock = (grant.clone(), Arc::downgrade(handle));
+        let lock = (grant_now, Arc::downgrade(handle));
         self.register(hold_id(grant, handle), hold, Some(lock))
     }
 

@@ -143,7 +143,9 @@ impl Guard {
         self.grant.token.map(i64::from)
     }
 
-    /// Gives the lock back and waits until it is free for others.
+    /// Gives the lock back and waits until it is free for others; with
+    /// [`Acquire::hold_at_least`](crate::Acquire::hold_at_least) only until the server has
+    /// confirmed that it lasted.
     ///
     /// # Errors
     ///

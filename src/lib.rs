@@ -56,7 +56,8 @@
 //!
 //! # Recipes
 //!
-//! A cron job that must run once, wherever it starts:
+//! A cron job that must not overlap with itself, wherever it starts. It runs twice if it is
+//! over in one place before it starts in another, as when their clocks differ by a little:
 //!
 //! ```no_run
 //! # fn report() {}
@@ -70,7 +71,30 @@
 //! # }
 //! ```
 //!
-//! The same, where not doing it is no tragedy but an outage of the database should not go
+//! A cron job that must run once each time, though every host starts it. The lock is held for
+//! longer than the starts can lie apart, by the hosts' clocks and by what else delays them:
+//!
+//! ```no_run
+//! # fn report() {}
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! use std::time::Duration;
+//!
+//! let apart = Duration::from_secs(60);
+//! let nightly = mgr.acquire("nightly-report").hold_at_least(apart);
+//! if nightly.try_with_lock(|_guard| report())?.is_some() {
+//!     // The lock goes with the process: one that would end now has to stay for the minute.
+//!     std::thread::sleep(apart);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It still runs twice if the session is lost within that time, which the error tells only
+//! while the job runs. Where that matters, write down with the job's own work, in its
+//! transaction, for which night it is done.
+//!
+//! Work where not doing it is no tragedy but an outage of the database should not go
 //! unnoticed:
 //!
 //! ```no_run

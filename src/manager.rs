@@ -16,8 +16,8 @@ use crate::with_lock::WithLockError;
 /// Takes and keeps locks, over one database connection.
 ///
 /// Cheap to clone, and every thread may use the same one: all clones are one manager.
-/// Its worker ends when the last clone *and* the last guard are gone, or at
-/// [`close`](Manager::close).
+/// Its worker ends when the last clone *and* the last guard are gone and no lock is kept for
+/// [`Acquire::hold_at_least`], or at [`close`](Manager::close).
 ///
 /// The methods come in one pattern, as those of `std::sync::Mutex` and `parking_lot`:
 /// `lock` waits, `try_lock` never does, `try_lock_for` and `try_lock_until` wait for so
@@ -278,7 +278,7 @@ impl Manager {
         self.acquire(key).shared().wait(Limit::until(deadline))
     }
 
-    /// An acquire with options: shared, with a timeout, ended by a token.
+    /// An acquire with options: shared, with a timeout, ended by a token, held for a time.
     pub fn acquire(&self, key: impl Into<Key>) -> Acquire<'_> {
         let namespace = self.handle.core.settings.namespace.as_ref();
         Acquire::new(&self.handle, key.into().within(namespace))
@@ -301,7 +301,8 @@ impl Manager {
     /// Ends the manager for all its clones: every watch trips with
     /// [`Ended::Closed`](crate::Ended::Closed), every waiting or later request is
     /// answered with [`ErrorKind::Closed`](crate::ErrorKind::Closed), the connection is
-    /// closed and the worker thread joined. Closing twice is no error.
+    /// closed and the worker thread joined. Locks that are kept for
+    /// [`Acquire::hold_at_least`] go as well. Closing twice is no error.
     ///
     /// # Errors
     ///

@@ -72,5 +72,7 @@ pub(crate) struct Grant {
     pub(crate) id: u64,
     /// With fencing.
     pub(crate) token: Option<Token>,
+    /// If it is given back before, the manager keeps it until then.
+    pub(crate) keep_until: Option<Instant>,
     pub(crate) session: Arc<SessionState>,
 }

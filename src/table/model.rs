@@ -22,10 +22,11 @@ enum Step {
         mode: Mode,
         patience: Patience,
     },
-    /// A holder gives its lock back, once or twice.
+    /// A holder gives its lock back, once or twice, or has it kept for a time.
     Release {
         which: prop::sample::Index,
         twice: bool,
+        keep: Option<u64>,
     },
     /// A waiter leaves; with or without telling.
     Leave {
@@ -62,8 +63,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => (0..KEYS, mode(), patience)
             .prop_map(|(key, mode, patience)| Step::Acquire { key, mode, patience }),
-        8 => (index(), prop::bool::weighted(0.3))
-            .prop_map(|(which, twice)| Step::Release { which, twice }),
+        8 => (index(), prop::bool::weighted(0.3), prop::option::weighted(0.2, 0_u64..80))
+            .prop_map(|(which, twice, keep)| Step::Release { which, twice, keep }),
         2 => (index(), any::<bool>()).prop_map(|(which, told)| Step::Leave { which, told }),
         4 => (0_u64..40).prop_map(|millis| Step::Pass { millis }),
         10 => Just(Step::Plan),
@@ -88,10 +89,12 @@ struct Held {
     key: Key,
     mode: Mode,
     id: u64,
+    /// Its guard is gone, and it is kept until then.
+    kept: Option<Instant>,
 }
 
-#[derive(Default)]
 struct World {
+    now: Instant,
     fenced: bool,
     max_locks: Option<usize>,
     /// At the server.
@@ -120,6 +123,12 @@ impl World {
         let mut before = self.waiting.range(..waiter).map(|(_, other)| other);
         inside.any(|held| exclude(held.mode, mode))
             || before.any(|other| other.key == key && exclude(other.mode, mode))
+    }
+
+    /// Those whose guards are out.
+    fn guards(&self) -> impl Iterator<Item = u32> {
+        let has_guard = |(&waiter, held): (&u32, &Held)| held.kept.is_none().then_some(waiter);
+        self.held.iter().filter_map(has_guard)
     }
 
     /// Does somebody wait to share what others here share already?
@@ -164,8 +173,24 @@ impl Desk<u32> for World {
             assert!(self.newest_token < token, "a stale token");
             self.newest_token = token;
         }
-        self.held.insert(waiter, Held { key, mode, id });
+        let kept = None;
+        self.held.insert(
+            waiter,
+            Held {
+                key,
+                mode,
+                id,
+                kept,
+            },
+        );
         true
+    }
+
+    fn released(&mut self, id: u64) {
+        let mut held = self.held.iter();
+        let (&holder, held) = held.find(|(_, held)| held.id == id).expect("it is held");
+        assert!(held.kept.is_none_or(|until| until <= self.now), "too early");
+        self.held.remove(&holder);
     }
 
     fn refuse(&mut self, waiter: u32, refusal: Refusal) {
@@ -184,7 +209,6 @@ impl Desk<u32> for World {
 struct Play {
     table: Table<u32>,
     world: World,
-    now: Instant,
     batch: Vec<Op>,
     arrived: u32,
 }
@@ -200,11 +224,16 @@ impl Play {
         Play {
             table: Table::new(limits, 7),
             world: World {
+                now: Instant::now(),
                 fenced,
                 max_locks,
-                ..World::default()
+                ours: BTreeMap::new(),
+                theirs: BTreeMap::new(),
+                last_token: 0,
+                waiting: BTreeMap::new(),
+                held: BTreeMap::new(),
+                newest_token: 0,
             },
-            now: Instant::now(),
             batch: Vec::new(),
             arrived: 0,
         }
@@ -233,26 +262,26 @@ impl Play {
                 );
                 let must_wait = self.world.must_wait(waiter);
                 self.table
-                    .acquire(key, mode, patience, waiter, self.now, &mut self.world);
+                    .acquire(key, mode, patience, waiter, self.world.now, &mut self.world);
                 let waits = self.world.waiting.contains_key(&waiter);
                 assert!(
                     !waits || !must_wait || patience == Patience::Wait,
                     "no patience"
                 );
             }
-            Step::Release { which, twice } if !self.world.held.is_empty() => {
-                let waiter = *which.get(&self.world.held.keys().collect::<Vec<_>>());
-                let Held { key, id, mode } = self.world.held[waiter];
-                if out && !self.table.is_awaited(key) {
+            Step::Release { which, twice, keep } if self.world.guards().next().is_some() => {
+                let waiter = *which.get(&self.world.guards().collect::<Vec<_>>());
+                let Held { key, id, mode, .. } = self.world.held[&waiter];
+                // What is to be kept goes to the worker, and not to the next in line.
+                if out && (keep.is_some() || !self.table.is_awaited(key)) {
                     return;
                 }
-                let waiter = *waiter;
-                self.world.held.remove(&waiter);
-                let released = self.table.release(key, id, self.now, &mut self.world);
-                assert!(released);
+                let keep = keep.map(|millis| self.world.now + Duration::from_millis(millis));
+                assert!(self.release(waiter, keep));
                 // The table counts shared holders and does not tell them apart.
-                if twice && mode == Mode::Exclusive {
-                    assert!(!self.table.release(key, id, self.now, &mut self.world));
+                if twice && mode == Mode::Exclusive && !self.world.held.contains_key(&waiter) {
+                    let now = self.world.now;
+                    assert!(!self.table.release(key, id, None, now, &mut self.world));
                 }
             }
             Step::Leave { which, told } if !self.world.waiting.is_empty() => {
@@ -271,10 +300,11 @@ impl Play {
                         .waiting
                         .retain(|waiter, _| !gone.contains(waiter));
                     let is_gone = |waiter: &u32| gone.contains(waiter);
-                    self.table.sweep(key, is_gone, self.now, &mut self.world);
+                    let now = self.world.now;
+                    self.table.sweep(key, is_gone, now, &mut self.world);
                 }
             }
-            Step::Pass { millis } => self.now += Duration::from_millis(millis),
+            Step::Pass { millis } => self.world.now += Duration::from_millis(millis),
             Step::Plan if !out => self.plan(),
             Step::Answer { failing } => self.answer(failing),
             Step::Other { key: number, mode } => self.other(key(number), mode),
@@ -301,9 +331,22 @@ impl Play {
         assert!(server_needed || !self.world.somebody_could_join());
     }
 
+    /// The guard of `waiter` goes.
+    fn release(&mut self, waiter: u32, keep: Option<Instant>) -> bool {
+        let now = self.world.now;
+        let held = self.world.held.get_mut(&waiter).unwrap();
+        held.kept = keep.filter(|&until| until > now);
+        let Held { key, id, .. } = *held;
+        self.table.release(key, id, keep, now, &mut self.world)
+    }
+
     fn plan(&mut self) {
-        self.table
-            .plan(self.now, CAP, &mut self.batch, &mut self.world);
+        let now = self.world.now;
+        self.table.plan(now, CAP, &mut self.batch, &mut self.world);
+        // What was kept is given up in time, and the next that will be is looked for.
+        let kept = self.world.held.values().filter_map(|held| held.kept).min();
+        assert!(kept.is_none_or(|until| until > now));
+        assert!(kept.is_none_or(|until| self.table.next_look().unwrap() <= until));
         let keys: BTreeSet<i64> = self.batch.iter().map(|op| op.key.as_i64()).collect();
         assert_eq!(keys.len(), self.batch.len(), "two steps for one key");
         assert!(self.batch.is_sorted_by_key(|op| op.action));
@@ -351,7 +394,8 @@ impl Play {
                     waiting.remove(&waiter).expect("answered once");
                 });
             } else {
-                self.table.settle(op, yes, token, self.now, &mut self.world);
+                let now = self.world.now;
+                self.table.settle(op, yes, token, now, &mut self.world);
             }
         }
     }
@@ -374,15 +418,15 @@ impl Play {
         self.world.theirs.clear();
         for _ in 0..40 * (self.arrived + 1) {
             self.answer(None);
-            while let Some((&waiter, _)) = self.world.held.first_key_value() {
-                let Held { key, id, .. } = self.world.held.remove(&waiter).unwrap();
-                self.table.release(key, id, self.now, &mut self.world);
+            while let Some(waiter) = { self.world.guards().next() } {
+                self.release(waiter, None);
             }
-            self.now += Duration::from_millis(10);
+            self.world.now += Duration::from_millis(10);
             self.plan();
         }
         assert!(self.world.waiting.is_empty(), "somebody was forgotten");
         assert!(self.world.ours.is_empty(), "a lock was left at the server");
+        assert!(self.world.held.is_empty());
         assert!(self.table.entries.is_empty());
         assert!(self.batch.is_empty() && !self.table.has_ready());
         assert_eq!(self.table.next_look(), None);

@@ -4,6 +4,7 @@
 
 mod endings;
 mod fencing;
+mod keeping;
 mod tenure;
 
 use std::ops::Range;
@@ -23,6 +24,7 @@ struct Book {
     ids: Vec<u64>,
     tokens: Vec<Option<i64>>,
     handed_over: usize,
+    released: usize,
     refused: Vec<(u32, Refusal)>,
     contended: usize,
     /// These have left and take no grant.
@@ -51,6 +53,10 @@ impl Desk<u32> for Book {
 
     fn refuse(&mut self, waiter: u32, refusal: Refusal) {
         self.refused.push((waiter, refusal));
+    }
+
+    fn released(&mut self, _: u64) {
+        self.released += 1;
     }
 
     fn contended(&mut self) {
@@ -108,7 +114,8 @@ impl Scene {
     }
 
     fn release(&mut self, key: (i32, i32), id: u64) -> bool {
-        self.table.release(key.into(), id, self.now, &mut self.book)
+        self.table
+            .release(key.into(), id, None, self.now, &mut self.book)
     }
 
     /// Gives back the lock that was granted last.

@@ -16,6 +16,7 @@ mod faults;
 mod fencing;
 mod giving_up;
 mod holds;
+mod keeping;
 mod keys;
 mod lifecycle;
 mod limits;
