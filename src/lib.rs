@@ -230,6 +230,46 @@
 //! `Option` cannot be marked in this way, and clippy turns an `if let Some(_) =`, which works,
 //! into the `is_some()` that does not.
 //!
+//! # Inside an async program
+//!
+//! Every call works on the threads of an async runtime, but most of them block theirs:
+//!
+//! | Call | Blocks for |
+//! |---|---|
+//! | dropping a [`Guard`] or a [`Manager`]; [`Guard::is_lost`], [`time_left`](Guard::time_left), [`watch`](Guard::watch); [`Watch::ended`]; [`CancelToken::cancel`]; [`Manager::stats`] | nothing: call them anywhere |
+//! | [`Manager::try_lock`], [`Guard::unlock`] | a round trip, or until the server is given up |
+//! | [`Manager::lock`] and the timed calls, [`Manager::with_lock`], [`Watch::wait`] | as long as it takes |
+//! | [`Builder::connect`], [`Manager::close`] | seconds, if the server does not answer |
+//!
+//! So all but the first go through the runtime's threads for blocking calls, such as those of
+//! `tokio::task::spawn_blocking`. A guard may be held across an `.await` and go to another
+//! thread:
+//!
+//! ```no_run
+//! use distlock::{Guard, Manager};
+//! use tokio::task::spawn_blocking;
+//!
+//! async fn lock(mgr: &Manager, key: &'static str) -> Result<Guard, Box<dyn std::error::Error>> {
+//!     let mgr = mgr.clone();
+//!     Ok(spawn_blocking(move || mgr.lock(key)).await??)
+//! }
+//!
+//! # async fn report() {}
+//! # async fn run(mgr: Manager) -> Result<(), Box<dyn std::error::Error>> {
+//! let guard = lock(&mgr, "nightly-report").await?;
+//! report().await;
+//! spawn_blocking(move || guard.unlock()).await??;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A blocking call on the runtime's own thread stops every task of that thread. On a
+//! current-thread runtime a [`Manager::lock`] of a key that another of its tasks holds waits for
+//! itself: that task never gets to give it back. A future that is dropped does not end the
+//! blocking call behind it: give that a timeout or a [`CancelToken`]; a guard that nobody takes
+//! any more is dropped, and its lock is free. The repository's `examples/in_async.rs` also
+//! stops its work when the lock is lost.
+//!
 //! # TLS
 //!
 //! With the feature `tls`, off by default, the connection string alone is enough. Its
@@ -288,8 +328,9 @@
 //! * Rows that one worker at a time is to take: `SELECT … FOR UPDATE SKIP LOCKED`.
 //! * A lock that must outlive its process, or be seen with its owner's name: a row in a
 //!   table.
-//! * An asynchronous program: sqlx's `PgAdvisoryLock`, which costs a connection for each
-//!   lock held, has no lease and no watch. Or this crate from `spawn_blocking`.
+//! * An asynchronous program that wants no blocking threads: sqlx's `PgAdvisoryLock`, which
+//!   costs a connection for each lock held, has no lease and no watch. Or this crate
+//!   [from `spawn_blocking`](crate#inside-an-async-program).
 //! * No Postgres, or locks across databases: etcd or consul, which have leases too.
 //!
 //! # Limits

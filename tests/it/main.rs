@@ -6,6 +6,7 @@ mod recording;
 mod support;
 
 mod answers;
+mod async_program;
 mod bad_input;
 mod basics;
 mod cancelling;
