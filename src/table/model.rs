@@ -6,10 +6,13 @@
 // Tests may panic.
 #![allow(clippy::unwrap_used)]
 
+mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use self::world::{Held, Waiting, World, exclude};
 use super::*;
 
 const KEYS: i32 = 2;
@@ -75,135 +78,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(|all| Step::Dismiss { all }),
     ]
 }
-
-#[derive(Clone, Copy)]
-struct Waiting {
-    key: Key,
-    mode: Mode,
-    patience: Patience,
-    left: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Held {
-    key: Key,
-    mode: Mode,
-    id: u64,
-    /// Its guard is gone, and it is kept until then.
-    kept: Option<Instant>,
-}
-
-struct World {
-    now: Instant,
-    fenced: bool,
-    max_locks: Option<usize>,
-    /// At the server.
-    ours: BTreeMap<i64, Mode>,
-    theirs: BTreeMap<i64, Mode>,
-    last_token: i64,
-    /// By number, and so in the order of arrival.
-    waiting: BTreeMap<u32, Waiting>,
-    held: BTreeMap<u32, Held>,
-    newest_token: i64,
-}
-
 fn key(number: i32) -> Key {
     Key::from((1, number))
-}
-
-fn exclude(one: Mode, other: Mode) -> bool {
-    one == Mode::Exclusive || other == Mode::Exclusive
-}
-
-impl World {
-    /// Is somebody inside, or in the line before, with whom `waiter` cannot be inside?
-    fn must_wait(&self, waiter: u32) -> bool {
-        let Waiting { key, mode, .. } = self.waiting[&waiter];
-        let mut inside = self.held.values().filter(|held| held.key == key);
-        let mut before = self.waiting.range(..waiter).map(|(_, other)| other);
-        inside.any(|held| exclude(held.mode, mode))
-            || before.any(|other| other.key == key && exclude(other.mode, mode))
-    }
-
-    /// Those whose guards are out.
-    fn guards(&self) -> impl Iterator<Item = u32> {
-        let has_guard = |(&waiter, held): (&u32, &Held)| held.kept.is_none().then_some(waiter);
-        self.held.iter().filter_map(has_guard)
-    }
-
-    /// Does somebody wait to share what others here share already?
-    fn somebody_could_join(&self) -> bool {
-        self.waiting.iter().any(|(&waiter, waiting)| {
-            waiting.mode == Mode::Shared
-                && self.held.values().any(|held| held.key == waiting.key)
-                && !self.must_wait(waiter)
-        })
-    }
-}
-
-impl Desk<u32> for World {
-    fn grant(
-        &mut self,
-        waiter: u32,
-        key: Key,
-        mode: Mode,
-        id: u64,
-        token: Option<Token>,
-        _: bool,
-    ) -> bool {
-        let waiting = self.waiting.remove(&waiter).expect("answered once");
-        assert!((waiting.key, waiting.mode) == (key, mode));
-        if waiting.left {
-            return false;
-        }
-        assert_eq!(
-            self.ours.get(&key.as_i64()),
-            Some(&mode),
-            "not at the server"
-        );
-        let mut fellows = self.held.values().filter(|held| held.key == key);
-        assert!(fellows.all(|held| !exclude(held.mode, mode)), "two inside");
-        let mut earlier = self.waiting.range(..waiter).map(|(_, other)| other);
-        assert!(
-            earlier.all(|other| other.key != key || other.left),
-            "overtaken"
-        );
-        assert_eq!(token.is_some(), self.fenced);
-        if let Some(token) = token.map(i64::from) {
-            assert!(self.newest_token < token, "a stale token");
-            self.newest_token = token;
-        }
-        let kept = None;
-        self.held.insert(
-            waiter,
-            Held {
-                key,
-                mode,
-                id,
-                kept,
-            },
-        );
-        true
-    }
-
-    fn released(&mut self, id: u64) {
-        let mut held = self.held.iter();
-        let (&holder, held) = held.find(|(_, held)| held.id == id).expect("it is held");
-        assert!(held.kept.is_none_or(|until| until <= self.now), "too early");
-        self.held.remove(&holder);
-    }
-
-    fn refuse(&mut self, waiter: u32, refusal: Refusal) {
-        let waiting = self.waiting.remove(&waiter).expect("answered once");
-        match refusal {
-            Refusal::Busy => assert_eq!(waiting.patience, Patience::Once),
-            Refusal::LimitReached => {
-                assert!(self.max_locks.is_some_and(|max| self.held.len() >= max));
-            }
-        }
-    }
-
-    fn contended(&mut self) {}
 }
 
 struct Play {

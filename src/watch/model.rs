@@ -124,7 +124,7 @@ fn a_lock_is_given_back_once_and_not_after_its_loss() {
         // A token of each kind, and the end of the session.
         let trip = thread::spawn({
             let hold = Arc::clone(&hold);
-            move || drop(hold.end(Ended::Cancelled))
+            move || hold.end(Ended::Cancelled)
         });
         let release = thread::spawn({
             let hold = Arc::clone(&hold);
