@@ -184,6 +184,32 @@ impl Builder {
         self
     }
 
+    /// How long any wait for a lock may last, whatever the call says: an acquire that would
+    /// wait for longer, for ever or until its own deadline, fails with
+    /// [`WaitLimit`](crate::ErrorKind::WaitLimit) and the key's number. So a deadlock, which
+    /// nobody detects, ends in an error that says where. Set it well above what a wait may
+    /// take when all is well. What keeps a caller waiting because the database is away is
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), as ever. `None` turns it off; zero is
+    /// refused.
+    ///
+    /// Default: none.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let mgr = distlock::Manager::builder("host=localhost user=app")
+    ///     .wait_limit(Duration::from_secs(600))
+    ///     .connect()?;
+    /// let _guard = mgr.lock("nightly-report")?; // an error after ten minutes
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_limit(mut self, limit: impl Into<Option<Duration>>) -> Builder {
+        self.settings.wait_limit = limit.into();
+        self
+    }
+
     /// How often to look again at a lock that another process has. The interval grows
     /// with the time already waited, of which it stays below a tenth, from `first` up
     /// to `longest`. Zero is refused.

@@ -99,6 +99,7 @@ pub(crate) struct Settings {
     pub(crate) reconnect_min: Duration,
     pub(crate) reconnect_max: Duration,
     pub(crate) wait_while_unavailable: bool,
+    pub(crate) wait_limit: Option<Duration>,
     pub(crate) retry_min: Duration,
     pub(crate) retry_max: Duration,
     pub(crate) lease: Option<Duration>,
@@ -123,6 +124,7 @@ impl Default for Settings {
             reconnect_min: Duration::from_millis(50),
             reconnect_max: Duration::from_secs(5),
             wait_while_unavailable: false,
+            wait_limit: None,
             retry_min: Duration::from_millis(1),
             retry_max: Duration::from_millis(50),
             lease: Some(Duration::from_secs(10)),
@@ -188,6 +190,10 @@ impl Settings {
                 "reconnect_backoff must be longer than zero",
             ),
             (self.retry_min, "retry_interval must be longer than zero"),
+            (
+                self.wait_limit.unwrap_or(FOREVER),
+                "wait_limit must be longer than zero; leave it unset for no limit",
+            ),
         ];
         if let Some((_, message)) = nonzero.iter().find(|(value, _)| value.is_zero()) {
             return refused(message);

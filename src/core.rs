@@ -195,8 +195,12 @@ impl Core {
     /// back.
     fn dropped(&self, state: &State) -> usize {
         let current = state.session.as_ref().map(|session| session.generation());
+        let now = Instant::now();
         let is_dropped = |note: &&Note| match note {
-            Note::Release { grant, .. } => Some(grant.session.generation()) == current,
+            Note::Release { grant, .. } => {
+                Some(grant.session.generation()) == current
+                    && grant.keep_until.is_none_or(|until| until <= now)
+            }
             Note::GaveUp(_) => false,
         };
         self.notes.lock().iter().filter(is_dropped).count()
@@ -252,12 +256,13 @@ impl State {
         let session = self.session.as_ref();
         let released = session
             .is_some_and(|session| session.generation() == grant.session.generation())
-            && self
-                .table
-                .release(grant.key, grant.id, now, &mut core.desk(session));
-        if released {
-            core.counters.released.fetch_add(1, Ordering::Relaxed);
-        }
+            && self.table.release(
+                grant.key,
+                grant.id,
+                grant.keep_until,
+                now,
+                &mut core.desk(session),
+            );
         let Some(reply) = reply else { return };
         if released {
             self.unlocks.push(Unlock {
@@ -341,6 +346,7 @@ impl Desk<Waiter> for FrontDesk<'_> {
             mode,
             id,
             token,
+            keep_until: None,
             session: Arc::clone(session),
         };
         // Before the answer: the caller may look at the figures at once.
@@ -366,6 +372,10 @@ impl Desk<Waiter> for FrontDesk<'_> {
             )),
         };
         waiter.reply.send(answer).ok();
+    }
+
+    fn released(&mut self, _: u64) {
+        self.counters.released.fetch_add(1, Ordering::Relaxed);
     }
 
     fn contended(&mut self) {

@@ -5,7 +5,9 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::key::Key;
 use crate::watch::Ended;
 
 /// What went wrong, for code that has to decide what to do next.
@@ -39,6 +41,11 @@ pub enum ErrorKind {
     /// [`Acquire::lock`](crate::Acquire::lock) did not get the lock within its
     /// [`timeout`](crate::Acquire::timeout).
     Timeout,
+    /// The lock was not free within the manager's
+    /// [`Builder::wait_limit`](crate::Builder::wait_limit), which was shorter than the wait that
+    /// the call asked for. The message has the key's number, as in `pg_locks`. Often a deadlock:
+    /// two locks taken in opposite order, or one twice by one thread.
+    WaitLimit,
     /// The lock had been lost before it was given back: somebody else may have
     /// held it since.
     Lost,
@@ -132,6 +139,13 @@ impl Error {
         )
     }
 
+    pub(crate) fn wait_limit(key: &Key, limit: Duration) -> Self {
+        Error::new(
+            ErrorKind::WaitLimit,
+            format!("the lock {key} was not free within the manager's wait limit of {limit:?}"),
+        )
+    }
+
     /// The error of giving back a lock whose hold had already `ended`.
     pub(crate) fn ended(ended: Ended) -> Self {
         match ended {
@@ -214,6 +228,7 @@ impl Error {
             ErrorKind::Unavailable
             | ErrorKind::LockTableFull
             | ErrorKind::LimitReached
+            | ErrorKind::WaitLimit
             | ErrorKind::Timeout
             // While a fail-over goes on, what the connection string names may be a standby.
             | ErrorKind::Standby => true,
@@ -319,6 +334,7 @@ mod tests {
             (ErrorKind::Closed, false),
             (ErrorKind::Cancelled, false),
             (ErrorKind::LimitReached, true),
+            (ErrorKind::WaitLimit, true),
             (ErrorKind::LockTableFull, true),
             (ErrorKind::Timeout, true),
             (ErrorKind::Lost, false),

@@ -138,9 +138,22 @@ impl Worker {
         match received {
             Ok(message) => self.inbox.push(message),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Disconnected) => return self.linger(),
         }
         true
+    }
+
+    /// Nobody can call any more, but locks that are kept for their time are kept: sleeps
+    /// until the next turn is due. False if there are none.
+    fn linger(&self) -> bool {
+        let is_keeping = self.core.state.lock().table.is_keeping();
+        match self.next {
+            Some(next) if is_keeping => {
+                thread::sleep(next.saturating_duration_since(Instant::now()));
+                true
+            }
+            _ => false,
+        }
     }
 
     /// One turn. False if another worker, or nobody, is in charge now.
