@@ -49,12 +49,13 @@ pub enum ErrorKind {
     /// The lock had been lost before it was given back: somebody else may have
     /// held it since.
     Lost,
-    /// The server is a standby, or takes no writes: its locks would exclude nobody on the
+    /// The server is a standby: its locks would exclude nobody on the
     /// primary. Connect to the primary, or name all hosts in the connection string.
     Standby,
-    /// There is a pooler in transaction or statement mode before the server: a lock and
-    /// its unlock would be of different sessions. Connect to the server itself or to a
-    /// pool in session mode.
+    /// There is a pooler before the server that lends one session to many clients
+    /// (transaction or statement mode), so that a lock and its unlock would be of different
+    /// sessions, or one that does not reset its sessions. Connect to the server itself or to
+    /// a pool in session mode with `server_reset_query = DISCARD ALL`.
     Pooler,
     /// The server accepts the lock functions but keeps no locks (they do not show in
     /// `pg_locks`).

@@ -20,6 +20,9 @@ use sha2::{Digest, Sha256};
 /// | `i64` | itself, in the space of one `bigint` | no |
 /// | `(i32, i32)` | themselves, in the space of two `integer`s | no |
 ///
+/// Pairs whose first number is 1684824939 (`dlck` in ASCII) are not for use: each manager's
+/// session holds one of them for its life, as a marker.
+///
 /// Any string is a name: empty, with NUL bytes, a megabyte long. Any program that
 /// can run SQL gets the same number for a name and so takes part:
 ///

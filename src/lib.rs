@@ -390,9 +390,11 @@
 //!   [`Builder::wait_limit`].
 //! * All parties must use the same *database*: advisory locks of two databases of a
 //!   server are two different locks, and a standby has its own.
-//! * The connection must be a session of its own. A pooler in transaction or statement
-//!   mode lends one to many; that is [noticed](ErrorKind::Pooler) at the connect and at
-//!   every reconnect, and so is a [standby](ErrorKind::Standby).
+//! * The connection must be a session of its own. A pooler in transaction or statement mode
+//!   lends one to many. That is found out at the connect and at every reconnect by trying
+//!   whether a lock goes with its client and stays with it, and is [refused](ErrorKind::Pooler);
+//!   so is a pool in session mode that does not reset its sessions, and a
+//!   [standby](ErrorKind::Standby).
 //! * Two processes that wait are served by chance, not in order. Readers of one process whose
 //!   shares overlap without a gap keep a writer of another process waiting.
 //! * From 256 locks on the session is `idle in transaction`, in a transaction that is renewed

@@ -161,7 +161,11 @@ fn prove(mut client: Client, first: &First, target: &Target) -> Result<Option<Pr
             continue;
         }
         if !answer.is_true("marked") {
-            continue; // a session has this number already
+            // Another session may have this number; it has not all of them.
+            if !waiting.goes_on() {
+                return Err(not_locking());
+            }
+            continue;
         }
         let is_younger = answer.number::<i64>("born")? >= first.time;
         let is_same_server = answer.number::<i64>("server")? == first.server;

@@ -277,7 +277,7 @@ fn a_password_file_of_the_connection_string_is_used() {
             );
         }
         if let Err(error) = reached {
-            assert_eq!(error.kind(), ErrorKind::Database, "{}", shown(&error));
+            assert_eq!(error.kind(), ErrorKind::Login, "{}", shown(&error));
             assert!(!shown(&error).contains("sesame"));
         }
     }
