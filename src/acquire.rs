@@ -17,11 +17,14 @@ use crate::request::{Answer, Grant, Message, Mode, Note, Patience, Request};
 use crate::watch::Ended;
 use crate::with_lock::{self, WithLockError};
 
+/// How long a timed call may take that has no time left for its one attempt.
+const ALLOWANCE: Duration = Duration::from_millis(100);
+
 /// How long a caller waits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Limit {
-    /// For one look.
-    Once,
+    /// For one attempt; a timed call until then.
+    Once(Option<Instant>),
     Until(Instant),
     Forever,
 }
@@ -34,10 +37,11 @@ impl Limit {
             .map_or(Limit::Forever, Limit::until)
     }
 
-    /// A deadline that has passed still allows one look.
+    /// A deadline that has passed still allows one attempt, which takes a round trip.
     pub(crate) fn until(deadline: Instant) -> Self {
-        if deadline <= Instant::now() {
-            Limit::Once
+        let now = Instant::now();
+        if deadline <= now {
+            Limit::Once(Some(now + ALLOWANCE))
         } else {
             Limit::Until(deadline)
         }
@@ -46,7 +50,8 @@ impl Limit {
     fn deadline(self) -> Option<Instant> {
         match self {
             Limit::Until(deadline) => Some(deadline),
-            Limit::Once | Limit::Forever => None,
+            Limit::Once(deadline) => deadline,
+            Limit::Forever => None,
         }
     }
 
@@ -64,7 +69,7 @@ impl Limit {
     /// many `attempts`: one that does not wait asks twice.
     fn allows_another(self, attempts: u32) -> bool {
         match self {
-            Limit::Once => attempts < 2,
+            Limit::Once(_) => attempts < 2,
             Limit::Until(deadline) => Instant::now() < deadline,
             Limit::Forever => true,
         }
@@ -122,7 +127,8 @@ impl<'a> Acquire<'a> {
     }
 
     /// Waits no longer than this. Default: [`lock`](Acquire::lock) waits for as long
-    /// as it takes, [`try_lock`](Acquire::try_lock) not at all. Zero is one look.
+    /// as it takes, [`try_lock`](Acquire::try_lock) not at all. Zero tries once, for up to
+    /// 100 ms.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -230,7 +236,7 @@ impl<'a> Acquire<'a> {
     ///
     /// What [`Manager::try_lock`](crate::Manager::try_lock) returns.
     pub fn try_lock(self) -> Result<Option<Guard>, Error> {
-        let limit = self.timeout.map_or(Limit::Once, Limit::within);
+        let limit = self.timeout.map_or(Limit::Once(None), Limit::within);
         self.wait(limit)
     }
 
@@ -312,7 +318,7 @@ impl<'a> Acquire<'a> {
             key: self.key,
             mode: self.mode,
             patience: match limit {
-                Limit::Once => Patience::Once,
+                Limit::Once(_) => Patience::Once,
                 Limit::Until(deadline) => Patience::Until(deadline),
                 Limit::Forever => Patience::Wait,
             },
@@ -325,7 +331,7 @@ impl<'a> Acquire<'a> {
             limit.deadline(),
             self.token.as_ref().map(CancelToken::channel),
         );
-        if matches!(waited, Waited::TimedOut | Waited::Interrupted) {
+        if matches!(waited, Waited::TimedOut { .. } | Waited::Interrupted) {
             self.handle.leave(Note::GaveUp(self.key));
         }
         match waited {
@@ -333,9 +339,10 @@ impl<'a> Acquire<'a> {
             Waited::Answered(Answer::Busy) => Ok(None),
             Waited::Answered(Answer::Failed(error)) => Err(error),
             Waited::Interrupted => Err(Error::cancelled()),
-            Waited::TimedOut => self.too_late(),
+            Waited::TimedOut { refused: true } => Ok(None),
+            Waited::TimedOut { refused: false } => Err(core.overdue()),
             Waited::Dropped => match sent {
-                Err(Unsent::TimedOut) => self.too_late(),
+                Err(Unsent::TimedOut) => Err(core.overdue()),
                 Err(Unsent::Cancelled) => Err(Error::cancelled()),
                 Ok(()) | Err(Unsent::Closed) => Err(Error::closed()),
             },
@@ -360,15 +367,6 @@ impl<'a> Acquire<'a> {
             recv(cancelled) -> _ => Err(Unsent::Cancelled),
             recv(self.handle.core.closing()) -> _ => Err(Unsent::Closed),
             recv(timeout) -> _ => Err(Unsent::TimedOut),
-        }
-    }
-
-    /// The deadline passed. If the database is what kept the caller waiting, nobody
-    /// knows whether the lock is taken.
-    fn too_late(&self) -> Result<Option<Grant>, Error> {
-        match self.handle.core.overdue() {
-            Some(error) => Err(error),
-            None => Ok(None),
         }
     }
 }

@@ -378,7 +378,8 @@ impl Desk<Waiter> for FrontDesk<'_> {
         self.counters.released.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn contended(&mut self) {
+    fn contended(&mut self, waiter: &Waiter) {
+        waiter.reply.note_refusal();
         self.counters.contended.fetch_add(1, Ordering::Relaxed);
     }
 }

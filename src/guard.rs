@@ -179,7 +179,7 @@ impl Guard {
             Waited::Answered(Answer::Failed(error)) => Err(error),
             Waited::Answered(Answer::Granted(_) | Answer::Busy)
             | Waited::Dropped
-            | Waited::TimedOut
+            | Waited::TimedOut { .. }
             | Waited::Interrupted => Err(Error::unavailable("the unlock has got no answer")),
         }
     }

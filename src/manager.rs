@@ -149,7 +149,7 @@ impl Manager {
     /// # }
     /// ```
     pub fn try_lock(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
-        self.acquire(key).wait(Limit::Once)
+        self.acquire(key).wait(Limit::Once(None))
     }
 
     /// Waits for the lock, runs `work` under it, and gives it back. The value comes only if
@@ -206,7 +206,9 @@ impl Manager {
         self.acquire(key).try_with_lock(work)
     }
 
-    /// Waits for the lock for at most `timeout`. Zero is one look.
+    /// Waits for the lock for at most `timeout`. Zero tries once,
+    /// for up to 100 ms. `Ok(None)`: the lock was seen to be taken meanwhile; if nobody could
+    /// say within the time, it is [`Unavailable`](crate::ErrorKind::Unavailable).
     ///
     /// # Errors
     ///
@@ -232,7 +234,8 @@ impl Manager {
         self.acquire(key).wait(Limit::within(timeout))
     }
 
-    /// Waits for the lock until `deadline`. One that has passed allows one look.
+    /// Waits for the lock until `deadline`, as [`try_lock_for`](Manager::try_lock_for)
+    /// does. One that has passed allows one attempt.
     ///
     /// # Errors
     ///
@@ -284,10 +287,12 @@ impl Manager {
     ///
     /// Those of [every acquire](Manager#errors).
     pub fn try_lock_shared(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().wait(Limit::Once)
+        self.acquire(key).shared().wait(Limit::Once(None))
     }
 
-    /// Waits for a share of the lock for at most `timeout`. Zero is one look.
+    /// Waits for a share of the lock for at most `timeout`. Zero tries once,
+    /// for up to 100 ms. `Ok(None)`: the lock was seen to be taken meanwhile; if nobody could
+    /// say within the time, it is [`Unavailable`](crate::ErrorKind::Unavailable).
     ///
     /// # Errors
     ///

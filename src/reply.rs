@@ -44,6 +44,8 @@ const SETTLED: u64 = 1;
 
 struct Slot<T> {
     ticket: AtomicU64,
+    /// The last ticket whose request was refused at least once.
+    refused: AtomicU64,
     sender: Sender<Option<T>>,
     receiver: Receiver<Option<T>>,
 }
@@ -53,6 +55,7 @@ impl<T> Slot<T> {
         let (sender, receiver) = bounded(1);
         Arc::new(Slot {
             ticket: AtomicU64::new(SETTLED),
+            refused: AtomicU64::new(SETTLED),
             sender,
             receiver,
         })
@@ -130,6 +133,11 @@ impl<T> Replier<T> {
         }
     }
 
+    /// The lock was found taken: a caller that gives up later knows that much.
+    pub(crate) fn note_refusal(&self) {
+        self.slot.refused.store(self.ticket, Ordering::Release);
+    }
+
     fn put(&self, answer: Option<T>) {
         // The slot is empty: one answer a ticket, and the caller takes it.
         self.slot.sender.try_send(answer).ok();
@@ -155,8 +163,11 @@ pub(crate) enum Waited<T> {
     Answered(T),
     /// The worker's end was dropped: there will be no answer.
     Dropped,
-    /// The deadline passed. The caller has left, and the worker can see it.
-    TimedOut,
+    /// The deadline passed. The caller has left, and the worker can see it. True if the
+    /// request had been refused before.
+    TimedOut {
+        refused: bool,
+    },
     /// The interrupting channel disconnected. The caller has left.
     Interrupted,
 }
@@ -191,7 +202,9 @@ impl<T> PendingReply<'_, T> {
         match received {
             Ok(answer) => answer.map_or(Waited::Dropped, Waited::Answered),
             Err(why) if self.slot.settle(self.ticket) => match why {
-                RecvTimeoutError::Timeout => Waited::TimedOut,
+                RecvTimeoutError::Timeout => Waited::TimedOut {
+                    refused: self.slot.refused.load(Ordering::Acquire) == self.ticket,
+                },
                 // The slot holds both ends of its own channel: only an interrupt disconnects.
                 RecvTimeoutError::Disconnected => Waited::Interrupted,
             },
@@ -284,7 +297,10 @@ mod tests {
     fn a_late_answer_comes_back_and_never_reaches_the_next_call() {
         let pool = ReplyPool::new();
         let (pending, late) = pool.open();
-        assert!(matches!(pending.wait(past(), None), Waited::TimedOut));
+        assert!(matches!(
+            pending.wait(past(), None),
+            Waited::TimedOut { refused: false }
+        ));
         let (pending, replier) = pool.open();
         assert!(Arc::ptr_eq(&late.slot, &replier.slot));
         assert!(late.is_abandoned());

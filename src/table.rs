@@ -73,8 +73,8 @@ pub(crate) trait Desk<W> {
     /// The hold with number `id` is over, at its end or its guard's.
     fn released(&mut self, id: u64);
 
-    /// An acquire found its lock taken; said once for each.
-    fn contended(&mut self);
+    /// An acquire found its lock taken, here or at the server; said once for each.
+    fn contended(&mut self, waiter: &W);
 }
 
 /// So many keys that nobody waits for are no burden.
@@ -165,19 +165,16 @@ impl<W> Table<W> {
         }
         let spare = &mut self.spare;
         let entry = self.entries.entry(key).or_insert_with(Entry::new);
-        let open = entry.is_open_to(mode);
-        if !open {
-            desk.contended();
-            if patience == Patience::Once {
-                return desk.refuse(waiter, Refusal::Busy);
-            }
+        if patience == Patience::Once && !entry.is_open_to(mode) {
+            desk.contended(&waiter);
+            return desk.refuse(waiter, Refusal::Busy);
         }
         entry.line_from(spare).queue.push_back(Waiter {
             inner: waiter,
             mode,
             patience,
             since: now,
-            contended: !open,
+            contended: false,
         });
         self.waiting += 1;
         if let Patience::Until(deadline) = patience {
@@ -346,6 +343,9 @@ impl<W> Table<W> {
         }
         // A later holder needs a later one.
         entry.token = None;
+        if entry.holders != Holders::None {
+            entry.tell_contended(|waiter| desk.contended(waiter));
+        }
         if entry.line.as_ref().is_some_and(|line| line.is_idle()) {
             self.spare.extend(entry.line.take());
         }

@@ -7,24 +7,16 @@ use crate::clock;
 use crate::error::Error;
 use crate::health::{Health, Status};
 
-/// A round trip that takes longer than this has the caller told `Unavailable` at its
-/// deadline, and not that the lock is taken.
-const SLOW: Duration = Duration::from_millis(100);
-
 impl Core {
-    /// What to tell a caller whose deadline has passed, if it is the database that kept it
-    /// waiting: it is away, or has been slow to answer for long enough to tell.
-    pub(crate) fn overdue(&self) -> Option<Error> {
-        let state = self.state.lock();
-        let is_slow = |since| clock::now().saturating_sub(since) >= clock::nanos(SLOW);
-        if let Some(outage) = state.status.outage() {
-            Some(outage.overdue())
-        } else if state.pulse.errand().is_some_and(is_slow) {
-            Some(Error::unavailable(
-                "the database did not answer within the timeout",
-            ))
-        } else {
-            None
+    /// What to tell a caller whose deadline has passed before its request was refused even
+    /// once: whether the lock is taken is not known, and the database is why.
+    pub(crate) fn overdue(&self) -> Error {
+        match self.state.lock().status.outage() {
+            Some(outage) => outage.overdue(),
+            None => Error::unavailable(
+                "the database did not answer within the timeout: whether the lock is taken is \
+                 not known",
+            ),
         }
     }
 

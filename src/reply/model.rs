@@ -19,7 +19,7 @@ fn a_caller_that_gives_up_and_its_answer_agree_who_was_first() {
         let worker = thread::spawn(move || replier.send("first").is_ok());
         let answered = match pending.wait(past(), None) {
             Waited::Answered(answer) => answer == "first",
-            Waited::TimedOut => false,
+            Waited::TimedOut { .. } => false,
             Waited::Dropped | Waited::Interrupted => panic!("nobody dropped it"),
         };
         // The slot is used again, perhaps while the late answer is on its way.
@@ -41,7 +41,7 @@ fn a_request_that_is_dropped_is_told_or_was_given_up() {
         let (pending, replier) = pool.open();
         let worker = thread::spawn(move || drop(replier));
         let outcome = pending.wait(past(), None);
-        assert!(matches!(outcome, Waited::Dropped | Waited::TimedOut));
+        assert!(matches!(outcome, Waited::Dropped | Waited::TimedOut { .. }));
         worker.join().unwrap();
         assert!(pool.slots.pull(Slot::new).receiver.is_empty());
     });
@@ -61,7 +61,7 @@ fn callers_that_share_a_pool_get_their_own_answers() {
                         let deadline = (caller == 0).then(Instant::now);
                         match pending.wait(deadline, None) {
                             Waited::Answered(answer) => assert_eq!(answer, (caller, round)),
-                            Waited::TimedOut => assert!(deadline.is_some()),
+                            Waited::TimedOut { .. } => assert!(deadline.is_some()),
                             Waited::Dropped | Waited::Interrupted => panic!("not dropped"),
                         }
                         // Not waited for: the next call may meet it.

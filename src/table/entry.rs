@@ -99,6 +99,19 @@ impl<W> Entry<W> {
         self.line.iter().flat_map(|line| &line.queue)
     }
 
+    /// The lock is taken: tells so of each waiter that was not told before. Those are the
+    /// last ones, because all are told at once.
+    pub(super) fn tell_contended(&mut self, mut tell: impl FnMut(&W)) {
+        let waiters = self
+            .line
+            .iter_mut()
+            .flat_map(|line| line.queue.iter_mut().rev());
+        for waiter in waiters.take_while(|waiter| !waiter.contended) {
+            waiter.contended = true;
+            tell(&waiter.inner);
+        }
+    }
+
     pub(super) fn pop_front(&mut self) -> Option<Waiter<W>> {
         self.line.as_mut()?.queue.pop_front()
     }

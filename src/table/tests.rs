@@ -59,7 +59,7 @@ impl Desk<u32> for Book {
         self.released += 1;
     }
 
-    fn contended(&mut self) {
+    fn contended(&mut self, _: &u32) {
         self.contended += 1;
     }
 }

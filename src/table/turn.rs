@@ -149,19 +149,15 @@ impl<W> Table<W> {
 
     /// The lock is taken elsewhere: who cannot wait leaves, the others look later.
     fn put_off(&mut self, key: Key, now: Instant, desk: &mut impl Desk<W>) {
-        let Some(line) = self
-            .entries
-            .get_mut(&key)
-            .and_then(|entry| entry.line.as_mut())
-        else {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        entry.tell_contended(|waiter| desk.contended(waiter));
+        let Some(line) = entry.line.as_mut() else {
             return self.remove(key);
         };
         for _ in 0..line.queue.len() {
-            let mut waiter = line.queue.pop_front().expect("it was just counted");
-            if !waiter.contended {
-                waiter.contended = true;
-                desk.contended();
-            }
+            let waiter = line.queue.pop_front().expect("it was just counted");
             match waiter.patience {
                 Patience::Until(_) | Patience::Wait => line.queue.push_back(waiter),
                 Patience::Once => {

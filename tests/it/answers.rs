@@ -2,13 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use distlock::Manager;
+use distlock::{ErrorKind, Manager};
 use serial_test::serial;
-use throwaway_postgres::Server;
+use throwaway_postgres::{Proxy, Server};
 
 use crate::support::*;
+
+const MS: Duration = Duration::from_millis(1);
 
 #[test]
 #[serial]
@@ -49,4 +51,108 @@ fn a_lock_that_is_lost_before_the_call_returns_is_waited_for_again() {
             thread.join().unwrap().unwrap();
         }
     });
+}
+
+/// The calls that have a time, of a manager whose database is behind `network`.
+fn timed(mgr: &Manager, key: &str, time: Duration) -> Result<bool, ErrorKind> {
+    let outcome = mgr.try_lock_for(key, time);
+    outcome
+        .map(|guard| guard.is_some())
+        .map_err(|error| error.kind())
+}
+
+#[test]
+#[serial]
+fn a_free_lock_is_not_said_to_be_taken_by_who_is_too_far_away_to_know() {
+    let _clean = clean();
+    let network = Proxy::to(server()).unwrap();
+    let mgr = Manager::connect(&network.url()).unwrap();
+    drop(mgr.lock("warm").unwrap());
+    network.delay_data(75 * MS);
+    for time in [20 * MS, 60 * MS, 100 * MS, 120 * MS] {
+        let outcome = timed(&mgr, "free", time);
+        assert_eq!(outcome, Err(ErrorKind::Unavailable), "{time:?}");
+    }
+    network.delay_data(Duration::ZERO);
+    eventually(|| timed(&mgr, "free", FOREVER) == Ok(true));
+}
+
+#[test]
+#[serial]
+fn a_taken_lock_is_said_to_be_taken_however_far_the_database_is() {
+    let _clean = clean();
+    let holder = manager();
+    let guard = holder.lock("taken").unwrap();
+    let network = Proxy::to(server()).unwrap();
+    let mgr = Manager::connect(&network.url()).unwrap();
+    network.delay_data(150 * MS);
+    // Long enough for one round trip, whatever the last one was doing at the end.
+    for _ in 0..3 {
+        assert_eq!(timed(&mgr, "taken", 2500 * MS), Ok(false));
+    }
+    network.delay_data(Duration::ZERO);
+    drop(guard);
+    eventually(|| timed(&mgr, "taken", FOREVER) == Ok(true));
+}
+
+#[test]
+#[serial]
+fn an_overloaded_manager_does_not_say_that_free_locks_are_taken() {
+    let _clean = clean();
+    let network = Proxy::to(server()).unwrap();
+    let mgr = Manager::builder(&network.url())
+        .queue_capacity(1)
+        .connect()
+        .unwrap();
+    network.delay_data(20 * MS);
+    thread::scope(|scope| {
+        for n in 0..64 {
+            let mgr = &mgr;
+            scope.spawn(move || {
+                for round in 0..5 {
+                    let outcome = mgr.try_lock_for(n * 100 + round, 10 * MS);
+                    assert!(!matches!(outcome, Ok(None)), "free, and said to be taken");
+                }
+            });
+        }
+    });
+    network.delay_data(Duration::ZERO);
+}
+
+#[test]
+#[serial]
+fn a_call_with_no_time_left_does_not_wait_for_a_silent_server() {
+    let _clean = clean();
+    let network = Proxy::to(server()).unwrap();
+    let mgr = Manager::connect(&network.url()).unwrap();
+    assert_eq!(timed(&mgr, "free", Duration::ZERO), Ok(true));
+    let guard = mgr.lock("held").unwrap();
+    assert_eq!(timed(&mgr, "held", Duration::ZERO), Ok(false));
+    network.silence(true);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let calls = scope.spawn(|| {
+            // Together longer than the server may be silent, if each waited for it.
+            let zero = timed(&mgr, "free", Duration::ZERO);
+            let past = mgr.try_lock_until("free", Instant::now()).map(drop);
+            let built = mgr.acquire("free").timeout(Duration::ZERO).lock().map(drop);
+            over.store(true, SeqCst);
+            (
+                zero,
+                past.map_err(|e| e.kind()),
+                built.map_err(|e| e.kind()),
+            )
+        });
+        // The guard's lease is over long after that.
+        while !guard.is_lost() && !over.load(SeqCst) {
+            thread::sleep(MS);
+        }
+        assert!(over.load(SeqCst), "a call waits for the server");
+        let unknown = Err(ErrorKind::Unavailable);
+        assert_eq!(
+            calls.join().unwrap(),
+            (Err(ErrorKind::Unavailable), unknown, unknown)
+        );
+    });
+    network.silence(false);
 }

@@ -147,7 +147,7 @@ fn waiting_does_not_mend_a_login_a_certificate_or_a_setting() {
             format!("{url} options='-c nothing.of=that -c kind'"),
             ErrorKind::Database,
         ),
-        ("host=".to_owned(), ErrorKind::Config),
+        ("host=x sslmode=often".to_owned(), ErrorKind::Config),
         #[cfg(feature = "tls")]
         (format!("{url} sslmode=require"), ErrorKind::Tls),
     ] {

@@ -130,5 +130,5 @@ impl Desk<u32> for World {
         }
     }
 
-    fn contended(&mut self) {}
+    fn contended(&mut self, _: &u32) {}
 }
