@@ -9,6 +9,7 @@
 
 mod connect;
 mod errors;
+mod failures;
 mod fence;
 mod login;
 mod preflight;
@@ -25,8 +26,10 @@ use postgres::types::ToSql;
 use postgres::{CancelToken, Client, Row, Statement};
 use tracing::debug;
 
+use self::failures::Drought;
 use self::sql::{BEGIN, END, LOCK, UNLOCK, UNLOCK_AND_LOCK, code, scalar};
 use crate::clock;
+use crate::config::SequenceName;
 use crate::descriptors;
 use crate::error::Error;
 use crate::key::Key;
@@ -79,7 +82,9 @@ pub(crate) struct Session {
     locks: usize,
     /// When the open transaction began.
     transaction: Option<u64>,
-    fenced: bool,
+    /// With fencing, where tokens come from.
+    sequence: Option<SequenceName>,
+    drought: Drought,
     batch_sql: String,
     // Prepared when first needed: few programs need all of them, and each costs a round trip.
     lock: Option<Statement>,
@@ -140,13 +145,32 @@ impl Session {
         beat: Beat<'_>,
     ) -> Result<(), Lost> {
         self.arm(beat)?;
+        let refusal = self.drought.refusal();
+        let frees = batch.partition_point(|op| op.action == Action::Unlock);
+        let sent = match refusal {
+            // What frees comes first.
+            Some(_) => &batch[..frees],
+            None => batch,
+        };
         let started = clock::now();
-        match self.run(batch, outcomes) {
+        let done = match sent {
+            [] => self.client.check_connection(),
+            sent => self.run(sent, outcomes),
+        };
+        match done {
             Ok(()) => self.renew(started),
             Err(error) if self.is_gone(&error) => return Err(lost(error)),
-            Err(error) => self.recover(batch, &error, outcomes, beat)?,
+            Err(error) => self.recover(sent, &error, outcomes, beat)?,
         }
-        check_complete(batch, outcomes)?;
+        check_complete(sent, outcomes)?;
+        if let Some(error) = refusal {
+            outcomes.resize_with(batch.len(), || Outcome::Failed(error.clone()));
+        } else if outcomes[frees..]
+            .iter()
+            .any(|outcome| matches!(outcome, Outcome::Done(_)))
+        {
+            self.drought.end();
+        }
         for (op, outcome) in batch.iter().zip(&*outcomes) {
             match (op.action, outcome) {
                 (Action::Lock, Outcome::Done(_)) => self.locks += 1,
@@ -167,7 +191,7 @@ impl Session {
     /// does not grow with them. Not with fencing: tokens must outlive a crash, and the
     /// commit is what makes them safe.
     fn tend_transaction(&mut self, beat: Beat<'_>) -> Result<(), Lost> {
-        if self.fenced {
+        if self.sequence.is_some() {
             return Ok(());
         }
         let now = clock::now();
@@ -266,7 +290,7 @@ impl Session {
 
     /// The round trip. On an error `outcomes` is as it was.
     fn run(&mut self, batch: &[Op], outcomes: &mut Vec<Outcome>) -> Result<(), postgres::Error> {
-        if self.fenced {
+        if self.sequence.is_some() {
             let row = self.run_batch(batch)?;
             let answers: &str = row.try_get(0)?;
             outcomes.extend(answers.split(',').map(|answer| match answer.parse() {

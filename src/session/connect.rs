@@ -7,6 +7,7 @@ use postgres::Client;
 use tracing::warn;
 
 use super::errors::refused;
+use super::failures::Drought;
 use super::preflight::{self, Proven};
 use super::{ATTEMPTS, Session, fence, is_cancelled, probe, sql};
 use crate::config::Settings;
@@ -58,7 +59,8 @@ impl Session {
             armed: false,
             locks: 0,
             transaction: None,
-            fenced: settings.fencing.is_some(),
+            sequence: settings.fencing.clone(),
+            drought: Drought::default(),
             batch_sql,
             lock: None,
             unlock: None,

@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use postgres::error::SqlState;
 
-use super::sql::{END, HELD};
+use super::failures::Failures;
+use super::sql::{self, END, HELD};
 use super::{ATTEMPTS, Beat, Lost, Outcome, Session};
 use super::{check_complete, fence, is_cancelled, lost, prepared};
 use crate::clock;
+use crate::config::SequenceName;
 use crate::error::{Error, ErrorKind};
 use crate::key::Key;
 use crate::request::Mode;
@@ -28,43 +30,95 @@ impl Session {
             self.persist(|client| client.batch_execute(END))?;
         }
         let mut held = self.held(beat)?;
-        let mut answered = HashMap::new();
+        let mut failures = Failures::new(self.sequence.is_some());
         // In a transaction that has failed before, no step was tried.
         let untried = error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
-        if untried || is_cancelled(error) {
-            // Nothing is wrong with any step, and a big batch has too many to go one by one.
-            let rest: Vec<Op> = batch
-                .iter()
-                .filter_map(|&op| self.rest_of(op, &held))
-                .collect();
-            match self.run_again(&rest, beat)? {
-                Some(answers) => {
-                    let keys = rest.iter().map(|op| op.key);
-                    answered.extend(keys.zip(answers));
+        let is_found_again = match self.sequence.clone() {
+            Some(sequence) if fence::is_gone(error) => match self.find_again(&sequence) {
+                Ok(()) => true,
+                Err(error) => {
+                    failures.add(batch[0], &error);
+                    false
                 }
-                None => held = self.held(beat)?,
-            }
+            },
+            _ => false,
+        };
+        let rest = |session: &Self, held: &HashSet<_>, which: fn(Action) -> bool| -> Vec<Op> {
+            let left = batch.iter().filter_map(|&op| session.rest_of(op, held));
+            left.filter(|op| which(op.action)).collect()
+        };
+        // Where nothing is wrong with any step, all go again, and else those that give locks
+        // back: a big batch has too many to go one by one.
+        let again = match untried || is_found_again || is_cancelled(error) {
+            true => rest(self, &held, |_| true),
+            false => rest(self, &held, |action| action == Action::Unlock),
+        };
+        let mut answered = HashMap::new();
+        match self.run_again(&again, beat)? {
+            Some(answers) => answered.extend(again.iter().map(|op| op.key).zip(answers)),
+            None => held = self.held(beat)?,
         }
         outcomes.clear();
-        let mut full: Option<Error> = None;
+        let mut without_token = Vec::new();
         for &op in batch {
-            let outcome = match (answered.remove(&op.key), self.rest_of(op, &held), &full) {
-                (Some(answer), ..) => answer,
-                (None, None, _) => Outcome::Done(None),
-                // There is no room for another lock, either.
-                (None, Some(step), Some(full)) if step.action == Action::Lock => {
-                    Outcome::Failed(full.clone())
+            let outcome = match (answered.remove(&op.key), self.rest_of(op, &held)) {
+                (Some(answer), _) => answer,
+                (None, None) => Outcome::Done(None),
+                (None, Some(unlock)) if unlock.action == Action::Unlock => {
+                    self.retry(unlock, beat)?
                 }
-                (None, Some(step), _) if step.action == op.action => self.retry(step, beat)?,
-                (None, Some(draw), _) => self.complete(op, draw, beat)?,
+                (None, Some(step)) => match failures.of(step) {
+                    Some(error) => {
+                        if step.action != op.action {
+                            without_token.push(op);
+                        }
+                        Outcome::Failed(error)
+                    }
+                    None => {
+                        failures.count_step();
+                        match step.action == op.action {
+                            true => self.retry(step, beat)?,
+                            false => self.complete(op, step, beat)?,
+                        }
+                    }
+                },
             };
-            if let Outcome::Failed(error) = &outcome
-                && error.kind() == ErrorKind::LockTableFull
-            {
-                full = Some(error.clone());
+            if let Outcome::Failed(error) = &outcome {
+                failures.add(op, error);
             }
             outcomes.push(outcome);
         }
+        if let Some(error) = failures.token() {
+            self.drought.begin(error.clone());
+        }
+        self.give_all_back(&without_token, beat)
+    }
+
+    /// Gives back locks that the session holds and nobody gets, for want of a token.
+    fn give_all_back(&mut self, locks: &[Op], beat: Beat<'_>) -> Result<(), Lost> {
+        let action = Action::Unlock;
+        let unlocks: Vec<Op> = locks.iter().map(|&lock| Op { action, ..lock }).collect();
+        let done = match self.run_again(&unlocks, beat)? {
+            Some(outcomes) => outcomes,
+            None => unlocks
+                .iter()
+                .map(|&unlock| self.retry(unlock, beat))
+                .collect::<Result<_, _>>()?,
+        };
+        if done
+            .iter()
+            .all(|outcome| matches!(outcome, Outcome::Done(_)))
+        {
+            return Ok(());
+        }
+        Err(not_held())
+    }
+
+    /// Looks the sequence up that was dropped: somebody may have made it anew.
+    fn find_again(&mut self, sequence: &SequenceName) -> Result<(), Error> {
+        let found = fence::sequence(&mut self.client, sequence)?;
+        self.batch_sql = sql::fenced_batch(found);
+        self.batch = None;
         Ok(())
     }
 
@@ -72,7 +126,7 @@ impl Session {
     fn rest_of(&self, op: Op, held: &HashSet<(Key, Mode)>) -> Option<Op> {
         let action = match op.action {
             action if !is_done(op, held) => action,
-            Action::Lock if self.fenced => Action::Draw,
+            Action::Lock if self.sequence.is_some() => Action::Draw,
             Action::Lock | Action::Unlock | Action::Draw => return None,
         };
         Some(Op { action, ..op })
@@ -135,7 +189,7 @@ impl Session {
                     if may_retry && is_cancelled(&error) {
                         continue;
                     }
-                    return Ok(Outcome::Failed(if taken && self.fenced {
+                    return Ok(Outcome::Failed(if taken && self.sequence.is_some() {
                         fence::draw_error(error)
                     } else {
                         lock_error(error)
@@ -163,9 +217,7 @@ impl Session {
         if let Outcome::Failed(_) = outcome
             && !self.give_back(lock, beat)?
         {
-            return Err(Lost(Error::unavailable(
-                "the session did not hold a lock that it had just taken",
-            )));
+            return Err(not_held());
         }
         Ok(outcome)
     }
@@ -206,6 +258,12 @@ impl Session {
         }
         unreachable!("the loop returns")
     }
+}
+
+fn not_held() -> Lost {
+    Lost(Error::unavailable(
+        "the session did not hold a lock that it had just taken",
+    ))
 }
 
 fn is_done(op: Op, held: &HashSet<(Key, Mode)>) -> bool {

@@ -19,6 +19,7 @@ mod environment;
 mod failover;
 mod faults;
 mod fencing;
+mod fencing_failures;
 mod giving_up;
 mod health;
 mod holds;

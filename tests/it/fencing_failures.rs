@@ -1,0 +1,76 @@
+//! Tokens that cannot be had for longer: what that costs those who ask, and all others.
+
+use std::sync::Barrier;
+use std::thread;
+
+use distlock::{ErrorKind, Manager};
+use serial_test::serial;
+use throwaway_postgres::Server;
+
+use crate::support::*;
+
+const SEQUENCE: &str = "public.distlock_token";
+
+#[test]
+#[serial]
+fn an_error_that_lasts_costs_a_round_trip_for_all_and_not_for_each() {
+    const THREADS: i64 = 200;
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut client = server.client();
+    client
+        .batch_execute("CREATE SEQUENCE public.distlock_token MAXVALUE 100")
+        .unwrap();
+    let mgr = Manager::builder(&server.url())
+        .fencing(SEQUENCE)
+        .connect()
+        .unwrap();
+    let held: Vec<_> = (1000..1100).map(|n: i64| mgr.lock(n).unwrap()).collect();
+    let before = mgr.stats().round_trips;
+    let together = Barrier::new(THREADS as usize);
+    thread::scope(|scope| {
+        for n in 0..THREADS {
+            let (mgr, together) = (&mgr, &together);
+            scope.spawn(move || {
+                together.wait();
+                let error = mgr.try_lock(n).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Fencing, "{error}");
+            });
+        }
+    });
+    for guard in held {
+        guard.unlock().unwrap();
+    }
+    let round_trips = mgr.stats().round_trips - before;
+    // 100 unlocks, one after the other, and what the failures took: not one for each.
+    assert!(round_trips < 100 + 100, "{round_trips}");
+    assert_eq!((mgr.stats().lost, mgr.stats().held), (0, 0));
+    eventually(|| advisory_locks(&mut client).is_empty());
+    client
+        .batch_execute("ALTER SEQUENCE public.distlock_token MAXVALUE 1000000")
+        .unwrap();
+    eventually(|| mgr.try_lock(1).is_ok_and(|guard| guard.is_some()));
+}
+
+#[test]
+#[serial]
+fn a_sequence_that_was_made_anew_is_found_again() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut client = server.client();
+    let mgr = Manager::builder(&server.url())
+        .fencing(SEQUENCE)
+        .connect()
+        .unwrap();
+    let kept = mgr.lock("kept").unwrap();
+    client
+        .batch_execute(
+            "DROP SEQUENCE public.distlock_token; \
+             CREATE SEQUENCE public.distlock_token START 1000",
+        )
+        .unwrap();
+    let guards: Vec<_> = (0..10).map(|n: i64| mgr.lock(n).unwrap()).collect();
+    assert!(guards.iter().all(|guard| guard.token() >= Some(1000)));
+    kept.unlock().unwrap();
+    assert_eq!((mgr.stats().lost, mgr.stats().reconnects), (0, 0));
+}
