@@ -66,6 +66,8 @@ pub(crate) struct State {
     /// To leave that worker behind with.
     pub(crate) waiting: Option<Waiting>,
     pub(crate) generation: u64,
+    /// True while there is no worker, for want of a thread.
+    pub(crate) is_unmanned: bool,
     pub(crate) thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -129,6 +131,7 @@ impl Core {
                 pulse: Arc::default(),
                 waiting: None,
                 generation: 0,
+                is_unmanned: false,
                 thread: None,
             }),
             settings,
@@ -218,6 +221,10 @@ impl Core {
         state.lose(ended, error.clone(), &self.counters);
         self.counters.lost.fetch_sub(dropped, Ordering::Relaxed);
         state.dismiss(true, error);
+        if state.is_unmanned {
+            // Nobody else says that it has ended.
+            self.worker_alive.lock().take();
+        }
         drop(state);
         drop(self.not_closing.lock().take());
         self.drain();
@@ -225,13 +232,18 @@ impl Core {
         true
     }
 
-    /// Answers what still arrives after the end.
-    pub(crate) fn drain(&self) {
+    /// Answers all requests in the queue with `error`.
+    pub(crate) fn refuse_queued(&self, error: &Error) {
         while let Ok(message) = self.queue.try_recv() {
             if let Message::Acquire(Request { reply, .. }) = message {
-                reply.send(Answer::Failed(Error::closed())).ok();
+                reply.send(Answer::Failed(error.clone())).ok();
             }
         }
+    }
+
+    /// Answers what still arrives after the end.
+    pub(crate) fn drain(&self) {
+        self.refuse_queued(&Error::closed());
         let notes = std::mem::take(&mut *self.notes.lock());
         for note in notes {
             if let Note::Release {

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::clock;
 use crate::core::Core;
@@ -46,6 +46,9 @@ fn run(core: &Weak<Core>, alarm: &Receiver<()>) {
     }
 }
 
+/// How soon to try again where there was no thread for a worker.
+const NO_THREAD_PAUSE: Duration = Duration::from_millis(100);
+
 /// Does what is due. Returns how long to sleep (`None`: until woken), or nothing at
 /// all if the manager is closed.
 fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
@@ -53,6 +56,7 @@ fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
         return None;
     }
     let limit = clock::nanos(core.settings.stall_limit());
+    start_missing_worker(core);
     // First the flag, then the look: a round trip that begins after the look rings.
     core.unguarded.store(true, Ordering::SeqCst);
     let mut until = clock::NEVER;
@@ -71,7 +75,12 @@ fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
         // It looks again soon enough for any round trip that begins meanwhile.
         core.unguarded.store(false, Ordering::SeqCst);
     }
-    let session = core.state.lock().session.clone();
+    let state = core.state.lock();
+    if state.is_unmanned {
+        until = until.min(clock::now().saturating_add(clock::nanos(NO_THREAD_PAUSE)));
+    }
+    let session = state.session.clone();
+    drop(state);
     if let Some(session) = session
         && session.ended().is_none()
     {
@@ -98,14 +107,35 @@ fn replace_worker(core: &Arc<Core>, since: u64) {
         waiting.leave();
     }
     let canceller = state.canceller.take();
-    let spawned = worker::spawn(core, &mut state, pause, None);
+    state.is_unmanned = true;
     drop(state);
+    start_worker(core, pause);
     if let Some(canceller) = canceller {
         canceller.cancel();
     }
     warn!("the database does not answer; giving its connection up");
-    if let Err(error) = spawned {
-        core.shut(Ended::SessionLost, &error);
+}
+
+fn start_missing_worker(core: &Arc<Core>) {
+    if core.state.lock().is_unmanned {
+        start_worker(core, core.abandoned.pause(&core.target));
+    }
+}
+
+/// Starts the worker that is missing. Without a thread to be had all requests are refused,
+/// and it is tried again later.
+fn start_worker(core: &Arc<Core>, pause: Duration) {
+    let mut state = core.state.lock();
+    if core.is_closed() {
+        return;
+    }
+    match worker::spawn(core, &mut state, pause, None) {
+        Ok(()) => state.is_unmanned = false,
+        Err(error) => {
+            drop(state);
+            debug!(error = &error as &dyn std::error::Error, "no worker");
+            core.refuse_queued(&error);
+        }
     }
 }
 
@@ -118,6 +148,23 @@ mod tests {
     use crate::config::Settings;
     use crate::target::Target;
     use crate::watch::SessionState;
+
+    #[test]
+    fn a_worker_for_which_there_was_no_thread_is_started_later() {
+        let settings = Settings::default();
+        let target = Target::parse("host=/nowhere", &settings, None).unwrap();
+        let (queue, requests) = crossbeam_channel::bounded(1);
+        let (alarm, _alarms) = crossbeam_channel::bounded(1);
+        let core = Core::new(target, settings, requests, alarm);
+        core.state.lock().is_unmanned = true;
+        look(&core, false);
+        let mut state = core.state.lock();
+        assert!(!state.is_unmanned);
+        let thread = state.thread.take().unwrap();
+        drop((state, queue));
+        core.shut(Ended::Closed, &Error::closed());
+        thread.join().unwrap();
+    }
 
     #[test]
     fn it_looks_at_the_clock_every_second_while_there_is_a_lease() {
