@@ -186,10 +186,10 @@ impl<W> Table<W> {
         self.fail(key, |waiter| desk.refuse(waiter, refusal));
     }
 
-    /// Others' turn does not last longer than somebody here can wait.
+    /// Whoever waits until `deadline` is to know by then whether the lock is taken: the next
+    /// attempt comes before it.
     pub(super) fn hasten(&mut self, key: Key, deadline: Instant, now: Instant) {
         if let Some(line) = self.line(key)
-            && line.is_rest
             && line.look.is_some_and(|look| look.by > deadline)
         {
             // With the other half of the time for the answer.

@@ -21,7 +21,7 @@ fn everything() {
     let watch = guard.watch();
     assert!(mgr.try_lock("key").unwrap().is_none());
     assert!(
-        mgr.try_lock_for("key", Duration::from_millis(5))
+        mgr.try_lock_for("key", Duration::from_millis(100))
             .unwrap()
             .is_none()
     );

@@ -196,7 +196,11 @@ fn connects_that_get_no_answer_do_not_pile_up() {
         let name = |thread: &&String| thread.starts_with("distlock-conn");
         threads().iter().filter(name).count()
     };
-    assert!(!within(2500 * MS, || connects() > 20), "{} threads", connects());
+    assert!(
+        !within(2500 * MS, || connects() > 20),
+        "{} threads",
+        connects()
+    );
     drop(paused);
     eventually(|| mgr.try_lock("free").is_ok_and(|guard| guard.is_some()));
 }

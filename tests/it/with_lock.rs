@@ -34,7 +34,7 @@ fn nothing_runs_without_the_lock() {
     let _held = other.lock("taken").unwrap();
     let never = |_: &distlock::Guard| -> () { unreachable!("it has not got the lock") };
     assert!(mgr.try_with_lock("taken", never).unwrap().is_none());
-    let timed = mgr.acquire("taken").timeout(Duration::from_millis(1));
+    let timed = mgr.acquire("taken").timeout(Duration::from_millis(200));
     let error = timed.with_lock(never).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.value().is_none());
