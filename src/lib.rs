@@ -398,7 +398,9 @@
 //! * Two processes that wait are served by chance, not in order. Readers of one process whose
 //!   shares overlap without a gap keep a writer of another process waiting.
 //! * From 256 locks on the session is `idle in transaction`, in a transaction that is renewed
-//!   every second or two and holds no snapshot and no vacuum back. Not with fencing.
+//!   every second or two. A statement's snapshot stays with it until the next statement or
+//!   heartbeat, so it holds VACUUM and CREATE INDEX CONCURRENTLY back for a heartbeat at most
+//!   (30 ms by default). Not with fencing.
 //! * The server's lock table is finite: about
 //!   `max_locks_per_transaction × (max_connections + max_prepared_transactions)` locks
 //!   of all kinds and sessions together.

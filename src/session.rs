@@ -27,7 +27,8 @@ use postgres::{CancelToken, Client, Row, Statement};
 use tracing::debug;
 
 use self::failures::Drought;
-use self::sql::{BEGIN, END, LOCK, UNLOCK, UNLOCK_AND_LOCK, code, scalar};
+use self::sql::{BEGIN, DROP_SNAPSHOT, END, LOCK, RENEW, UNLOCK, UNLOCK_AND_LOCK};
+use self::sql::{code, scalar};
 use crate::clock;
 use crate::config::SequenceName;
 use crate::descriptors;
@@ -183,7 +184,10 @@ impl Session {
 
     /// Shows the server that this side lives, and this side that the server does.
     pub(crate) fn heartbeat(&mut self, beat: Beat<'_>) -> Result<(), Lost> {
-        self.persist(|client| client.check_connection())?;
+        match self.transaction {
+            None => self.persist(|client| client.check_connection())?,
+            Some(_) => self.persist(|client| client.batch_execute(DROP_SNAPSHOT))?,
+        }
         self.tend_transaction(beat)
     }
 
@@ -198,7 +202,7 @@ impl Session {
         let (command, transaction) = match self.transaction {
             None if self.locks >= MANY => (BEGIN, Some(now)),
             Some(_) if self.locks < FEW => (END, None),
-            Some(begun) if now - begun >= OLD => (BEGIN, Some(now)),
+            Some(begun) if now - begun >= OLD => (RENEW, Some(now)),
             _ => return Ok(()),
         };
         beat();

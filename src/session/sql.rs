@@ -62,9 +62,15 @@ pub(super) const HELD: &str = "SELECT (classid::int8 << 32) | objid::int8, objsu
      mode = 'ExclusiveLock' FROM pg_catalog.pg_locks \
      WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted";
 
-/// Begins a transaction, whether or not one is open or has failed. With the isolation
-/// that keeps no snapshot between statements: it holds no vacuum back.
-pub(super) const BEGIN: &str = "COMMIT; BEGIN ISOLATION LEVEL READ COMMITTED";
+/// Begins a transaction, with the isolation that keeps no snapshot between statements.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+/// Ends a transaction and begins another.
+pub(super) const RENEW: &str = "COMMIT AND CHAIN";
+
+/// Closes the portal of the last statement of a transaction, which keeps its snapshot until
+/// the next one: `backend_xmin` holds VACUUM and CREATE INDEX CONCURRENTLY back.
+pub(super) const DROP_SNAPSHOT: &str = "SELECT";
 
 /// Ends a transaction, whether or not one is open.
 pub(super) const END: &str = "COMMIT";

@@ -321,3 +321,31 @@ fn the_transaction_that_many_locks_open_does_not_get_old() {
     assert!(within(FOREVER / 3, || begun()
         .is_some_and(|now| Some(now) != first)));
 }
+
+#[test]
+#[serial]
+fn the_transaction_that_many_locks_open_holds_no_vacuum_back() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mgr = Manager::connect(&server.url()).unwrap();
+    let _guards: Vec<_> = (0..300_i64).map(|key| mgr.lock(key).unwrap()).collect();
+    let mut client = server.client();
+    let mut transaction = || -> Option<(String, bool)> {
+        let session = "SELECT xact_start::text, backend_xmin IS NULL FROM pg_stat_activity \
+             WHERE application_name = 'distlock' AND state = 'idle in transaction'";
+        let row = client.query_opt(session, &[]).unwrap()?;
+        Some((row.get(0), row.get(1)))
+    };
+    // Within one transaction: its snapshot is gone, although it has not been renewed.
+    eventually(|| {
+        drop(mgr.lock(1000).unwrap());
+        let before = transaction();
+        let mut after = before.clone();
+        eventually(|| {
+            after = transaction();
+            after.as_ref().is_some_and(|(_, free)| *free)
+        });
+        matches!((before, after), (Some((begun, false)), Some((same, true))) if begun == same)
+    });
+    assert!(!server.log().contains("WARNING"), "{}", server.log());
+}
