@@ -12,7 +12,7 @@ use crate::guard::Guard;
 use crate::handle::Handle;
 use crate::key::Key;
 use crate::reply::Waited;
-use crate::request::{Answer, Message, Mode, Note, Patience, Request};
+use crate::request::{Answer, Grant, Message, Mode, Note, Patience, Request};
 use crate::watch::Ended;
 
 /// How long a caller waits.
@@ -45,6 +45,16 @@ impl Limit {
         match self {
             Limit::Until(deadline) => Some(deadline),
             Limit::Once | Limit::Forever => None,
+        }
+    }
+
+    /// True if a caller whose grant was lost before it could return may ask again after so
+    /// many `attempts`: one that does not wait asks twice.
+    fn allows_another(self, attempts: u32) -> bool {
+        match self {
+            Limit::Once => attempts < 2,
+            Limit::Until(deadline) => Instant::now() < deadline,
+            Limit::Forever => true,
         }
     }
 }
@@ -131,6 +141,34 @@ impl<'a> Acquire<'a> {
 
     /// `None`: the lock is somebody else's and the caller's patience over.
     pub(crate) fn run(self, limit: Limit) -> Result<Option<Guard>, Error> {
+        let mut attempts = 1;
+        loop {
+            let Some(grant) = self.attempt(limit)? else {
+                return Ok(None);
+            };
+            // This thread may have slept since the grant, or the whole process: the session
+            // may be gone by now, and with it the lock.
+            match grant.session.ended() {
+                None => {
+                    let guard = Guard::new(Arc::clone(self.handle), grant);
+                    return match self.token {
+                        Some(token) => guard.cancelled_by(token).map(Some),
+                        None => Ok(Some(guard)),
+                    };
+                }
+                Some(Ended::Closed) => return Err(Error::closed()),
+                Some(_) if limit.allows_another(attempts) => attempts += 1,
+                Some(_) => {
+                    return Err(Error::unavailable(
+                        "the lock was lost again before the call could return",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Asks for the lock once, and waits for the answer for as long as `limit` says.
+    fn attempt(&self, limit: Limit) -> Result<Option<Grant>, Error> {
         let core = &self.handle.core;
         if core.is_closed() {
             return Err(Error::closed());
@@ -157,23 +195,7 @@ impl<'a> Acquire<'a> {
             self.handle.leave(Note::GaveUp(self.key));
         }
         match waited {
-            Waited::Answered(Answer::Granted(grant)) => {
-                // The thread may have slept since, or the whole process.
-                match grant.session.ended() {
-                    None => {}
-                    Some(Ended::Closed) => return Err(Error::closed()),
-                    Some(_) => {
-                        return Err(Error::unavailable(
-                            "the lock was lost again before the call could return",
-                        ));
-                    }
-                }
-                let guard = Guard::new(Arc::clone(self.handle), grant);
-                match self.token {
-                    Some(token) => guard.cancelled_by(token).map(Some),
-                    None => Ok(Some(guard)),
-                }
-            }
+            Waited::Answered(Answer::Granted(grant)) => Ok(Some(grant)),
             Waited::Answered(Answer::Busy) => Ok(None),
             Waited::Answered(Answer::Failed(error)) => Err(error),
             Waited::Interrupted => Err(Error::cancelled()),
@@ -208,7 +230,7 @@ impl<'a> Acquire<'a> {
 
     /// The deadline passed. If the database is what kept the caller waiting, nobody
     /// knows whether the lock is taken.
-    fn too_late(&self) -> Result<Option<Guard>, Error> {
+    fn too_late(&self) -> Result<Option<Grant>, Error> {
         if self.handle.core.is_out_of_touch() {
             Err(Error::unavailable(
                 "the database did not answer within the timeout",

@@ -5,6 +5,7 @@
 mod recording;
 mod support;
 
+mod answers;
 mod bad_input;
 mod basics;
 mod disk_full;
