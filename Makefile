@@ -20,6 +20,8 @@ test: setup ## Run all tests against a real server
 	$(CARGO) run --locked --example quickstart
 	$(CARGO) run --locked --example fenced_store
 	$(CARGO) run --locked --example leader
+	$(CARGO) run --locked --example rotating_password
+	$(CARGO) run --locked --example in_async
 
 # With a build folder of its own: another cfg is another build of everything.
 MODEL := RUSTFLAGS="--cfg distlock_model" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/models
