@@ -96,7 +96,7 @@ impl<'a> Faults<'a> {
         workers: &mut [Process],
     ) -> anyhow::Result<Option<String>> {
         let is_due = self.next <= FAULTS && done * 4 >= self.jobs * self.next;
-        if !is_due || !self.all_connected(workers)? {
+        if !is_due || !self.all_at_work(workers)? {
             return Ok(None);
         }
         self.next += 1;
@@ -112,16 +112,19 @@ impl<'a> Faults<'a> {
         Ok(Some(news))
     }
 
-    /// True if each process that runs has its session. A fault waits for that, so that it
-    /// ends one session of each process that it hits, no more and no fewer.
-    fn all_connected(&mut self, workers: &mut [Process]) -> anyhow::Result<bool> {
-        let client = self.client.as_mut().context("it is connected")?;
+    /// True if each process that runs has taken a lock in the session that it made after the
+    /// last fault that hit it. A fault waits for that, so that it ends one session of each
+    /// process that it hits, no more and no fewer: one that is still being made has no number.
+    fn all_at_work(&self, workers: &mut [Process]) -> anyhow::Result<bool> {
         for (number, worker) in (0..).zip(workers) {
-            let session = client.query_opt(
-                "SELECT FROM pg_stat_activity WHERE application_name = $1 LIMIT 1",
-                &[&application_name(self.folder, number)],
-            )?;
-            if session.is_none() && worker.is_running()? {
+            let hits = self
+                .struck
+                .iter()
+                .filter(|fault| fault.blow.hits(number))
+                .count();
+            let last = journal::read(self.folder, number)?.pop();
+            let is_at_work = last.is_some_and(|record| record.owner.session >= hits);
+            if !is_at_work && worker.is_running()? {
                 return Ok(false);
             }
         }

@@ -66,10 +66,12 @@ impl Journal {
     }
 }
 
-/// A process's records, in order.
+/// A process's records, in order. Without the last line while that is still being written.
 pub(crate) fn read(folder: &Path, process: u16) -> anyhow::Result<Vec<Record>> {
     let text = fs::read_to_string(folder.join(format!("journal-{process}"))).unwrap_or_default();
-    text.lines()
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
         .map(|line| parse(line).with_context(|| format!("odd line in a journal: {line}")))
         .collect()
 }

@@ -180,8 +180,9 @@ fn colour(job: f64) -> RGBColor {
     RGBColor(mix(from.0, to.0), mix(from.1, to.1), mix(from.2, to.2))
 }
 
-/// A line down all lanes and its label above them, each in one of three rows: faults may
-/// follow each other closely.
+/// A line down all lanes and its label above them, right of the line and each in one of three
+/// rows: faults may follow each other closely, and the line of a later one begins below the
+/// label of an earlier one.
 fn label_faults(
     root: &Area<'_>,
     chart: &Chart<'_, '_>,
@@ -197,13 +198,15 @@ fn label_faults(
             [(x, y - 6), (x, bottom)],
             FAULT.stroke_width(1),
         ))?;
-        // On the side where there is more room.
-        let (at, side) = if x < i32::try_from(WIDTH / 2)? {
+        let label = fault.blow.to_string();
+        // A letter is about half as wide as it is high.
+        let end = x + 5 + i32::try_from(label.len())? * 7;
+        let (at, side) = if end < i32::try_from(WIDTH)? {
             (x + 5, HPos::Left)
         } else {
             (x - 5, HPos::Right)
         };
-        text(root, &fault.blow.to_string(), (at, y), 13, side)?;
+        text(root, &label, (at, y), 13, side)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::process;
 use std::thread;
 
 use anyhow::Context;
-use distlock::{ErrorKind, Guard, Manager};
+use distlock::{Guard, Manager};
 
 use crate::Plan;
 use crate::figures;
@@ -115,10 +115,8 @@ impl Worker<'_> {
     fn try_lock(&self, job: u32, thread: u16) -> anyhow::Result<Option<Held>> {
         let before = self.session();
         match self.mgr.try_lock(self.key(job, thread)) {
-            // The database is away: now there is time to wait.
-            Err(error) if error.kind() == ErrorKind::Unavailable => {
-                self.lock(job, thread).map(Some)
-            }
+            // The database is away, or will not have us yet: now there is time to wait.
+            Err(error) if error.is_transient() => self.lock(job, thread).map(Some),
             guard => Ok(guard?.map(|guard| self.held(guard, before, job, thread))),
         }
     }
