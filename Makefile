@@ -42,7 +42,7 @@ lint: setup ## Format, clippy and docs, warnings are errors
 package: setup ## Build the package as it would be published
 	$(CARGO) package --locked -p distlock
 
-ci: lint test models package ## All that continuous integration runs
+ci: lint test models package demo ## All that continuous integration runs
 
 bench: setup ## Measure beside the bare client and the peers, write benches/results
 	$(CARGO) bench --locked -p distlock -p peers

@@ -1,5 +1,6 @@
 //! What breaks, and when.
 
+use std::fmt;
 use std::path::Path;
 
 use anyhow::Context;
@@ -15,6 +16,8 @@ use crate::worker::application_name;
 const TERMINATED: u16 = 1;
 const KILLED: u16 = 0;
 
+const FAULTS: usize = 3;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blow {
     /// The session of this process was terminated.
@@ -26,11 +29,21 @@ pub(crate) enum Blow {
 }
 
 impl Blow {
-    /// Did it cost `process` its locks?
+    /// True if it ended the session of `process`.
     pub(crate) fn hits(self, process: u16) -> bool {
         match self {
             Blow::Terminated(victim) | Blow::Killed(victim) => victim == process,
             Blow::Restarted => true,
+        }
+    }
+}
+
+impl fmt::Display for Blow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Blow::Terminated(process) => write!(f, "session of process {process} terminated"),
+            Blow::Killed(process) => write!(f, "process {process} killed"),
+            Blow::Restarted => f.write_str("server restarted"),
         }
     }
 }
@@ -82,7 +95,8 @@ impl<'a> Faults<'a> {
         done: usize,
         workers: &mut [Process],
     ) -> anyhow::Result<Option<String>> {
-        if done * 4 < self.jobs * self.next {
+        let is_due = self.next <= FAULTS && done * 4 >= self.jobs * self.next;
+        if !is_due || !self.all_at_work(workers)? {
             return Ok(None);
         }
         self.next += 1;
@@ -90,13 +104,31 @@ impl<'a> Faults<'a> {
         let (blow, news) = match self.next - 1 {
             1 => self.terminate()?,
             2 => Faults::kill(workers)?,
-            3 => self.restart()?,
-            _ => return Ok(None),
+            _ => self.restart()?,
         };
         let to = journal::now();
         self.struck
             .extend(blow.map(|blow| Fault { blow, from, to }));
         Ok(Some(news))
+    }
+
+    /// True if each process that runs has taken a lock in the session that it made after the
+    /// last fault that hit it. A fault waits for that, so that it ends one session of each
+    /// process that it hits, no more and no fewer: one that is still being made has no number.
+    fn all_at_work(&self, workers: &mut [Process]) -> anyhow::Result<bool> {
+        for (number, worker) in (0..).zip(workers) {
+            let hits = self
+                .struck
+                .iter()
+                .filter(|fault| fault.blow.hits(number))
+                .count();
+            let last = journal::read(self.folder, number)?.pop();
+            let is_at_work = last.is_some_and(|record| record.owner.session >= hits);
+            if !is_at_work && worker.is_running()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn terminate(&mut self) -> anyhow::Result<(Option<Blow>, String)> {

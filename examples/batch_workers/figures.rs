@@ -9,6 +9,7 @@ use std::process::ExitStatus;
 use comfy_table::{CellAlignment, Table};
 use distlock::Stats;
 
+use crate::Plan;
 use crate::journal::{self, Event};
 
 fn file(folder: &Path, process: u16) -> PathBuf {
@@ -36,7 +37,7 @@ fn read(folder: &Path, process: u16) -> Option<[u64; 5]> {
     figures?.try_into().ok()
 }
 
-pub(crate) fn table(folder: &Path, ends: &[ExitStatus]) -> anyhow::Result<Table> {
+pub(crate) fn table(plan: &Plan, folder: &Path, ends: &[ExitStatus]) -> anyhow::Result<Table> {
     let mut table = Table::new();
     table.set_header([
         "process",
@@ -52,7 +53,7 @@ pub(crate) fn table(folder: &Path, ends: &[ExitStatus]) -> anyhow::Result<Table>
     for (process, end) in (0..).zip(ends) {
         let done = journal::read(folder, process)?
             .iter()
-            .filter(|record| record.event == Event::Done)
+            .filter(|record| record.event == Event::Done && record.owner.job != plan.summary())
             .count();
         let figures = read(folder, process);
         all_done += done;

@@ -27,10 +27,19 @@ pub(crate) enum Event {
     Lost,
 }
 
-pub(crate) struct Record {
-    pub(crate) event: Event,
+/// Whose lock a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
     pub(crate) job: u32,
     pub(crate) thread: u16,
+    /// The number of the database session that has the lock: 0 is the first one.
+    pub(crate) session: usize,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) event: Event,
+    pub(crate) owner: Owner,
     pub(crate) time: u128,
 }
 
@@ -46,16 +55,23 @@ impl Journal {
     }
 
     /// In one write, so that a killed process leaves whole lines.
-    pub(crate) fn write(&self, event: Event, job: u32, thread: u16) -> io::Result<()> {
-        let line = format!("{event:?} {job} {thread} {}\n", now());
+    pub(crate) fn write(&self, event: Event, owner: Owner) -> io::Result<()> {
+        let Owner {
+            job,
+            thread,
+            session,
+        } = owner;
+        let line = format!("{event:?} {job} {thread} {session} {}\n", now());
         (&self.0).write_all(line.as_bytes())
     }
 }
 
-/// A process's records, in order.
+/// A process's records, in order. Without the last line while that is still being written.
 pub(crate) fn read(folder: &Path, process: u16) -> anyhow::Result<Vec<Record>> {
     let text = fs::read_to_string(folder.join(format!("journal-{process}"))).unwrap_or_default();
-    text.lines()
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
         .map(|line| parse(line).with_context(|| format!("odd line in a journal: {line}")))
         .collect()
 }
@@ -69,10 +85,14 @@ fn parse(line: &str) -> Option<Record> {
         "Lost" => Event::Lost,
         _ => return None,
     };
-    Some(Record {
-        event,
+    let owner = Owner {
         job: fields.next()?.parse().ok()?,
         thread: fields.next()?.parse().ok()?,
+        session: fields.next()?.parse().ok()?,
+    };
+    Some(Record {
+        event,
+        owner,
         time: fields.next()?.parse().ok()?,
     })
 }

@@ -4,7 +4,7 @@
 //! threads go through the list; whoever gets a job's lock and finds no result does it.
 //! Meanwhile one database session is terminated, one process is killed and the server is
 //! restarted. At the end the files themselves tell whether every job was done, and none
-//! by two at once.
+//! by two at once. A picture of all that is drawn, too.
 //!
 //! `DATABASE_URL` names the database, which is then not restarted; without it a throwaway
 //! server is started.
@@ -14,8 +14,10 @@
 mod faults;
 mod figures;
 mod folder;
+mod holds;
 mod job;
 mod journal;
+mod picture;
 mod process;
 mod verdict;
 mod worker;
@@ -25,6 +27,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use throwaway_postgres::Server;
@@ -46,6 +49,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Cli {
     #[command(flatten)]
     plan: Plan,
+    /// Where to draw what happened
+    #[arg(long, value_name = "FILE", default_value = "target/batch_workers.svg")]
+    svg: PathBuf,
     #[command(subcommand)]
     role: Option<Role>,
 }
@@ -69,6 +75,13 @@ struct Plan {
     lawless: bool,
 }
 
+impl Plan {
+    /// Stands where a job's number does, for the lock of the summary.
+    fn summary(&self) -> u32 {
+        self.jobs
+    }
+}
+
 #[derive(Subcommand)]
 enum Role {
     /// One of the worker processes, started by the demo itself
@@ -77,16 +90,16 @@ enum Role {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let Cli { plan, role } = Cli::parse();
+    let Cli { plan, svg, role } = Cli::parse();
     match role {
         Some(Role::Worker { folder, number }) => {
             worker::run(&plan, &folder, number).map(|()| ExitCode::SUCCESS)
         }
-        None => demo(&plan),
+        None => demo(&plan, &svg),
     }
 }
 
-fn demo(plan: &Plan) -> anyhow::Result<ExitCode> {
+fn demo(plan: &Plan, svg: &Path) -> anyhow::Result<ExitCode> {
     let url = std::env::var("DATABASE_URL").ok();
     let server = url.is_none().then(Server::start).transpose()?;
     let url = url.unwrap_or_else(|| server.as_ref().map(Server::url).unwrap_or_default());
@@ -109,9 +122,17 @@ fn demo(plan: &Plan) -> anyhow::Result<ExitCode> {
         .into_iter()
         .map(Process::end)
         .collect::<Result<Vec<_>, _>>()?;
-    let verdict = verdict::reach(plan, folder.path(), &ends, faults.struck())?;
-    println!("{}", figures::table(folder.path(), &ends)?);
+    let mut holds = Vec::new();
+    for number in 0..plan.processes {
+        holds.extend(holds::read(folder.path(), number)?);
+    }
+    let verdict = verdict::reach(plan, folder.path(), &ends, faults.struck(), &holds);
+    println!("{}", figures::table(plan, folder.path(), &ends)?);
     println!("the work took {:.1} s", elapsed.as_secs_f64());
+    holds.retain(|hold| hold.owner.job != plan.summary());
+    picture::draw(svg, plan, &holds, faults.struck())
+        .with_context(|| format!("cannot draw {}", svg.display()))?;
+    println!("all holds and faults are drawn in {}", svg.display());
     println!("{verdict}");
     Ok(if verdict.is_good() {
         ExitCode::SUCCESS

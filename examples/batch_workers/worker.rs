@@ -7,12 +7,18 @@ use std::process;
 use std::thread;
 
 use anyhow::Context;
-use distlock::{ErrorKind, Guard, Manager};
+use distlock::{Guard, Manager};
 
 use crate::Plan;
 use crate::figures;
 use crate::job;
-use crate::journal::{Event, Journal};
+use crate::journal::{Event, Journal, Owner};
+
+/// A lock, and what the journal says of it.
+struct Held {
+    guard: Guard,
+    owner: Owner,
+}
 
 struct Worker<'a> {
     plan: &'a Plan,
@@ -92,8 +98,8 @@ impl Worker<'_> {
             };
             let mut did_one = false;
             for job in open() {
-                if let Some(guard) = self.try_lock(job, thread)? {
-                    did_one |= self.attend(job, thread, guard)?;
+                if let Some(held) = self.try_lock(job, thread)? {
+                    did_one |= self.attend(held)?;
                 }
             }
             let Some(job) = open().next() else {
@@ -101,38 +107,63 @@ impl Worker<'_> {
             };
             if !did_one {
                 // All that is left is in other hands: wait for one of them.
-                let guard = self.lock(&format!("job-{job}"), thread)?;
-                self.attend(job, thread, guard)?;
+                self.attend(self.lock(job, thread)?)?;
             }
         }
     }
 
-    fn try_lock(&self, job: u32, thread: u16) -> Result<Option<Guard>, distlock::Error> {
-        let name = format!("job-{job}");
-        match self.mgr.try_lock(self.key(&name, thread)) {
-            // The database is away: now there is time to wait.
-            Err(error) if error.kind() == ErrorKind::Unavailable => {
-                self.lock(&name, thread).map(Some)
-            }
-            other => other,
+    fn try_lock(&self, job: u32, thread: u16) -> anyhow::Result<Option<Held>> {
+        let before = self.session();
+        match self.mgr.try_lock(self.key(job, thread)) {
+            // The database is away, or will not have us yet: now there is time to wait.
+            Err(error) if error.is_transient() => self.lock(job, thread).map(Some),
+            guard => Ok(guard?.map(|guard| self.held(guard, before, job, thread))),
         }
     }
 
-    fn lock(&self, name: &str, thread: u16) -> Result<Guard, distlock::Error> {
-        self.mgr.lock(self.key(name, thread))
+    fn lock(&self, job: u32, thread: u16) -> anyhow::Result<Held> {
+        let before = self.session();
+        let guard = self.mgr.lock(self.key(job, thread))?;
+        Ok(self.held(guard, before, job, thread))
     }
 
-    fn key(&self, name: &str, thread: u16) -> String {
+    fn key(&self, job: u32, thread: u16) -> String {
+        let name = if job == self.plan.summary() {
+            "summary".to_owned()
+        } else {
+            format!("job-{job}")
+        };
         if self.plan.lawless {
             format!("{name}, for {}-{thread} alone", self.number)
         } else {
-            name.to_owned()
+            name
         }
     }
 
+    /// The number of the present session, or of the last one while there is none.
+    fn session(&self) -> usize {
+        usize::try_from(self.mgr.stats().reconnects).unwrap_or(usize::MAX)
+    }
+
+    /// Finds out which session has the lock. The manager counts a reconnect before the new
+    /// session grants a lock, and after the old one's locks are lost. So if `guard` is not
+    /// lost after the count was read, its session is the one that was read. If it is lost
+    /// already, its session is that of `before` the acquire or a later one.
+    fn held(&self, guard: Guard, before: usize, job: u32, thread: u16) -> Held {
+        let present = self.session();
+        let session = if guard.is_lost() { before } else { present };
+        let owner = Owner {
+            job,
+            thread,
+            session,
+        };
+        Held { guard, owner }
+    }
+
     /// Does the job if that is still to be done. True if it was.
-    fn attend(&self, job: u32, thread: u16, guard: Guard) -> anyhow::Result<bool> {
-        self.journal.write(Event::Begin, job, thread)?;
+    fn attend(&self, Held { guard, owner }: Held) -> anyhow::Result<bool> {
+        let job = owner.job;
+        self.journal.write(Event::Begin, owner)?;
         let result = if job::is_done(self.folder, job) {
             None
         } else {
@@ -140,18 +171,18 @@ impl Worker<'_> {
         };
         if guard.is_lost() {
             // Somebody else may be at it: what we have done does not count.
-            self.journal.write(Event::Lost, job, thread)?;
+            self.journal.write(Event::Lost, owner)?;
             return Ok(false);
         }
         let Some(result) = result else {
-            self.journal.write(Event::Idle, job, thread)?;
+            self.journal.write(Event::Idle, owner)?;
             return Ok(false);
         };
-        let who = format!("{}-{thread}", self.number);
+        let who = format!("{}-{}", self.number, owner.thread);
         job::publish(self.folder, job, &who, &result)?;
-        self.journal.write(Event::Done, job, thread)?;
+        self.journal.write(Event::Done, owner)?;
         drop(guard); // does not wait: the unlock travels with the next request
-        self.tell(job, thread)?;
+        self.tell(job, owner.thread)?;
         Ok(true)
     }
 
@@ -160,7 +191,8 @@ impl Worker<'_> {
     fn tell(&self, job: u32, thread: u16) -> anyhow::Result<()> {
         let path = summary(self.folder);
         loop {
-            let guard = self.lock("summary", thread)?;
+            let Held { guard, owner } = self.lock(self.plan.summary(), thread)?;
+            self.journal.write(Event::Begin, owner)?;
             let mut file = OpenOptions::new()
                 .create(true)
                 .read(true)
@@ -173,10 +205,13 @@ impl Worker<'_> {
                 text.lines().count() + 1,
                 self.number
             );
-            if !guard.is_lost() {
-                file.write_all(line.as_bytes())?;
-                return Ok(());
+            if guard.is_lost() {
+                self.journal.write(Event::Lost, owner)?;
+                continue;
             }
+            file.write_all(line.as_bytes())?;
+            self.journal.write(Event::Done, owner)?;
+            return Ok(());
         }
     }
 }
