@@ -80,7 +80,9 @@ impl Builder {
     }
 
     /// How many requests may lie in the worker's queue. When it is full callers wait
-    /// for room, the timed ones until their deadline. 0 is refused.
+    /// for room, the timed ones until their deadline. The memory for all of them is taken by
+    /// [`connect`](Builder::connect), about 100 bytes each. 0 and more than 2<sup>20</sup>
+    /// (1,048,576) are refused.
     ///
     /// Default: 1024.
     pub fn queue_capacity(mut self, requests: usize) -> Builder {

@@ -9,6 +9,10 @@ use crate::key::Namespace;
 /// The shortest lease that leaves room for a heartbeat to be late.
 const MIN_LEASE_HEARTBEATS: u32 = 4;
 
+/// The room for all of them is taken when the manager is made; a program with more callers
+/// than this at once has other troubles first.
+const MAX_QUEUE_CAPACITY: usize = 1 << 20;
+
 /// A century. Nobody waits longer, and times this far ahead can still be reckoned with.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -140,6 +144,9 @@ impl Settings {
         }
         if self.queue_capacity == 0 {
             return refused("queue_capacity must be at least 1");
+        }
+        if self.queue_capacity > MAX_QUEUE_CAPACITY {
+            return refused("queue_capacity must be at most 2^20 (1,048,576) requests");
         }
         let nonzero = [
             (self.heartbeat, "heartbeat must be longer than zero"),

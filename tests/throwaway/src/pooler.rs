@@ -14,6 +14,7 @@ use postgres::{Client, NoTls};
 use crate::builder::free_port;
 use crate::cluster::Cluster;
 use crate::guardian::Guardian;
+use crate::missing::missing;
 use crate::server::Server;
 
 /// How long it may take to start.
@@ -48,7 +49,8 @@ impl Pooler {
     ///
     /// # Errors
     ///
-    /// There is no PgBouncer, or it does not start.
+    /// There is no PgBouncer, which [`is_missing`](crate::is_missing) knows, or it does not
+    /// start.
     pub fn before(server: &Server, mode: PoolMode, size: usize) -> io::Result<Pooler> {
         let cluster = Cluster::new()?;
         cluster.make_data_folder()?;
@@ -145,9 +147,9 @@ fn program() -> io::Result<PathBuf> {
         .map(|folder| folder.join("pgbouncer"))
         .find(|program| program.exists())
         .ok_or_else(|| {
-            io::Error::new(
+            missing(
                 io::ErrorKind::NotFound,
-                "no PgBouncer found; `apt-get install pgbouncer` brings one",
+                "no PgBouncer found; `apt-get install pgbouncer` brings one".into(),
             )
         })
 }
