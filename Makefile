@@ -26,6 +26,8 @@ test: setup ## Run all tests against a real server
 	$(CARGO) run --locked --example quickstart
 	$(CARGO) run --locked --example fenced_store
 	$(CARGO) run --locked --example leader
+	$(CARGO) run --locked --example rotating_password
+	$(CARGO) run --locked --example in_async
 
 matrix: setup ## Run the integration suite on every server of PG_BINDIRS
 	@CARGO=$(CARGO) scripts/matrix $(PG_BINDIRS)

@@ -29,13 +29,13 @@ impl Store {
         Ok(Store(client))
     }
 
-    /// Was it taken? The condition is all there is to it: the row's lock puts writers in
+    /// True if it was taken. The condition is all there is to it: the row's lock puts writers in
     /// an order, and a token that is older than the row's is refused.
     fn write(&mut self, text: &str, guard: &Guard) -> anyhow::Result<bool> {
         let token = guard.token().expect("with fencing every guard has a token");
         let rows = self.0.execute(
             "UPDATE report SET text = $1, token = $2 WHERE token <= $2",
-            &[&text, &i64::try_from(token)?],
+            &[&text, &token],
         )?;
         Ok(rows == 1)
     }

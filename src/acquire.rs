@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{TrySendError, never, select};
 
 use crate::cancel::CancelToken;
+use crate::config::FOREVER;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::handle::Handle;
 use crate::key::Key;
 use crate::reply::Waited;
-use crate::request::{Answer, Message, Mode, Note, Patience, Request};
+use crate::request::{Answer, Grant, Message, Mode, Note, Patience, Request};
 use crate::watch::Ended;
+use crate::with_lock::{self, WithLockError};
 
 /// How long a caller waits.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +49,26 @@ impl Limit {
             Limit::Once | Limit::Forever => None,
         }
     }
+
+    /// No longer than `longest` from now, and whether that is shorter.
+    fn cut_to(self, longest: Option<Duration>) -> (Limit, bool) {
+        let end = longest.and_then(|longest| Instant::now().checked_add(longest));
+        match (self, end) {
+            (Limit::Until(deadline), Some(end)) if deadline > end => (Limit::Until(end), true),
+            (Limit::Forever, Some(end)) => (Limit::Until(end), true),
+            (limit, _) => (limit, false),
+        }
+    }
+
+    /// True if a caller whose grant was lost before it could return may ask again after so
+    /// many `attempts`: one that does not wait asks twice.
+    fn allows_another(self, attempts: u32) -> bool {
+        match self {
+            Limit::Once => attempts < 2,
+            Limit::Until(deadline) => Instant::now() < deadline,
+            Limit::Forever => true,
+        }
+    }
 }
 
 /// An acquire with options, from [`Manager::acquire`](crate::Manager::acquire).
@@ -72,7 +94,11 @@ pub struct Acquire<'a> {
     key: Key,
     mode: Mode,
     timeout: Option<Duration>,
-    token: Option<&'a CancelToken>,
+    cancel: Option<&'a CancelToken>,
+    release_on: Option<&'a CancelToken>,
+    hold_at_least: Option<Duration>,
+    /// What ends the wait: either of the two.
+    token: Option<CancelToken>,
 }
 
 impl<'a> Acquire<'a> {
@@ -82,6 +108,9 @@ impl<'a> Acquire<'a> {
             key,
             mode: Mode::Exclusive,
             timeout: None,
+            cancel: None,
+            release_on: None,
+            hold_at_least: None,
             token: None,
         }
     }
@@ -99,10 +128,86 @@ impl<'a> Acquire<'a> {
         self
     }
 
-    /// Ends the wait, and later the hold, when `token` is cancelled. Default: nothing
-    /// does.
+    /// Ends the wait when `token` is cancelled, and later trips the watch of the hold with
+    /// [`Ended::Cancelled`]. It never gives the lock away under its holder: the lock goes
+    /// when the guard is dropped or unlocked. Default: nothing ends the wait.
+    ///
+    /// ```no_run
+    /// # fn steps() -> std::vec::IntoIter<fn()> { Vec::new().into_iter() }
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// # let shutdown = distlock::CancelToken::new();
+    /// let guard = mgr.acquire("import").cancel(&shutdown).lock()?;
+    /// for step in steps() {
+    ///     if guard.is_lost() {
+    ///         break; // told to stop, or the lock is lost
+    ///     }
+    ///     step();
+    /// }
+    /// guard.unlock()?; // only now can somebody else have it
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cancel(mut self, token: &'a CancelToken) -> Self {
-        self.token = Some(token);
+        self.cancel = Some(token);
+        self.interruptible()
+    }
+
+    /// Like [`cancel`](Acquire::cancel), and gives the lock back the moment `token` is
+    /// cancelled, without its guard's help: whoever holds the guard may then be inside
+    /// together with the next holder. For holds whose work is over when the token is
+    /// cancelled, or that a supervisor must be able to end; not for a shutdown. Both tokens
+    /// may be set. Default: only the guard gives the lock back.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let request = distlock::CancelToken::new();
+    /// let guard = mgr.acquire("seat-17").release_on(&request).lock()?;
+    /// request.cancel(); // the request is over, wherever its guard is
+    /// assert!(guard.is_lost());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn release_on(mut self, token: &'a CancelToken) -> Self {
+        self.release_on = Some(token);
+        self.interruptible()
+    }
+
+    /// Leaves the lock with the manager until `time` after the grant if its guard is gone
+    /// before. Then nobody has it, here or elsewhere, who comes within that time. Default: the
+    /// lock goes with its guard.
+    ///
+    /// The guard's drop and [`unlock`](Guard::unlock) return as soon as ever; `unlock`'s `Ok`
+    /// says that the lock has lasted until then. A kept lock counts as
+    /// [held](crate::Stats::held), also for [`Builder::max_locks`](crate::Builder::max_locks),
+    /// and its lease is renewed. It lasts while the process does, also if every clone of the
+    /// manager is gone, but not longer than the session, and
+    /// [`Manager::close`](crate::Manager::close) gives it back. A program that ends takes its
+    /// locks with it: one that is to keep them has to wait.
+    ///
+    /// ```no_run
+    /// # fn report() {}
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// # use std::time::Duration;
+    /// let minute = Duration::from_secs(60);
+    /// let nightly = mgr.acquire("nightly-report").hold_at_least(minute);
+    /// // However quick the report is, no one else begins it within the minute.
+    /// nightly.try_with_lock(|_guard| report())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hold_at_least(mut self, time: Duration) -> Self {
+        self.hold_at_least = Some(time.min(FOREVER));
+        self
+    }
+
+    fn interruptible(mut self) -> Self {
+        self.token = match (self.cancel, self.release_on) {
+            (Some(one), Some(other)) => Some(CancelToken::either(one, other)),
+            (one, other) => one.or(other).cloned(),
+        };
         self
     }
 
@@ -115,7 +220,7 @@ impl<'a> Acquire<'a> {
     /// returns.
     pub fn lock(self) -> Result<Guard, Error> {
         let limit = self.timeout.map_or(Limit::Forever, Limit::within);
-        self.run(limit)?.ok_or_else(Error::timeout)
+        self.wait(limit)?.ok_or_else(Error::timeout)
     }
 
     /// Takes the lock if it is free now, or becomes so within the
@@ -126,16 +231,80 @@ impl<'a> Acquire<'a> {
     /// What [`Manager::try_lock`](crate::Manager::try_lock) returns.
     pub fn try_lock(self) -> Result<Option<Guard>, Error> {
         let limit = self.timeout.map_or(Limit::Once, Limit::within);
-        self.run(limit)
+        self.wait(limit)
+    }
+
+    /// [`lock`](Acquire::lock) around `work`: see
+    /// [`Manager::with_lock`](crate::Manager::with_lock).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lock`](Acquire::lock) and [`Guard::unlock`].
+    pub fn with_lock<T>(self, work: impl FnOnce(&Guard) -> T) -> Result<T, WithLockError<T>> {
+        with_lock::run(self.lock()?, work)
+    }
+
+    /// [`try_lock`](Acquire::try_lock) around `work`: see
+    /// [`Manager::try_with_lock`](crate::Manager::try_with_lock).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_lock`](Acquire::try_lock) and [`Guard::unlock`].
+    pub fn try_with_lock<T>(
+        self,
+        work: impl FnOnce(&Guard) -> T,
+    ) -> Result<Option<T>, WithLockError<T>> {
+        let guard = self.try_lock()?;
+        guard.map(|guard| with_lock::run(guard, work)).transpose()
+    }
+
+    /// [`run`](Acquire::run) within [`Builder::wait_limit`](crate::Builder::wait_limit).
+    pub(crate) fn wait(self, limit: Limit) -> Result<Option<Guard>, Error> {
+        let (key, longest) = (self.key, self.handle.core.settings.wait_limit);
+        let (limit, is_cut) = limit.cut_to(longest);
+        let outcome = self.run(limit)?;
+        match longest {
+            Some(longest) if is_cut && outcome.is_none() => Err(Error::wait_limit(&key, longest)),
+            _ => Ok(outcome),
+        }
     }
 
     /// `None`: the lock is somebody else's and the caller's patience over.
     pub(crate) fn run(self, limit: Limit) -> Result<Option<Guard>, Error> {
+        let mut attempts = 1;
+        loop {
+            let Some(grant) = self.attempt(limit)? else {
+                return Ok(None);
+            };
+            // This thread may have slept since the grant, or the whole process: the session
+            // may be gone by now, and with it the lock.
+            match grant.session.ended() {
+                None => {
+                    let grant = Grant {
+                        keep_until: self.hold_at_least.map(|time| Instant::now() + time),
+                        ..grant
+                    };
+                    let guard = Guard::new(Arc::clone(self.handle), grant);
+                    return guard.cancelled_by(self.cancel, self.release_on).map(Some);
+                }
+                Some(Ended::Closed) => return Err(Error::closed()),
+                Some(_) if limit.allows_another(attempts) => attempts += 1,
+                Some(_) => {
+                    return Err(Error::unavailable(
+                        "the lock was lost again before the call could return",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Asks for the lock once, and waits for the answer for as long as `limit` says.
+    fn attempt(&self, limit: Limit) -> Result<Option<Grant>, Error> {
         let core = &self.handle.core;
         if core.is_closed() {
             return Err(Error::closed());
         }
-        if self.token.is_some_and(CancelToken::is_cancelled) {
+        if self.token.as_ref().is_some_and(CancelToken::is_cancelled) {
             return Err(Error::cancelled());
         }
         let (pending, reply) = core.replies.open();
@@ -152,28 +321,15 @@ impl<'a> Acquire<'a> {
         // A request that is not sent is dropped, and that answers `pending`.
         let sent = self.send(request, limit.deadline());
         self.handle.drain_if_closed();
-        let waited = pending.wait(limit.deadline(), self.token.map(CancelToken::channel));
+        let waited = pending.wait(
+            limit.deadline(),
+            self.token.as_ref().map(CancelToken::channel),
+        );
         if matches!(waited, Waited::TimedOut | Waited::Interrupted) {
             self.handle.leave(Note::GaveUp(self.key));
         }
         match waited {
-            Waited::Answered(Answer::Granted(grant)) => {
-                // The thread may have slept since, or the whole process.
-                match grant.session.ended() {
-                    None => {}
-                    Some(Ended::Closed) => return Err(Error::closed()),
-                    Some(_) => {
-                        return Err(Error::unavailable(
-                            "the lock was lost again before the call could return",
-                        ));
-                    }
-                }
-                let guard = Guard::new(Arc::clone(self.handle), grant);
-                match self.token {
-                    Some(token) => guard.cancelled_by(token).map(Some),
-                    None => Ok(Some(guard)),
-                }
-            }
+            Waited::Answered(Answer::Granted(grant)) => Ok(Some(grant)),
             Waited::Answered(Answer::Busy) => Ok(None),
             Waited::Answered(Answer::Failed(error)) => Err(error),
             Waited::Interrupted => Err(Error::cancelled()),
@@ -196,7 +352,8 @@ impl<'a> Acquire<'a> {
             Err(TrySendError::Full(request)) => request,
         };
         let unheard = never();
-        let cancelled = self.token.map_or(&unheard, CancelToken::channel);
+        let token = self.token.as_ref();
+        let cancelled = token.map_or(&unheard, CancelToken::channel);
         let timeout = deadline.map_or_else(never, crossbeam_channel::at);
         select! {
             send(queue, request) -> sent => sent.map_err(|_| Unsent::Closed),
@@ -208,13 +365,10 @@ impl<'a> Acquire<'a> {
 
     /// The deadline passed. If the database is what kept the caller waiting, nobody
     /// knows whether the lock is taken.
-    fn too_late(&self) -> Result<Option<Guard>, Error> {
-        if self.handle.core.is_out_of_touch() {
-            Err(Error::unavailable(
-                "the database did not answer within the timeout",
-            ))
-        } else {
-            Ok(None)
+    fn too_late(&self) -> Result<Option<Grant>, Error> {
+        match self.handle.core.overdue() {
+            Some(error) => Err(error),
+            None => Ok(None),
         }
     }
 }
@@ -225,7 +379,9 @@ impl fmt::Debug for Acquire<'_> {
             .field("key", &self.key)
             .field("mode", &self.mode)
             .field("timeout", &self.timeout)
-            .field("token", &self.token)
+            .field("cancel", &self.cancel)
+            .field("release_on", &self.release_on)
+            .field("hold_at_least", &self.hold_at_least)
             .finish()
     }
 }

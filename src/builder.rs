@@ -1,26 +1,21 @@
 //! The settings of a manager, as its user makes them, and the connect.
 
+mod connect;
+
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
 use postgres::Socket;
 use postgres::tls::{MakeTlsConnect, TlsConnect};
-use tracing::info;
 
 use crate::config::{Keepalives, SequenceName, Settings};
-use crate::core::Core;
-use crate::dial::{self, Stuck};
-use crate::error::Error;
-use crate::handle::Handle;
+use crate::credentials::{Credentials, Provider};
 use crate::key::Namespace;
-use crate::manager::Manager;
-use crate::target::Target;
+use crate::target::ConnectConfig;
 use crate::tls::Connector;
-use crate::{watchdog, worker};
 
-/// The settings of a [`Manager`], from [`Manager::builder`].
+/// The settings of a [`Manager`](crate::Manager), from
+/// [`Manager::builder`](crate::Manager::builder).
 ///
 /// ```no_run
 /// # fn main() -> Result<(), distlock::Error> {
@@ -38,23 +33,62 @@ use crate::{watchdog, worker};
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `connect`"]
 pub struct Builder {
-    dsn: String,
+    server: ConnectConfig,
+    reads_environment: bool,
     settings: Settings,
     tls: Option<Connector>,
+    credentials: Option<Provider>,
 }
 
 impl Builder {
-    pub(crate) fn new(dsn: &str) -> Self {
+    pub(crate) fn new(server: ConnectConfig) -> Self {
         Builder {
-            dsn: dsn.to_owned(),
+            server,
+            reads_environment: false,
             settings: Settings::default(),
             tls: None,
+            credentials: None,
         }
+    }
+
+    /// Takes what the connection string or the [`postgres::Config`] leaves unset from where
+    /// libpq and `psql` take it, in this order:
+    ///
+    /// 1. the service that `PGSERVICE` names, from the file `PGSERVICEFILE` or
+    ///    `~/.pg_service.conf`, then from `pg_service.conf` in `PGSYSCONFDIR` or the
+    ///    system's folder;
+    /// 2. the environment: `PGHOST`, `PGHOSTADDR`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
+    ///    `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGOPTIONS`, `PGAPPNAME`,
+    ///    `PGCONNECT_TIMEOUT`, `PGTARGETSESSIONATTRS` and the other variables of libpq's
+    ///    parameters;
+    /// 3. for the password, the file `PGPASSFILE` or `~/.pgpass`. One that its group or
+    ///    others may use is ignored, with a warning logged.
+    ///
+    /// All are read once, by [`connect`](Builder::connect). What cannot be had, such as
+    /// `PGSSLCERT`, is an error there, as it is in a connection string. A
+    /// [`postgres::Config`] has always set its `ssl_mode`, `ssl_negotiation`,
+    /// `channel_binding`, `load_balance_hosts`, `target_session_attrs` and `keepalives`.
+    ///
+    /// Default: no environment is read. A connection string's own `service` and `passfile`
+    /// have effect all the same.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// // As in `psql dbname=jobs`.
+    /// let mgr = distlock::Manager::builder("dbname=jobs").env_defaults().connect()?;
+    /// # drop(mgr);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn env_defaults(mut self) -> Builder {
+        self.reads_environment = true;
+        self
     }
 
     /// The name of the session in `pg_stat_activity`.
     ///
-    /// Default: the connection string's `application_name`, or else `distlock`.
+    /// Default: the connection string's `application_name`, else its
+    /// `fallback_application_name`, or else `distlock`.
     pub fn application_name(mut self, name: &str) -> Builder {
         self.settings.application_name = Some(name.to_owned());
         self
@@ -102,7 +136,8 @@ impl Builder {
 
     /// How long a connect may take, for each host that the connection string names: login
     /// and checks included, shared by the host's addresses. Then it is the next host's turn.
-    /// The connection string's own `connect_timeout` goes first. Zero is refused.
+    /// The connection string's own `connect_timeout`, in seconds, goes first; there zero or
+    /// less is none of its own, not an endless one as in libpq. Here zero is refused.
     ///
     /// A connect that a server takes and never answers keeps a thread and a socket of this
     /// process until the server or the network ends it.
@@ -135,16 +170,45 @@ impl Builder {
         self
     }
 
-    /// What an acquire does while the database is away: fail at once with
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) (`false`), or wait for it within
+    /// What an acquire does while the database is away: fail at once
+    /// (`false`), or wait for it within
     /// its own deadline (`true`; `try_lock` has none to wait for and fails).
     ///
-    /// In both cases requests that find the connection just broken wait for one
-    /// reconnect, a second at most, before they fail.
+    /// In both cases requests that find the connection just broken wait for the outcome of
+    /// one reconnect, within their own deadline: `try_lock` and `lock` for up to the
+    /// [`connect_timeout`](Builder::connect_timeout), for each host. If it fails, they are
+    /// told why, by the kind and the words of the failure: those of
+    /// [`connect`](Builder::connect).
     ///
     /// Default: `false`.
     pub fn wait_while_unavailable(mut self, wait: bool) -> Builder {
         self.settings.wait_while_unavailable = wait;
+        self
+    }
+
+    /// How long any wait for a lock may last, whatever the call says: an acquire that would
+    /// wait for longer, for ever or until its own deadline, fails with
+    /// [`WaitLimit`](crate::ErrorKind::WaitLimit) and the key's number. So a deadlock, which
+    /// nobody detects, ends in an error that says where. Set it well above what a wait may
+    /// take when all is well. What keeps a caller waiting because the database is away is
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), as ever. `None` turns it off; zero is
+    /// refused.
+    ///
+    /// Default: none.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let mgr = distlock::Manager::builder("host=localhost user=app")
+    ///     .wait_limit(Duration::from_secs(600))
+    ///     .connect()?;
+    /// let _guard = mgr.lock("nightly-report")?; // an error after ten minutes
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_limit(mut self, limit: impl Into<Option<Duration>>) -> Builder {
+        self.settings.wait_limit = limit.into();
         self
     }
 
@@ -214,8 +278,9 @@ impl Builder {
 
     /// How long the network may leave what was sent unacknowledged before the connection
     /// counts as broken, at both of its ends. The connection string's own
-    /// `tcp_user_timeout` goes first at this end. Zero: the system's default. At most a
-    /// day; it has no effect on unix sockets, nor where the system does not have it.
+    /// `tcp_user_timeout`, in milliseconds, goes first at this end. Zero: the system's
+    /// default. Rounded up to milliseconds and cut to a day; it has no effect on unix
+    /// sockets, nor where the system does not have it.
     ///
     /// Default: 10 s.
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Builder {
@@ -224,9 +289,10 @@ impl Builder {
     }
 
     /// When to probe a silent connection, at both of its ends: first after `idle`, then
-    /// every `interval`; after `retries` probes without an answer it counts as broken. In
-    /// whole seconds, at most a day, at most 100 retries; zero is the system's default. The
-    /// connection string's own `keepalives…` go first at this end.
+    /// every `interval`; after `retries` probes without an answer it counts as broken. Each
+    /// that is zero is the system's default. Times are rounded up to seconds and cut to
+    /// 32,767 of them, retries to 127: what Linux takes. The connection string's own
+    /// `keepalives…` go first at this end.
     ///
     /// Default: 10 s, 2 s and 3.
     pub fn tcp_keepalives(mut self, idle: Duration, interval: Duration, retries: u32) -> Builder {
@@ -287,52 +353,42 @@ impl Builder {
         self
     }
 
-    /// Connects and starts the worker.
+    /// Asks `credentials` for user and password before every login, at the first connect and
+    /// at each reconnect: for a token that expires, or a secret that is rotated. What it
+    /// returns replaces the connection string's. A connect may need more than one login.
     ///
-    /// A connection is only taken if locks mean something on it: to a server that takes
-    /// writes, is recent enough and really keeps them, and not through a pooler in
-    /// transaction or statement mode. To tell the latter a second connection is made for a
-    /// moment, unless the first one ends at the very address that was dialled. So it is at
-    /// every reconnect, too.
+    /// It is called on a thread of the manager's, within the
+    /// [`connect_timeout`](Builder::connect_timeout); a call that takes longer is left behind,
+    /// and there may be others at the same time. If it fails or panics, so does the connect, with
+    /// [`Login`](crate::ErrorKind::Login) and its error as the
+    /// [`source`](std::error::Error::source), which is logged with the rest. That is
+    /// [transient](crate::Error::is_transient): a store of secrets may come back.
     ///
-    /// # Errors
+    /// Default: the connection string's login.
     ///
-    /// [`Config`](crate::ErrorKind::Config) for a malformed connection string or a
-    /// setting that cannot work; [`Unavailable`](crate::ErrorKind::Unavailable) if the
-    /// server cannot be reached, has no connection slot or does not answer within the
-    /// [`connect_timeout`](Builder::connect_timeout);
-    /// [`Standby`](crate::ErrorKind::Standby), [`Pooler`](crate::ErrorKind::Pooler),
-    /// [`NotLocking`](crate::ErrorKind::NotLocking) and
-    /// [`ServerTooOld`](crate::ErrorKind::ServerTooOld) if locks would mean nothing there;
-    /// [`Fencing`](crate::ErrorKind::Fencing) if there can be no tokens;
-    /// [`Tls`](crate::ErrorKind::Tls) if there can be no TLS or the server's certificate is
-    /// refused;
-    /// [`Database`](crate::ErrorKind::Database) if it refuses the login or does not
-    /// have the database.
-    pub fn connect(self) -> Result<Manager, Error> {
-        let settings = self.settings.checked()?;
-        let target = Target::parse(&self.dsn, &settings, self.tls)?;
-        let generation = 1;
-        let session = dial::dial(&target, &settings, generation, &Stuck::default())?;
-        info!(
-            hosts = ?target.config.get_hosts(),
-            dbname = target.config.get_dbname(),
-            "connected"
-        );
-        let (queue, requests) = bounded(settings.queue_capacity);
-        let (alarm, alarms) = bounded(1);
-        let core = Core::new(target, settings, requests, alarm);
-        let handle = Arc::new(Handle {
-            core: Arc::clone(&core),
-            queue,
-        });
-        watchdog::spawn(&core, alarms)?;
-        {
-            let mut state = core.state.lock();
-            state.generation = generation;
-            worker::spawn(&core, &mut state, Some(session), Duration::ZERO)?;
-        }
-        Ok(Manager::new(handle))
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// use distlock::Credentials;
+    ///
+    /// let mgr = distlock::Manager::builder("host=db dbname=app")
+    ///     .credentials(|| {
+    ///         let password = std::fs::read_to_string("/run/secrets/db")?;
+    ///         Ok::<_, std::io::Error>(Credentials::new("app", password.trim_end()))
+    ///     })
+    ///     .connect()?;
+    /// # drop(mgr);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn credentials<E>(
+        mut self,
+        credentials: impl Fn() -> Result<Credentials, E> + Send + Sync + 'static,
+    ) -> Builder
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.credentials = Some(Provider::new(credentials));
+        self
     }
 }
 

@@ -12,13 +12,18 @@ use crate::handle::Handle;
 use crate::request::Grant;
 use crate::watch::{Ended, Hold};
 
-/// Ends, from any thread, the waits and the holds of the acquires it was given to
-/// ([`Acquire::cancel`](crate::Acquire::cancel)).
+/// Ends, from any thread, the waits and the holds of the acquires it was given to, by
+/// [`Acquire::cancel`](crate::Acquire::cancel) or
+/// [`Acquire::release_on`](crate::Acquire::release_on).
 ///
 /// Cancelling is for good. A wait ends at once with
 /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled). A hold's watch trips with
-/// [`Ended::Cancelled`], and *then* the lock is given back, without its guard's help:
-/// a holder that does not heed its watch may be inside together with the next one.
+/// [`Ended::Cancelled`]. What becomes of its lock then, the acquire has said:
+///
+/// * with `cancel` the lock stays with its guard until that is dropped, so that nobody else
+///   is inside before the holder has stopped;
+/// * with `release_on` the lock is given back at once, without its guard's help, and a holder
+///   that does not heed its watch is inside together with the next one.
 ///
 /// Clones are the same token. A [`child`](CancelToken::child) is cancelled with its
 /// parent, and can be cancelled alone.
@@ -60,15 +65,22 @@ type HoldId = (usize, u64);
 
 struct Registered {
     hold: Arc<Hold>,
-    grant: Grant,
-    // Weak: a token must not keep a manager alive.
-    handle: Weak<Handle>,
+    /// What to give back, if the token is to do that.
+    lock: Option<(Grant, Weak<Handle>)>,
 }
 
 impl CancelToken {
     /// A token that is not cancelled.
     pub fn new() -> Self {
         CancelToken::below(None)
+    }
+
+    /// A token that is cancelled when `one` or `other` is. `other` has to live for as long
+    /// as it is to have that effect.
+    pub(crate) fn either(one: &CancelToken, other: &CancelToken) -> CancelToken {
+        let token = one.child();
+        other.adopt(&token);
+        token
     }
 
     fn below(parent: Option<Arc<Shared>>) -> Self {
@@ -90,24 +102,27 @@ impl CancelToken {
     /// dropped, if its own parent is cancelled.
     pub fn child(&self) -> CancelToken {
         let child = CancelToken::below(Some(Arc::clone(&self.shared)));
+        self.adopt(&child);
+        child
+    }
+
+    /// Has `child` be cancelled with this token.
+    fn adopt(&self, child: &CancelToken) {
         let mut state = self.shared.state.lock();
         if state.signal.is_none() {
             drop(state);
-            child.cancel();
-            return child;
+            return child.cancel();
         }
         if state.children.len() == state.children.capacity() {
             state.children.retain(|child| child.strong_count() > 0);
         }
         state.children.push(Arc::downgrade(&child.shared));
-        drop(state);
-        child
     }
 
     /// Cancels the token and its children. The second time it does nothing.
     ///
-    /// When the first call returns, every watch has tripped; the locks themselves are
-    /// given back by their managers' workers soon after.
+    /// When the first call returns, every watch has tripped; locks that are to be released
+    /// are given back by their managers' workers soon after.
     pub fn cancel(&self) {
         let mut pending = vec![Arc::clone(&self.shared)];
         while let Some(shared) = pending.pop() {
@@ -124,7 +139,7 @@ impl CancelToken {
         }
     }
 
-    /// Was the token cancelled?
+    /// True if the token was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.shared.state.lock().signal.is_none()
     }
@@ -133,18 +148,31 @@ impl CancelToken {
         &self.shared.cancelled
     }
 
-    /// Has `hold` end with this token. False if it is too late for that.
-    pub(crate) fn register(&self, hold: &Arc<Hold>, grant: &Grant, handle: &Arc<Handle>) -> bool {
+    /// Has `hold` end with this token, and its lock stay. False if it is too late for that.
+    pub(crate) fn trip(&self, hold: &Arc<Hold>, grant: &Grant, handle: &Arc<Handle>) -> bool {
+        self.register(hold_id(grant, handle), hold, None)
+    }
+
+    /// Has `hold` and its lock end with this token. False if it is too late for that.
+    pub(crate) fn release(&self, hold: &Arc<Hold>, grant: &Grant, handle: &Arc<Handle>) -> bool {
+        // At once, whatever the guard is to do.
+        let keep_until = None;
+        let grant_now = Grant {
+            keep_until,
+            ..grant.clone()
+        };
+        // Weak: a token must not keep a manager alive.
+        let lock = (grant_now, Arc::downgrade(handle));
+        self.register(hold_id(grant, handle), hold, Some(lock))
+    }
+
+    fn register(&self, id: HoldId, hold: &Arc<Hold>, lock: Option<(Grant, Weak<Handle>)>) -> bool {
         let mut state = self.shared.state.lock();
         if state.signal.is_none() {
             return false;
         }
-        let registered = Registered {
-            hold: Arc::clone(hold),
-            grant: grant.clone(),
-            handle: Arc::downgrade(handle),
-        };
-        state.holds.insert(hold_id(grant, handle), registered);
+        let hold = Arc::clone(hold);
+        state.holds.insert(id, Registered { hold, lock });
         true
     }
 
@@ -173,10 +201,14 @@ fn hold_id(grant: &Grant, handle: &Arc<Handle>) -> HoldId {
 
 impl Registered {
     fn cancel(self) {
-        if self.hold.end(Ended::Cancelled)
-            && let Some(handle) = self.handle.upgrade()
+        let Some((grant, handle)) = self.lock else {
+            self.hold.end(Ended::Cancelled);
+            return;
+        };
+        if self.hold.give_back(Ended::Cancelled).is_ok()
+            && let Some(handle) = handle.upgrade()
         {
-            handle.release(self.grant, None);
+            handle.release(grant, None);
         }
     }
 }
@@ -208,6 +240,18 @@ mod tests {
         root.cancel();
         assert!(grandchild.is_cancelled() && other.is_cancelled());
         assert!(grandchild.child().is_cancelled());
+    }
+
+    #[test]
+    fn either_of_two_tokens_cancels() {
+        for which in 0..2 {
+            let tokens = [CancelToken::new(), CancelToken::new()];
+            let either = CancelToken::either(&tokens[0], &tokens[1]);
+            assert!(!either.is_cancelled());
+            tokens[which].cancel();
+            assert!(either.is_cancelled() && !tokens[1 - which].is_cancelled());
+            assert!(CancelToken::either(&tokens[0], &tokens[1]).is_cancelled());
+        }
     }
 
     #[test]

@@ -34,6 +34,17 @@ fn elapsed() -> Duration {
     START.elapsed()
 }
 
+/// The longest [`pause`].
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a thread may sleep that has to act at `due`; `None`: until it is woken. A sleep
+/// runs on a clock that stops while the machine is suspended, and this one goes on: so it is
+/// looked at once a second at least.
+pub(crate) fn pause(due: u64, now: u64) -> Option<Duration> {
+    let left = Duration::from_nanos(due.saturating_sub(now));
+    (due != NEVER).then(|| left.min(LONGEST_PAUSE))
+}
+
 /// `duration` in nanoseconds; [`NEVER`] if it is longer than 584 years.
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
@@ -42,6 +53,21 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_will_be_due_is_slept_away() {
+        let second = Duration::from_secs(1);
+        for (due, now, longest) in [
+            (1_000, 400, Duration::from_nanos(600)),
+            (400, 1_000, Duration::ZERO),
+            // Nine seconds are left, and the machine may be suspended for all of them.
+            (10_000_000_000, 1_000_000_000, second),
+            (NEVER - 1, 1, second),
+        ] {
+            assert_eq!(pause(due, now), Some(longest));
+        }
+        assert_eq!(pause(NEVER, 1), None);
+    }
 
     /// Neither the time of day, which can be set, nor a clock that stops with the machine.
     #[cfg(target_os = "linux")]

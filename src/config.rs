@@ -19,11 +19,45 @@ pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// A day. The longest that every platform and the server take for a matter of the network.
 const LONGEST_NETWORK: Duration = Duration::from_secs(86_400);
 
-#[derive(Clone, Copy)]
+/// The longest time of keepalives and the most probes that Linux takes (`MAX_TCP_KEEPIDLE`,
+/// `MAX_TCP_KEEPINTVL`, `MAX_TCP_KEEPCNT`). Others take them, too.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+const MOST_KEEPALIVES: u32 = 127;
+
+/// When to probe a silent connection. Each that is zero is the system's default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Keepalives {
     pub(crate) idle: Duration,
     pub(crate) interval: Duration,
     pub(crate) retries: u32,
+}
+
+impl Keepalives {
+    /// In whole seconds, which is all that platforms and the server take: rounded up, as
+    /// zero would mean something else, and cut to what they take.
+    pub(crate) fn rounded(self) -> Keepalives {
+        Keepalives {
+            idle: whole_seconds(self.idle).min(LONGEST_KEEPALIVE),
+            interval: whole_seconds(self.interval).min(LONGEST_KEEPALIVE),
+            retries: self.retries.min(MOST_KEEPALIVES),
+        }
+    }
+}
+
+/// Rounded up.
+fn whole_seconds(time: Duration) -> Duration {
+    let part = u64::from(time.subsec_nanos() > 0);
+    Duration::from_secs(time.as_secs().saturating_add(part))
+}
+
+/// Rounded up, and cut to what is a matter of the network.
+pub(crate) fn whole_millis(time: Duration) -> Duration {
+    let time = time.min(LONGEST_NETWORK);
+    let part = Duration::from_nanos(u64::from(time.subsec_nanos() % 1_000_000));
+    match part.is_zero() {
+        true => time,
+        false => time - part + Duration::from_millis(1),
+    }
 }
 
 /// A sequence's name with its schema, as the user wrote it.
@@ -69,6 +103,7 @@ pub(crate) struct Settings {
     pub(crate) reconnect_min: Duration,
     pub(crate) reconnect_max: Duration,
     pub(crate) wait_while_unavailable: bool,
+    pub(crate) wait_limit: Option<Duration>,
     pub(crate) retry_min: Duration,
     pub(crate) retry_max: Duration,
     pub(crate) lease: Option<Duration>,
@@ -76,6 +111,8 @@ pub(crate) struct Settings {
     pub(crate) tcp_user_timeout: Duration,
     pub(crate) tcp_keepalives: Keepalives,
     pub(crate) client_check_interval: Duration,
+    /// How often a warning tells of an outage that lasts.
+    pub(crate) outage_warnings: Duration,
 }
 
 impl Default for Settings {
@@ -91,6 +128,7 @@ impl Default for Settings {
             reconnect_min: Duration::from_millis(50),
             reconnect_max: Duration::from_secs(5),
             wait_while_unavailable: false,
+            wait_limit: None,
             retry_min: Duration::from_millis(1),
             retry_max: Duration::from_millis(50),
             lease: Some(Duration::from_secs(10)),
@@ -102,6 +140,7 @@ impl Default for Settings {
                 retries: 3,
             },
             client_check_interval: Duration::from_secs(1),
+            outage_warnings: Duration::from_secs(60),
         }
     }
 }
@@ -121,14 +160,9 @@ impl Settings {
         ] {
             *duration = (*duration).min(FOREVER);
         }
-        for duration in [
-            &mut self.tcp_user_timeout,
-            &mut self.tcp_keepalives.idle,
-            &mut self.tcp_keepalives.interval,
-            &mut self.client_check_interval,
-        ] {
-            *duration = (*duration).min(LONGEST_NETWORK);
-        }
+        self.tcp_user_timeout = whole_millis(self.tcp_user_timeout);
+        self.client_check_interval = whole_millis(self.client_check_interval);
+        self.tcp_keepalives = self.tcp_keepalives.rounded();
         // The server's clock for it has no smaller unit.
         self.lease = self
             .lease
@@ -163,6 +197,10 @@ impl Settings {
                 "reconnect_backoff must be longer than zero",
             ),
             (self.retry_min, "retry_interval must be longer than zero"),
+            (
+                self.wait_limit.unwrap_or(FOREVER),
+                "wait_limit must be longer than zero; leave it unset for no limit",
+            ),
         ];
         if let Some((_, message)) = nonzero.iter().find(|(value, _)| value.is_zero()) {
             return refused(message);
@@ -182,9 +220,6 @@ impl Settings {
                 "fencing needs the name of a sequence with its schema, such as \
                  `public.distlock_token`, without quotes",
             );
-        }
-        if self.tcp_keepalives.retries > 100 {
-            return refused("tcp_keepalives must have at most 100 retries");
         }
         match self.lease {
             Some(lease) if lease < Duration::from_millis(1) => {
@@ -224,6 +259,31 @@ mod tests {
         for unfit in ["token", ".token", "locks.", "a.b.c", "a.\"b\"", &long] {
             assert!(name(unfit).parts().is_none(), "{unfit}");
         }
+    }
+
+    #[test]
+    fn times_of_the_network_are_rounded_up_and_cut() {
+        const MS: Duration = Duration::from_millis(1);
+        let rounded = |idle, retries| {
+            let interval = idle;
+            let keepalives = Keepalives {
+                idle,
+                interval,
+                retries,
+            };
+            let keepalives = keepalives.rounded();
+            assert_eq!(keepalives.idle, keepalives.interval);
+            (keepalives.idle.as_secs(), keepalives.retries)
+        };
+        assert_eq!(rounded(Duration::ZERO, 0), (0, 0));
+        assert_eq!(rounded(MS, 127), (1, 127));
+        assert_eq!(rounded(1000 * MS, 128), (1, 127));
+        assert_eq!(rounded(1001 * MS, 1), (2, 1));
+        assert_eq!(rounded(Duration::MAX, u32::MAX), (32_767, 127));
+        assert_eq!(whole_millis(Duration::ZERO), Duration::ZERO);
+        assert_eq!(whole_millis(MS / 2), MS);
+        assert_eq!(whole_millis(999 * MS + MS / 2), 1000 * MS);
+        assert_eq!(whole_millis(Duration::MAX), LONGEST_NETWORK);
     }
 
     proptest! {

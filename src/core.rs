@@ -6,16 +6,19 @@
 //! and the watchdog can answer everybody without the worker's help, and a caller's
 //! deadline is the caller's own.
 
+mod standing;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::abandoned::{Abandoned, Waiting};
 use crate::clock;
 use crate::config::Settings;
-use crate::dial::Stuck;
 use crate::error::Error;
+use crate::health::{Outage, Status};
 use crate::key::Key;
 use crate::pulse::Pulse;
 use crate::reply::{Replier, ReplyPool};
@@ -27,10 +30,6 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::table::{Desk, Limits, Refusal, Table};
 use crate::target::Target;
 use crate::watch::{Ended, SessionState};
-
-/// A round trip that takes longer than this has the caller told `Unavailable` at its
-/// deadline, and not that the lock is taken.
-const SLOW: Duration = Duration::from_millis(100);
 
 /// What the worker answers to.
 pub(crate) struct Waiter {
@@ -57,13 +56,15 @@ pub(crate) struct State {
     pub(crate) unlocks: Vec<Unlock>,
     /// Round trips begun on the session.
     pub(crate) round_trips: u64,
-    /// Why requests are refused at once, while the database is away.
-    pub(crate) refusing: Option<Error>,
+    /// Since when there has been a session, or why there is none.
+    pub(crate) status: Status,
     /// Which worker is in charge. One that finds another number here has been
     /// replaced, and leaves.
     pub(crate) epoch: u64,
     /// That worker's.
     pub(crate) pulse: Arc<Pulse>,
+    /// To leave that worker behind with.
+    pub(crate) waiting: Option<Waiting>,
     pub(crate) generation: u64,
     pub(crate) thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -72,7 +73,7 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     pub(crate) target: Target,
     pub(crate) counters: Counters,
-    pub(crate) stuck: Stuck,
+    pub(crate) abandoned: Abandoned,
     pub(crate) replies: ReplyPool<Answer>,
     pub(crate) state: Mutex<State>,
     pub(crate) notes: Mutex<Vec<Note>>,
@@ -123,16 +124,17 @@ impl Core {
                 canceller: None,
                 unlocks: Vec::new(),
                 round_trips: 0,
-                refusing: None,
+                status: Status::starting(),
                 epoch: 0,
                 pulse: Arc::default(),
+                waiting: None,
                 generation: 0,
                 thread: None,
             }),
             settings,
             target,
             counters: Counters::default(),
-            stuck: Stuck::default(),
+            abandoned: Abandoned::default(),
             replies: ReplyPool::new(),
             notes: Mutex::default(),
             noted: AtomicBool::new(false),
@@ -179,14 +181,6 @@ impl Core {
         }
     }
 
-    /// Is the database what keeps callers waiting: is it away, or has it been slow to
-    /// answer for long enough to tell?
-    pub(crate) fn is_out_of_touch(&self) -> bool {
-        let state = self.state.lock();
-        let is_slow = |since| clock::now().saturating_sub(since) >= clock::nanos(SLOW);
-        state.session.is_none() || state.pulse.errand().is_some_and(is_slow)
-    }
-
     pub(crate) fn stats(&self) -> Stats {
         let state = self.state.lock();
         let dropped = self.dropped(&state);
@@ -201,8 +195,12 @@ impl Core {
     /// back.
     fn dropped(&self, state: &State) -> usize {
         let current = state.session.as_ref().map(|session| session.generation());
+        let now = Instant::now();
         let is_dropped = |note: &&Note| match note {
-            Note::Release { grant, .. } => Some(grant.session.generation()) == current,
+            Note::Release { grant, .. } => {
+                Some(grant.session.generation()) == current
+                    && grant.keep_until.is_none_or(|until| until <= now)
+            }
             Note::GaveUp(_) => false,
         };
         self.notes.lock().iter().filter(is_dropped).count()
@@ -217,7 +215,7 @@ impl Core {
         let mut state = self.state.lock();
         let dropped = self.dropped(&state) as u64;
         self.counters.released.fetch_add(dropped, Ordering::Relaxed);
-        state.lose(ended, &self.counters);
+        state.lose(ended, error.clone(), &self.counters);
         self.counters.lost.fetch_sub(dropped, Ordering::Relaxed);
         state.dismiss(true, error);
         drop(state);
@@ -258,12 +256,13 @@ impl State {
         let session = self.session.as_ref();
         let released = session
             .is_some_and(|session| session.generation() == grant.session.generation())
-            && self
-                .table
-                .release(grant.key, grant.id, now, &mut core.desk(session));
-        if released {
-            core.counters.released.fetch_add(1, Ordering::Relaxed);
-        }
+            && self.table.release(
+                grant.key,
+                grant.id,
+                grant.keep_until,
+                now,
+                &mut core.desk(session),
+            );
         let Some(reply) = reply else { return };
         if released {
             self.unlocks.push(Unlock {
@@ -286,8 +285,20 @@ impl State {
         }
     }
 
-    /// The session is gone: every hold ends, every wait goes on.
-    pub(crate) fn lose(&mut self, ended: Ended, counters: &Counters) {
+    /// There is a session to make grants on. Returns the outage that ends with it.
+    pub(crate) fn connected(
+        &mut self,
+        session: Arc<SessionState>,
+        canceller: Option<Canceller>,
+    ) -> Option<Outage> {
+        self.session = Some(session);
+        self.canceller = canceller;
+        self.status.connected(Instant::now())
+    }
+
+    /// The session is gone because of `cause`: every hold ends, every wait goes on.
+    pub(crate) fn lose(&mut self, ended: Ended, cause: Error, counters: &Counters) {
+        self.status.away(cause, Instant::now());
         if let Some(session) = self.session.take() {
             session.trip(ended);
         }
@@ -298,11 +309,11 @@ impl State {
         }
     }
 
-    /// The database is away: tells those who are not to wait for it, now and until
-    /// `refusing` is taken back.
-    pub(crate) fn refuse(&mut self, error: Error, settings: &Settings) {
-        self.dismiss(!settings.wait_while_unavailable, &error);
-        self.refusing = Some(error);
+    /// The database is away because of `cause`: tells those who are not to wait for it, now
+    /// and until there is a session.
+    pub(crate) fn refuse(&mut self, cause: Error, settings: &Settings) {
+        let refusal = self.status.refuse(cause, Instant::now());
+        self.dismiss(!settings.wait_while_unavailable, &refusal);
     }
 
     fn dismiss(&mut self, all: bool, error: &Error) {
@@ -335,6 +346,7 @@ impl Desk<Waiter> for FrontDesk<'_> {
             mode,
             id,
             token,
+            keep_until: None,
             session: Arc::clone(session),
         };
         // Before the answer: the caller may look at the figures at once.
@@ -360,6 +372,10 @@ impl Desk<Waiter> for FrontDesk<'_> {
             )),
         };
         waiter.reply.send(answer).ok();
+    }
+
+    fn released(&mut self, _: u64) {
+        self.counters.released.fetch_add(1, Ordering::Relaxed);
     }
 
     fn contended(&mut self) {

@@ -7,122 +7,81 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use postgres::config::{Host, LoadBalanceHosts};
 
+use crate::abandoned::Abandoned;
 use crate::config::Settings;
+use crate::descriptors;
 use crate::error::{Error, ErrorKind};
 use crate::session::Session;
 use crate::target::Target;
 
-/// The longest pause before another connection.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// Threads of a manager that are left behind and still wait for an answer, each with a
-/// connection: attempts, and workers that were replaced. Nothing can end them but the
-/// network or the server.
-#[derive(Clone, Default)]
-pub(crate) struct Stuck(Arc<AtomicU32>);
-
-impl Stuck {
-    pub(crate) fn count(&self) -> u32 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn enter(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-
-    pub(crate) fn leave(&self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// How long to wait before there is another connection, so that they do not pile up:
-    /// twice as long for each that `count` says is stuck.
-    pub(crate) fn pause(count: u32, target: &Target) -> Duration {
-        match count {
-            0 => Duration::ZERO,
-            _ => target
-                .connect_timeout()
-                .saturating_mul(1_u32.checked_shl(count).unwrap_or(u32::MAX))
-                .min(LONGEST_PAUSE),
-        }
-    }
+/// What it takes to connect.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    pub(crate) target: Target,
+    pub(crate) settings: Settings,
+    pub(crate) abandoned: Abandoned,
 }
 
-/// Connects on a thread of its own and sends the outcome. If nobody waits for it any
-/// more, the session is closed on that thread.
-pub(crate) fn spawn(
-    target: &Target,
-    settings: &Settings,
-    generation: u64,
-    stuck: &Stuck,
-    outcomes: Sender<Result<Session, Error>>,
-) -> Result<(), Error> {
-    let (target, settings, stuck) = (target.clone(), settings.clone(), stuck.clone());
-    thread::Builder::new()
-        .name("distlock-dial".into())
-        .spawn(move || {
-            let outcome = dial(&target, &settings, generation, &stuck);
-            outcomes.send(outcome).ok();
-        })
-        .map(drop)
-        .map_err(|error| Error::unavailable("no thread for the connect").caused_by(error))
-}
-
-/// Connects to the first host that will do. If none does, the last one's error counts; but
-/// a standby says nothing while the primary may be on its way.
-pub(crate) fn dial(
-    target: &Target,
-    settings: &Settings,
-    generation: u64,
-    stuck: &Stuck,
-) -> Result<Session, Error> {
-    let mut outcome = Err(Error::config("the connection string names no host"));
-    for host in shuffled(target.hosts(), target) {
-        let kind = |outcome: &Result<Session, Error>| outcome.as_ref().err().map(Error::kind);
-        let next = dial_host(&host, settings, generation, stuck);
-        let (before, now) = (kind(&outcome), kind(&next));
-        if (before, now) != (Some(ErrorKind::Unavailable), Some(ErrorKind::Standby)) {
-            outcome = next;
-        }
-        if outcome.is_ok() {
-            break;
-        }
+impl Dialer {
+    /// Connects on a thread of its own. Its answer comes through the channel, which
+    /// disconnects without one if that thread panics. If nobody waits for it any more, the
+    /// session is closed on that thread.
+    pub(crate) fn spawn(self, generation: u64) -> Result<Receiver<Result<Session, Error>>, Error> {
+        let (sender, outcome) = bounded(1);
+        thread::Builder::new()
+            .name("distlock-dial".into())
+            .spawn(move || sender.send(self.connect(generation)).ok())
+            .map_err(|error| Error::unavailable("no thread for the connect").caused_by(error))?;
+        Ok(outcome)
     }
-    outcome
-}
 
-/// The addresses of a host share its time.
-fn dial_host(
-    host: &Target,
-    settings: &Settings,
-    generation: u64,
-    stuck: &Stuck,
-) -> Result<Session, Error> {
-    let deadline = Instant::now() + host.connect_timeout();
-    let addresses = shuffled(addresses(host, stuck)?, host);
-    let mut outcome = Err(Error::unavailable("the host has no address"));
-    for (tried, address) in addresses.iter().enumerate() {
-        let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        let (address, settings) = (address.within(share), settings.clone());
-        let connect = move || Session::connect(&address, &settings, generation);
-        outcome = within(share, stuck, connect).and_then(|outcome| outcome);
-        if outcome.is_ok() {
-            break;
+    /// Connects to the first host that will do. If none does, the last one's error counts;
+    /// but a standby says nothing while the primary may be on its way.
+    fn connect(&self, generation: u64) -> Result<Session, Error> {
+        let mut outcome = Err(Error::config("the connection string names no host"));
+        for host in shuffled(self.target.hosts(), &self.target) {
+            let kind = |outcome: &Result<Session, Error>| outcome.as_ref().err().map(Error::kind);
+            let next = self.connect_host(&host, generation);
+            let (before, now) = (kind(&outcome), kind(&next));
+            if (before, now) != (Some(ErrorKind::Unavailable), Some(ErrorKind::Standby)) {
+                outcome = next;
+            }
+            if outcome.is_ok() {
+                break;
+            }
         }
+        outcome
     }
-    outcome
+
+    /// The addresses of a host share its time.
+    fn connect_host(&self, host: &Target, generation: u64) -> Result<Session, Error> {
+        // A look-up without descriptors fails, too, and does not say why.
+        descriptors::check()?;
+        let deadline = Instant::now() + host.connect_timeout();
+        let addresses = shuffled(addresses(host, &self.abandoned)?, host);
+        let mut outcome = Err(Error::unavailable("the host has no address"));
+        for (tried, address) in addresses.iter().enumerate() {
+            let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+            let share = deadline.saturating_duration_since(Instant::now()) / left;
+            let (address, settings) = (address.within(share), self.settings.clone());
+            let connect = move || Session::connect(&address, &settings, generation);
+            outcome = within(share, &self.abandoned, connect).and_then(|outcome| outcome);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
 }
 
 /// `host`, once for each of its addresses.
-fn addresses(host: &Target, stuck: &Stuck) -> Result<Vec<Target>, Error> {
+fn addresses(host: &Target, abandoned: &Abandoned) -> Result<Vec<Target>, Error> {
     let ([Host::Tcp(name)], []) = (host.config.get_hosts(), host.config.get_hostaddrs()) else {
         return Ok(vec![host.clone()]);
     };
@@ -132,7 +91,7 @@ fn addresses(host: &Target, stuck: &Stuck) -> Result<Vec<Target>, Error> {
             let (name, port) = (name.clone(), host.port());
             // Which may ask a name server, and that may be silent, too.
             let look_up = move || Ok((name.as_str(), port).to_socket_addrs()?.collect());
-            within(host.connect_timeout(), stuck, look_up)?.map_err(|error: io::Error| {
+            within(host.connect_timeout(), abandoned, look_up)?.map_err(|error: io::Error| {
                 Error::unavailable("the database's host name cannot be looked up").caused_by(error)
             })?
         }
@@ -154,36 +113,84 @@ fn shuffled(mut targets: Vec<Target>, target: &Target) -> Vec<Target> {
     targets
 }
 
-/// What `work` returns within `limit`. What it returns later is dropped on its thread.
+/// What `work` returns within `limit`. What it returns later is dropped on its thread: the
+/// channel holds nothing, so a value is either taken or stays where it was made.
 fn within<T: Send + 'static>(
     limit: Duration,
-    stuck: &Stuck,
+    abandoned: &Abandoned,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
-    let (sender, result) = bounded(1);
-    let waits = Waits(stuck.clone());
-    stuck.enter();
+    let (sender, result) = bounded(0);
+    let (waiting, working) = abandoned.work();
     thread::Builder::new()
         .name("distlock-connect".into())
         .spawn(move || {
             let result = work();
-            drop(waits);
+            drop(working);
             sender.send(result).ok();
         })
         .map_err(|error| Error::unavailable("no thread for the connect").caused_by(error))?;
     result.recv_timeout(limit).map_err(|error| match error {
         RecvTimeoutError::Timeout => {
+            waiting.leave();
             Error::unavailable("the database did not answer within the connect timeout")
         }
         RecvTimeoutError::Disconnected => Error::unavailable("the connect has panicked"),
     })
 }
 
-/// Counts an attempt for as long as it has no answer.
-struct Waits(Stuck);
+#[cfg(all(test, not(distlock_model)))]
+mod tests {
+    use crossbeam_channel::{Sender, unbounded};
 
-impl Drop for Waits {
-    fn drop(&mut self) {
-        self.0.leave();
+    use super::*;
+
+    /// Tells on which thread it is dropped.
+    struct Late(Sender<thread::ThreadId>);
+
+    impl Drop for Late {
+        fn drop(&mut self) {
+            self.0.send(thread::current().id()).ok();
+        }
+    }
+
+    /// Answers that come around the end of the wait, many of them in the very moment.
+    #[test]
+    fn a_late_answer_is_dropped_where_it_was_made() {
+        let here = thread::current().id();
+        let (dropped, drops) = unbounded();
+        let mut late = 0;
+        for n in 0..20_000_u64 {
+            let limit = Duration::from_micros(100);
+            // The wait begins when the thread has been started.
+            let until = Instant::now() + limit + Duration::from_nanos(n % 200 * 500);
+            let dropped = dropped.clone();
+            let work = move || {
+                while Instant::now() < until {
+                    std::hint::spin_loop();
+                }
+                Late(dropped)
+            };
+            match within(limit, &Abandoned::default(), work) {
+                Ok(in_time) => drop(in_time),
+                Err(_) => late += 1,
+            }
+        }
+        drop(dropped);
+        let elsewhere = drops.iter().filter(|thread| *thread != here).count();
+        assert_eq!(elsewhere, late);
+    }
+
+    #[test]
+    fn what_is_left_behind_counts_until_it_has_its_answer() {
+        let abandoned = Abandoned::default();
+        let (answer, answered) = bounded::<()>(0);
+        let work = move || answered.recv().ok();
+        assert!(within(Duration::from_millis(1), &abandoned, work).is_err());
+        assert_eq!(abandoned.count(), 1);
+        drop(answer);
+        while abandoned.count() > 0 {
+            thread::yield_now();
+        }
     }
 }

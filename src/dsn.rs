@@ -1,260 +1,221 @@
-//! What a connection string says about TLS, which the driver's parser does not know in
-//! full: read here, and taken out of what the driver gets.
+//! Connection strings, read as libpq reads them, with what fills their gaps: a service
+//! file and the environment.
 //!
-//! Both forms are read just as the driver reads them. Where a string is malformed
-//! nothing is taken out of the rest, and the driver says what is wrong.
+//! Neither form is left to the driver's parser, which takes the first of two values for
+//! hosts and ports where libpq takes the last, and knows few of libpq's keywords.
+//!
+//! No error shows a value: in a string with a missing quote the password may be anywhere.
 
-use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 
-use percent_encoding::percent_decode_str;
+use crate::error::Error;
 
-/// The values of `sslmode` and `sslrootcert`; of several the last, as everywhere.
+mod keyword;
+mod pairs;
+pub(crate) mod passfile;
+mod service;
+mod url;
+
+use keyword::{KEYWORDS, Keyword};
+
+const MALFORMED: &str = "the connection string cannot be read: it is neither `key=value` pairs \
+     nor a postgres:// URL";
+
+/// Looks an environment variable up.
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    ConnectionString,
+    ServiceFile,
+    Environment,
+}
+
+/// A parameter's value, which is not empty.
+pub(crate) struct Value {
+    keyword: &'static Keyword,
+    pub(crate) text: String,
+    pub(crate) origin: Origin,
+}
+
+impl Value {
+    /// The error of a value that will not do.
+    pub(crate) fn refused(&self, why: &str) -> Error {
+        let Keyword { name, variable, .. } = self.keyword;
+        Error::config(match (self.origin, variable) {
+            (Origin::ConnectionString, _) => {
+                format!("`{name}` in the connection string will not do: {why}")
+            }
+            (Origin::ServiceFile, _) => format!("`{name}` in the service file will not do: {why}"),
+            (Origin::Environment, variable) => format!(
+                "the environment variable {} will not do: {why}",
+                variable.unwrap_or(name)
+            ),
+        })
+    }
+
+    /// A whole number, as libpq takes it.
+    pub(crate) fn integer(&self) -> Result<i32, Error> {
+        let text = self.text.trim_ascii();
+        text.parse()
+            .map_err(|_| self.refused("it must be a whole number, below 2^31"))
+    }
+
+    /// Whichever of `choices` it names.
+    pub(crate) fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Error> {
+        let found = choices.iter().find(|(name, _)| *name == self.text);
+        found.map(|(_, choice)| *choice).ok_or_else(|| {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            self.refused(&format!("it must be one of {}", names.join(", ")))
+        })
+    }
+}
+
+/// The values of `sslmode` and `sslrootcert`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct TlsParameters {
     pub(crate) sslmode: Option<String>,
     pub(crate) sslrootcert: Option<String>,
 }
 
-impl TlsParameters {
-    /// Takes a parameter that is one of these.
-    fn take(&mut self, name: &str, value: impl FnOnce() -> Option<String>) -> bool {
-        let place = match name {
-            "sslmode" => &mut self.sslmode,
-            "sslrootcert" => &mut self.sslrootcert,
-            _ => return false,
-        };
-        let value = value();
-        let taken = value.is_some();
-        if taken {
-            *place = value;
+/// Parameters by their names. One that is empty is set, so that nothing else sets it, but
+/// has no value.
+#[derive(Default)]
+pub(crate) struct Parameters(BTreeMap<&'static str, Value>);
+
+impl Parameters {
+    /// Those of `dsn`; of several values for one the last.
+    pub(crate) fn read(dsn: &str) -> Result<Parameters, Error> {
+        let mut parameters = Parameters::default();
+        if dsn.contains('\0') {
+            return Err(Error::config("the connection string must not have a NUL"));
         }
-        taken
+        match url::without_scheme(dsn) {
+            Some(url) => url::read(url, &mut parameters)?,
+            None => pairs::read(dsn, &mut parameters)?,
+        }
+        Ok(parameters)
     }
-}
 
-/// `dsn` without its TLS parameters, and those.
-pub(crate) fn split(dsn: &str) -> (String, TlsParameters) {
-    let mut parameters = TlsParameters::default();
-    let is_url = ["postgres://", "postgresql://"]
-        .iter()
-        .any(|scheme| dsn.starts_with(scheme));
-    let rest = match is_url {
-        true => split_url(dsn, &mut parameters),
-        false => split_pairs(dsn, &mut parameters),
-    };
-    (rest, parameters)
-}
+    /// Sets what is not set yet: from the service that is named, if one is, then from the
+    /// `environment`, if that is to be read.
+    pub(crate) fn fill(&mut self, environment: Option<Environment<'_>>) -> Result<(), Error> {
+        service::fill(self, environment)?;
+        if let Some(environment) = environment {
+            self.fill_from(environment)?;
+        }
+        Ok(())
+    }
 
-/// `scheme://user:password@hosts/database?name=value&name=value`, percent-encoded.
-fn split_url(url: &str, parameters: &mut TlsParameters) -> String {
-    // The driver ends the credentials at the first @: a password may have a ? in it.
-    let hosts = url.find('@').unwrap_or(0);
-    let Some(query) = url[hosts..].find('?').map(|at| hosts + at + 1) else {
-        return url.to_owned();
-    };
-    let decoded = |text| percent_decode_str(text).decode_utf8().ok();
-    let kept: Vec<&str> = url[query..]
-        .split('&')
-        .filter(|pair| {
-            let Some((name, value)) = pair.split_once('=') else {
-                return true;
+    fn fill_from(&mut self, environment: Environment<'_>) -> Result<(), Error> {
+        for keyword in KEYWORDS {
+            let variable = keyword.variable.and_then(environment);
+            let Some(value) = variable.filter(|_| !self.0.contains_key(keyword.name)) else {
+                continue;
             };
-            let name = decoded(name).unwrap_or_default();
-            !parameters.take(&name, || decoded(value).map(Cow::into_owned))
-        })
-        .collect();
-    url[..query].to_owned() + &kept.join("&")
-}
-
-/// `name=value name = 'a \'quoted\' value'`.
-fn split_pairs(pairs: &str, parameters: &mut TlsParameters) -> String {
-    let mut kept = String::new();
-    let mut left = pairs;
-    while let Some((name, value, length)) = pair(left) {
-        let (pair, after) = left.split_at(length);
-        if !parameters.take(name, || Some(value)) {
-            kept += pair;
+            let text = value.into_string();
+            let (text, is_text) = match text {
+                Ok(text) => (text, true),
+                Err(_) => (String::new(), false),
+            };
+            let value = Value {
+                keyword,
+                text,
+                origin: Origin::Environment,
+            };
+            if !is_text {
+                return Err(value.refused("it must be UTF-8 text"));
+            }
+            self.0.insert(keyword.name, value);
         }
-        left = after;
+        let requires_tls = environment("PGREQUIRESSL")
+            .is_some_and(|value| value.as_encoded_bytes().starts_with(b"1"));
+        if requires_tls && !self.0.contains_key("sslmode") {
+            self.set("sslmode", "require".to_owned(), Origin::Environment, true)?;
+        }
+        Ok(())
     }
-    kept + left
-}
 
-/// The first pair of `text`, and its length with the blanks before it; `None` for what
-/// is none.
-fn pair(text: &str) -> Option<(&str, String, usize)> {
-    let start = text.trim_start();
-    let name = start
-        .split(|c: char| c.is_whitespace() || c == '=')
-        .next()?;
-    let value = start[name.len()..].trim_start().strip_prefix('=')?;
-    let value = value.trim_start();
-    let (value, after) = match value.strip_prefix('\'') {
-        Some(quoted) => {
-            let (value, after) = unescaped(quoted, |c| c == '\'');
-            (value, after.strip_prefix('\'')?)
+    /// Fails for what is asked for and cannot be had.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let given = self.0.values().filter(|value| !value.text.is_empty());
+        for value in given {
+            if let Some(why) = value.keyword.objection(&value.text) {
+                return Err(value.refused(why));
+            }
         }
-        None => unescaped(value, char::is_whitespace),
-    };
-    Some((name, value, text.len() - after.len()))
-}
+        Ok(())
+    }
 
-/// What comes before the first `end` that no backslash protects, and the rest.
-fn unescaped(text: &str, end: impl Fn(char) -> bool) -> (String, &str) {
-    let mut value = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '\\' => value.extend(chars.next().map(|(_, c)| c)),
-            c if end(c) => return (value, &text[at..]),
-            c => value.push(c),
+    /// The value of this parameter, if it has one. It is then no longer here.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name).filter(|value| !value.text.is_empty())
+    }
+
+    pub(crate) fn take_text(&mut self, name: &str) -> Option<String> {
+        self.take(name).map(|value| value.text)
+    }
+
+    pub(crate) fn take_tls(&mut self) -> TlsParameters {
+        TlsParameters {
+            sslmode: self.take_text("sslmode"),
+            sslrootcert: self.take_text("sslrootcert"),
         }
     }
-    (value, "")
+
+    /// Whether the parameter is set, if to nothing.
+    fn is_set(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Sets it, whatever it was. An unknown `name` is in the error only if it `may_show`:
+    /// where it cannot be a part of a password, and looks like a keyword.
+    fn set(
+        &mut self,
+        name: &str,
+        text: String,
+        origin: Origin,
+        may_show: bool,
+    ) -> Result<(), Error> {
+        // As libpq had it long ago.
+        let (name, text) = match name {
+            "requiressl" if text.starts_with('1') => ("sslmode", "require".to_owned()),
+            "requiressl" => ("sslmode", "prefer".to_owned()),
+            name => (name, text),
+        };
+        let Some(keyword) = keyword::find(name) else {
+            return Err(unknown(name, may_show));
+        };
+        let value = Value {
+            keyword,
+            text,
+            origin,
+        };
+        self.0.insert(keyword.name, value);
+        Ok(())
+    }
+}
+
+/// The longest name that is shown, longer than any keyword's.
+const LONGEST_SHOWN: usize = 32;
+
+fn unknown(name: &str, may_show: bool) -> Error {
+    let is_like_a_keyword = (1..=LONGEST_SHOWN).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    if may_show && is_like_a_keyword {
+        return Error::config(format!(
+            "the connection string has the option `{name}`, which neither libpq nor the driver \
+             knows"
+        ));
+    }
+    Error::config(
+        "the connection string has an option that is not known, and not shown here because it \
+         may be a part of a password: those with blanks need quotes, in a URL those with any of \
+         @:/?#%& need percent-encoding",
+    )
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The rest of `dsn`, its sslmode and its sslrootcert.
-    fn parts(dsn: &str) -> (String, Option<String>, Option<String>) {
-        let (
-            rest,
-            TlsParameters {
-                sslmode,
-                sslrootcert,
-            },
-        ) = split(dsn);
-        (rest, sslmode, sslrootcert)
-    }
-
-    #[track_caller]
-    fn check(dsn: &str, rest: &str, sslmode: Option<&str>, sslrootcert: Option<&str>) {
-        let expected = (
-            rest.to_owned(),
-            sslmode.map(str::to_owned),
-            sslrootcert.map(str::to_owned),
-        );
-        assert_eq!(parts(dsn), expected, "{dsn}");
-    }
-
-    #[test]
-    fn pairs_are_taken_out_wherever_they_stand() {
-        let root = Some("/ca.pem");
-        check("host=db", "host=db", None, None);
-        check("sslmode=require host=db", " host=db", Some("require"), None);
-        check(
-            "host=db sslmode=verify-ca",
-            "host=db",
-            Some("verify-ca"),
-            None,
-        );
-        check("a=1 sslrootcert=/ca.pem b=2", "a=1 b=2", None, root);
-        check(
-            "a=1\tsslmode = x\nsslrootcert= /ca.pem ",
-            "a=1 ",
-            Some("x"),
-            root,
-        );
-    }
-
-    #[test]
-    fn pairs_are_quoted_as_by_libpq() {
-        check(
-            "sslrootcert='/my ca.pem' a=1",
-            " a=1",
-            None,
-            Some("/my ca.pem"),
-        );
-        check(
-            r"sslrootcert=/my\ ca.pem a=1",
-            " a=1",
-            None,
-            Some("/my ca.pem"),
-        );
-        check(r"sslrootcert='\'\\' a=1", " a=1", None, Some(r"'\"));
-        check("sslrootcert=''", "", None, Some(""));
-        check("sslmode='require'a=1", "a=1", Some("require"), None);
-    }
-
-    #[test]
-    fn what_only_looks_like_a_parameter_stays() {
-        for dsn in [
-            "password='x sslmode=disable'",
-            r"password=x\ sslmode=disable",
-            r"password='\' sslmode=disable'",
-            "password= sslmode=disable",
-            "SSLMODE=disable",
-            "my_sslmode=disable",
-            "postgres://app:x?sslmode=disable@db/app",
-            "postgres://app@db/sslmode=disable",
-            "postgres://app@db/app?options=sslmode=disable",
-        ] {
-            check(dsn, dsn, None, None);
-        }
-    }
-
-    #[test]
-    fn what_is_malformed_is_left_to_the_driver() {
-        for dsn in [
-            "",
-            " ",
-            "=",
-            "host",
-            "sslmode",
-            "sslmode x=require",
-            "sslmode='require",
-            "host='x sslmode=require",
-            "postgres://db?sslmode",
-            "postgres://db?sslmode=%ff",
-            "mysql://db?sslmode=require",
-        ] {
-            check(dsn, dsn, None, None);
-        }
-    }
-
-    #[test]
-    fn the_query_of_a_url_is_read_percent_encoded() {
-        let full = Some("verify-full");
-        check("postgres://db", "postgres://db", None, None);
-        check(
-            "postgres://db?sslmode=verify-full",
-            "postgres://db?",
-            full,
-            None,
-        );
-        check(
-            "postgresql://u:p?w@db/app?a=1&sslmode=verify-full&b=2",
-            "postgresql://u:p?w@db/app?a=1&b=2",
-            full,
-            None,
-        );
-        check(
-            "postgres://db/app?sslrootcert=%2Fmy%20c%26a.pem&ssl%6Dode=verify-full",
-            "postgres://db/app?",
-            full,
-            Some("/my c&a.pem"),
-        );
-    }
-
-    #[test]
-    fn of_duplicates_the_last_counts() {
-        check("sslmode=disable sslmode=require", "", Some("require"), None);
-        let url = "postgres://db?sslmode=disable&a=1&sslmode=require";
-        check(url, "postgres://db?a=1", Some("require"), None);
-    }
-
-    #[test]
-    fn the_driver_reads_the_rest() {
-        for dsn in [
-            "user = 'a b' sslmode=verify-full host=db port=1",
-            "postgres://a%20b@db:1/?sslmode=verify-full",
-            "postgres://a%20b@db:1?sslmode=verify-full&sslrootcert=system",
-        ] {
-            let config: postgres::Config = split(dsn).0.parse().unwrap();
-            assert_eq!(config.get_user(), Some("a b"));
-            assert_eq!(config.get_ports(), [1]);
-        }
-    }
-}
+mod tests;

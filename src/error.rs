@@ -3,8 +3,11 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::key::Key;
 use crate::watch::Ended;
 
 /// What went wrong, for code that has to decide what to do next.
@@ -17,9 +20,14 @@ pub enum ErrorKind {
     /// The connection string or a builder setting is not usable. Nothing was
     /// sent to a server; trying again with the same input cannot help.
     Config,
-    /// The database cannot be reached, refused the connection, or did not
+    /// The database cannot be reached, takes no connections now, or did not
     /// answer in time. Trying again later can help.
     Unavailable,
+    /// The server refused the login: a wrong or expired password, a role that is not there
+    /// or may not log in, a database that is not there or that the role may not connect to,
+    /// or no line for it in `pg_hba.conf`; or
+    /// [`Builder::credentials`](crate::Builder::credentials) gave no login.
+    Login,
     /// The manager was closed.
     Closed,
     /// The [`CancelToken`](crate::CancelToken) of the acquire was cancelled.
@@ -33,6 +41,11 @@ pub enum ErrorKind {
     /// [`Acquire::lock`](crate::Acquire::lock) did not get the lock within its
     /// [`timeout`](crate::Acquire::timeout).
     Timeout,
+    /// The lock was not free within the manager's
+    /// [`Builder::wait_limit`](crate::Builder::wait_limit), which was shorter than the wait that
+    /// the call asked for. The message has the key's number, as in `pg_locks`. Often a deadlock:
+    /// two locks taken in opposite order, or one twice by one thread.
+    WaitLimit,
     /// The lock had been lost before it was given back: somebody else may have
     /// held it since.
     Lost,
@@ -52,8 +65,9 @@ pub enum ErrorKind {
     /// fit, or could not be drawn from. The message says what helps.
     Fencing,
     /// There is no TLS connection: the server has no TLS where it is required, its
-    /// certificate was refused (another authority, another host, expired), or the
-    /// handshake failed. The message says what helps.
+    /// certificate was refused (another authority, another host, expired), the trusted
+    /// authorities cannot be read any more, or the handshake failed. The message says what
+    /// helps.
     Tls,
     /// The database answered with an error that has no kind of its own; the
     /// [`source`](StdError::source) says which.
@@ -71,6 +85,8 @@ pub struct Error {
     message: Cow<'static, str>,
     // Shared, because one failed round trip is the answer to many callers.
     source: Option<Arc<dyn StdError + Send + Sync>>,
+    /// It is transient although its kind is not.
+    passing: bool,
 }
 
 impl Error {
@@ -79,6 +95,7 @@ impl Error {
             kind,
             message: message.into(),
             source: None,
+            passing: false,
         }
     }
 
@@ -110,10 +127,22 @@ impl Error {
         )
     }
 
+    /// Why a session ends that the clock has ended.
+    pub(crate) fn lease_expired() -> Self {
+        Error::unavailable("the lease expired")
+    }
+
     pub(crate) fn timeout() -> Self {
         Error::new(
             ErrorKind::Timeout,
             "the lock was not free within the timeout",
+        )
+    }
+
+    pub(crate) fn wait_limit(key: &Key, limit: Duration) -> Self {
+        Error::new(
+            ErrorKind::WaitLimit,
+            format!("the lock {key} was not free within the manager's wait limit of {limit:?}"),
         )
     }
 
@@ -133,18 +162,87 @@ impl Error {
         }
     }
 
-    /// Does the server that answers not do, whatever the reason? Then callers are told
-    /// that, and not just that it is away.
-    pub(crate) fn is_unfit(&self) -> bool {
-        matches!(
-            self.kind,
-            ErrorKind::Standby
-                | ErrorKind::Pooler
-                | ErrorKind::NotLocking
-                | ErrorKind::ServerTooOld
-                | ErrorKind::Fencing
-                | ErrorKind::Tls
-        )
+    /// With a source whose type is not known.
+    pub(crate) fn caused_by_any(mut self, source: Box<dyn StdError + Send + Sync>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What made it may pass, whatever the kind says.
+    pub(crate) fn passing(mut self) -> Self {
+        self.passing = true;
+        self
+    }
+
+    /// What callers are told while this is why there is no session. What has a kind of its
+    /// own speaks for itself.
+    pub(crate) fn while_away(&self) -> Error {
+        match self.kind {
+            ErrorKind::Unavailable => {
+                let message = format!("the database is away: {}", self.in_words());
+                Error::unavailable(message).caused_by(self.clone())
+            }
+            _ => self.clone(),
+        }
+    }
+
+    /// The error and its sources.
+    fn in_words(&self) -> String {
+        let mut words = self.to_string();
+        for source in self.sources() {
+            let source = source.to_string();
+            if !words.ends_with(&source) {
+                words = format!("{words}: {source}");
+            }
+        }
+        words
+    }
+
+    fn sources(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        std::iter::successors(self.source(), |&source| source.source())
+    }
+
+    /// True if the same may succeed later although nobody changes the program, its settings
+    /// or its rights: the database is away, starts, fails over or has no connection slot
+    /// free; a lock table or disk is full; a lock or a limit was taken. False where trying
+    /// again cannot help before somebody has mended something (a connection string, a login,
+    /// a certificate, a pooler), where the caller itself has ended the wait, and for
+    /// [`Lost`](ErrorKind::Lost): what to do about work that was not protected to its end,
+    /// no library can know.
+    ///
+    /// ```no_run
+    /// # fn sweep() {}
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// match mgr.try_lock("sweep") {
+    ///     Ok(Some(_guard)) => sweep(),
+    ///     Ok(None) => {}
+    ///     Err(error) if error.is_transient() => eprintln!("not now: {error}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_transient(&self) -> bool {
+        match self.kind {
+            ErrorKind::Unavailable
+            | ErrorKind::LockTableFull
+            | ErrorKind::LimitReached
+            | ErrorKind::WaitLimit
+            | ErrorKind::Timeout
+            // While a fail-over goes on, what the connection string names may be a standby.
+            | ErrorKind::Standby => true,
+            ErrorKind::Config
+            | ErrorKind::Closed
+            | ErrorKind::Cancelled
+            | ErrorKind::Lost
+            | ErrorKind::Pooler
+            | ErrorKind::NotLocking
+            | ErrorKind::ServerTooOld => false,
+            ErrorKind::Login | ErrorKind::Fencing | ErrorKind::Tls | ErrorKind::Database => {
+                self.passing || self.sources().any(passes)
+            }
+        }
     }
 
     /// What went wrong, to decide by.
@@ -183,5 +281,121 @@ impl StdError for Error {
         self.source
             .as_deref()
             .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// True if `cause` comes of a state that passes by itself.
+fn passes(cause: &(dyn StdError + 'static)) -> bool {
+    if let Some(error) = cause.downcast_ref::<postgres::error::DbError>() {
+        is_passing_code(error.code().code())
+    } else if let Some(error) = cause.downcast_ref::<io::Error>() {
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::TimedOut
+        )
+    } else {
+        false
+    }
+}
+
+/// True for the SQLSTATEs of states that pass by themselves.
+pub(crate) fn is_passing_code(code: &str) -> bool {
+    match code {
+        // Poolers say this of everything, and it takes their words to tell it apart.
+        "08P01" => false,
+        // A server that rejected the connection.
+        "08004" => false,
+        // The database was dropped.
+        "57P04" => false,
+        // The statement was cancelled; serialization failure, deadlock; a lock was not free;
+        // the server takes no writes.
+        "57014" | "40001" | "40P01" | "55P03" | "25006" => true,
+        // The connection; a lack of resources; the server starts, stops or recovers.
+        _ => ["08", "53", "57P"]
+            .iter()
+            .any(|class| code.starts_with(class)),
+    }
+}
+
+#[cfg(all(test, not(distlock_model)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_transient_by_its_kind() {
+        for (kind, transient) in [
+            (ErrorKind::Config, false),
+            (ErrorKind::Unavailable, true),
+            (ErrorKind::Login, false),
+            (ErrorKind::Closed, false),
+            (ErrorKind::Cancelled, false),
+            (ErrorKind::LimitReached, true),
+            (ErrorKind::WaitLimit, true),
+            (ErrorKind::LockTableFull, true),
+            (ErrorKind::Timeout, true),
+            (ErrorKind::Lost, false),
+            (ErrorKind::Standby, true),
+            (ErrorKind::Pooler, false),
+            (ErrorKind::NotLocking, false),
+            (ErrorKind::ServerTooOld, false),
+            (ErrorKind::Fencing, false),
+            (ErrorKind::Tls, false),
+            (ErrorKind::Database, false),
+        ] {
+            assert_eq!(Error::new(kind, "").is_transient(), transient, "{kind:?}");
+        }
+        assert!(Error::new(ErrorKind::Login, "").passing().is_transient());
+    }
+
+    #[test]
+    fn or_by_what_is_behind_it() {
+        let tls =
+            |kind: io::ErrorKind| Error::new(ErrorKind::Tls, "").caused_by(io::Error::from(kind));
+        assert!(tls(io::ErrorKind::ConnectionReset).is_transient());
+        assert!(
+            !tls(io::ErrorKind::InvalidData).is_transient(),
+            "a certificate"
+        );
+        let outer =
+            Error::new(ErrorKind::Database, "").caused_by(tls(io::ErrorKind::UnexpectedEof));
+        assert!(outer.is_transient());
+    }
+
+    #[test]
+    fn the_servers_codes_say_whether_waiting_helps() {
+        for code in [
+            "53000", "53100", "53200", "53300", "53400", "57014", "57P01", "57P02", "57P03",
+            "57P05", "08000", "08001", "08003", "08006", "40001", "40P01", "55P03", "25006",
+        ] {
+            assert!(is_passing_code(code), "{code}");
+        }
+        for code in [
+            "28000", "28P01", "3D000", "42501", "42883", "08P01", "08004", "57P04", "0A000",
+            "22023", "XX000",
+        ] {
+            assert!(!is_passing_code(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn while_away_callers_hear_why_in_words_and_by_source() {
+        let cause = Error::unavailable("cannot connect to the database")
+            .caused_by(io::Error::other("connection refused"));
+        let told = cause.while_away();
+        assert_eq!(told.kind(), ErrorKind::Unavailable);
+        assert_eq!(
+            told.to_string(),
+            "the database is away: cannot connect to the database: connection refused"
+        );
+        let source = told.source().expect("the cause").to_string();
+        assert_eq!(source, "cannot connect to the database");
+
+        let cause = Error::new(ErrorKind::Login, "the password is wrong");
+        assert_eq!(cause.while_away().kind(), ErrorKind::Login);
+        assert_eq!(cause.while_away().to_string(), "the password is wrong");
     }
 }

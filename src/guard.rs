@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
@@ -34,14 +35,16 @@ use crate::watch::{Ended, Hold, Watch};
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "the lock is released as soon as the guard is dropped"]
+#[must_use = "the lock is given back as soon as its guard is dropped, and `let _ =` drops it \
+              at once: write `let _guard =`, or use `Manager::with_lock`"]
 pub struct Guard {
     handle: Arc<Handle>,
     grant: Grant,
     /// Made for the first who watches.
     hold: OnceCell<Arc<Hold>>,
-    token: Option<CancelToken>,
-    /// Is the lock given back, or lost and done with?
+    /// Where the hold is registered, for as long as it lasts.
+    tokens: [Option<CancelToken>; 2],
+    /// True once the lock is given back, or lost and done with.
     over: bool,
 }
 
@@ -51,15 +54,24 @@ impl Guard {
             handle,
             grant,
             hold: OnceCell::new(),
-            token: None,
+            tokens: [None, None],
             over: false,
         }
     }
 
-    /// Has the hold end with `token`; an error if that is cancelled already.
-    pub(crate) fn cancelled_by(mut self, token: &CancelToken) -> Result<Guard, Error> {
-        if token.register(self.hold(), &self.grant, &self.handle) {
-            self.token = Some(token.clone());
+    /// Has the hold end with either token, and with `release_on` the lock go as well; an
+    /// error if one is cancelled already.
+    pub(crate) fn cancelled_by(
+        mut self,
+        cancel: Option<&CancelToken>,
+        release_on: Option<&CancelToken>,
+    ) -> Result<Guard, Error> {
+        let (grant, handle) = (&self.grant, &self.handle);
+        let ends = cancel.is_none_or(|token| token.trip(self.hold(), grant, handle));
+        // The second, because it counts if both are the same token.
+        let releases = release_on.is_none_or(|token| token.release(self.hold(), grant, handle));
+        self.tokens = [cancel.cloned(), release_on.cloned()];
+        if ends && releases {
             Ok(self)
         } else {
             Err(Error::cancelled())
@@ -75,11 +87,40 @@ impl Guard {
         &self.grant.key
     }
 
-    /// Was the lock lost? See [`Watch::is_lost`].
+    /// True if the work under the lock has to stop: the lock is lost, or the acquire's token
+    /// was cancelled. See [`Watch::is_lost`].
     ///
     /// No round trip: this reads a flag and a clock, and may be asked often.
     pub fn is_lost(&self) -> bool {
         self.ended().is_some()
+    }
+
+    /// How much of the lease is left before this side stops counting on the lock, if the
+    /// server is not heard of until then: [renewed](crate::Builder::heartbeat) as long as all
+    /// is well, zero once the lock is lost. `None` without a [lease](crate::Builder::lease).
+    ///
+    /// No round trip: for a step that must not begin unless there is time to end it. To be
+    /// told, see [`Watch::wait_at_risk`].
+    ///
+    /// ```no_run
+    /// # fn step() {}
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// use std::time::Duration;
+    ///
+    /// let guard = mgr.lock("import")?;
+    /// let enough = |left| left > Duration::from_secs(3); // the step takes two
+    /// if guard.time_left().is_none_or(enough) && !guard.is_lost() {
+    ///     step();
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn time_left(&self) -> Option<Duration> {
+        match self.hold.get() {
+            Some(hold) => hold.time_left(),
+            None => self.grant.session.time_left(),
+        }
     }
 
     fn ended(&self) -> Option<Ended> {
@@ -95,24 +136,30 @@ impl Guard {
     }
 
     /// The fencing token of this hold: greater than those of all holders before, in the
-    /// whole database. Those who share a lock at one time have tokens in any order. `None`
-    /// without [`Builder::fencing`](crate::Builder::fencing).
-    pub fn token(&self) -> Option<u64> {
-        self.grant.token.map(u64::from)
+    /// whole database. Above zero, and a `bigint` in SQL. Those who share a lock at one time
+    /// have tokens in any order. `None` without
+    /// [`Builder::fencing`](crate::Builder::fencing).
+    pub fn token(&self) -> Option<i64> {
+        self.grant.token.map(i64::from)
     }
 
-    /// Gives the lock back and waits until it is free for others.
+    /// Gives the lock back and waits until it is free for others; with
+    /// [`Acquire::hold_at_least`](crate::Acquire::hold_at_least) only until the server has
+    /// confirmed that it lasted.
     ///
     /// # Errors
     ///
     /// The lock was not held to the end, so somebody else may have been inside:
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost), or
-    /// [`Closed`](crate::ErrorKind::Closed) or
+    /// [`Closed`](crate::ErrorKind::Closed) or, with
+    /// [`Acquire::release_on`](crate::Acquire::release_on),
     /// [`Cancelled`](crate::ErrorKind::Cancelled) if that is why. After an error, as
     /// after success, this guard does not hold the lock.
     ///
     /// A success was confirmed by the server in a round trip after the call, also where the
-    /// lock has gone to another thread of this process.
+    /// lock has gone to another thread of this process. A hold whose
+    /// [`cancel`](crate::Acquire::cancel) token was cancelled succeeds as well if its lock
+    /// lasted: its watch says `Cancelled`, and nobody else was inside.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), distlock::Error> {
@@ -124,12 +171,7 @@ impl Guard {
     /// # }
     /// ```
     pub fn unlock(mut self) -> Result<(), Error> {
-        if let Some(ended) = self.ended() {
-            return Err(Error::ended(ended));
-        }
-        if !self.finish() {
-            return Err(Error::ended(self.ended().unwrap_or(Ended::SessionLost)));
-        }
+        self.finish().map_err(Error::ended)?;
         let (pending, replier) = self.handle.core.replies.open();
         self.handle.release(self.grant.clone(), Some(replier));
         match pending.wait(None, None) {
@@ -142,25 +184,23 @@ impl Guard {
         }
     }
 
-    /// Ends the hold. True if the lock is now this guard's to give back: once, and not
-    /// after it was lost.
-    fn finish(&mut self) -> bool {
-        if std::mem::replace(&mut self.over, true) {
-            return false;
-        }
-        if let Some(token) = self.token.take() {
+    /// Ends the hold. An error if the lock is not this guard's to give back: it was lost
+    /// before, or its token has given it back.
+    fn finish(&mut self) -> Result<(), Ended> {
+        self.over = true;
+        for token in self.tokens.iter_mut().filter_map(Option::take) {
             token.unregister(&self.grant, &self.handle);
         }
         match self.hold.get() {
-            Some(hold) => hold.end(Ended::Unlocked),
-            None => self.grant.session.ended().is_none(),
+            Some(hold) => hold.give_back(Ended::Unlocked),
+            None => self.grant.session.ended().map_or(Ok(()), Err),
         }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.finish() {
+        if !self.over && self.finish().is_ok() {
             self.handle.release(self.grant.clone(), None);
         }
     }

@@ -27,7 +27,9 @@ impl Handle {
     /// Gives a lock back, without ever waiting: straight to the next in line if that can
     /// be done here and now, or else through the worker.
     pub(crate) fn release(&self, grant: Grant, reply: Option<Replier<Answer>>) {
-        if let Some(mut state) = self.core.state.try_lock()
+        // What is to be kept needs the worker's clock.
+        if grant.keep_until.is_none()
+            && let Some(mut state) = self.core.state.try_lock()
             && state.table.is_awaited(grant.key)
             // What has ended is not for the next in line.
             && grant.session.ended().is_none()

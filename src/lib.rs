@@ -5,7 +5,7 @@
 //! # fn main() -> Result<(), distlock::Error> {
 //! let mgr = distlock::Manager::connect("postgres://app@db.example.com/app")?;
 //! {
-//!     let _guard = mgr.lock("nightly-report")?;
+//!     let _guard = mgr.lock("nightly-report")?; // with a name: `let _ =` would drop it at once
 //!     // only one of us, on all machines, is here
 //! }
 //! # Ok(())
@@ -15,7 +15,8 @@
 //! A [`Manager`] owns one database connection and one worker thread, however many
 //! locks and threads it serves. [`Manager::lock`] waits, [`Manager::try_lock`] does
 //! not, [`Manager::try_lock_for`] waits for so long. The [`Guard`] releases on drop;
-//! its [`Watch`] trips the moment the lock is lost.
+//! its [`Watch`] trips the moment the lock is lost. [`Manager::with_lock`] is all of it around
+//! a closure, and says whether the lock lasted.
 //!
 //! # The protocol
 //!
@@ -27,7 +28,9 @@
 //! *What ends a hold.* Its guard is dropped or unlocked; its [`CancelToken`] is
 //! cancelled; the manager is closed; or the session ends: the connection breaks, the
 //! server ends it, or the holder has been silent for the length of the
-//! [lease](Builder::lease). [`Ended`] says which.
+//! [lease](Builder::lease). [`Ended`] says which. A cancelled token ends the hold, for its
+//! watch, and not the lock: that stays until the guard goes, unless it was asked for
+//! otherwise ([`Acquire::release_on`]).
 //!
 //! *How a loss is noticed.* While anything is held or awaited the worker makes a round
 //! trip at least every [heartbeat](Builder::heartbeat) (30 ms). One that fails trips
@@ -53,7 +56,8 @@
 //!
 //! # Recipes
 //!
-//! A cron job that must run once, wherever it starts:
+//! A cron job that must not overlap with itself, wherever it starts. It runs twice if it is
+//! over in one place before it starts in another, as when their clocks differ by a little:
 //!
 //! ```no_run
 //! # fn report() {}
@@ -67,24 +71,62 @@
 //! # }
 //! ```
 //!
-//! The same, where not doing it is no tragedy but an outage of the database should not go
+//! A cron job that must run once each time, though every host starts it. The lock is held for
+//! longer than the starts can lie apart, by the hosts' clocks and by what else delays them:
+//!
+//! ```no_run
+//! # fn report() {}
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! use std::time::Duration;
+//!
+//! let apart = Duration::from_secs(60);
+//! let nightly = mgr.acquire("nightly-report").hold_at_least(apart);
+//! if nightly.try_with_lock(|_guard| report())?.is_some() {
+//!     // The lock goes with the process: one that would end now has to stay for the minute.
+//!     std::thread::sleep(apart);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It still runs twice if the session is lost within that time, which the error tells only
+//! while the job runs. Where that matters, write down with the job's own work, in its
+//! transaction, for which night it is done.
+//!
+//! Work where not doing it is no tragedy but an outage of the database should not go
 //! unnoticed:
 //!
 //! ```no_run
 //! # fn sweep() {}
 //! # fn main() -> Result<(), distlock::Error> {
 //! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
-//! use distlock::ErrorKind;
-//!
 //! match mgr.try_lock("sweep") {
 //!     Ok(Some(_guard)) => sweep(),
 //!     Ok(None) => {}
-//!     Err(error) if error.kind() == ErrorKind::Unavailable => eprintln!("not now: {error}"),
-//!     Err(error) => return Err(error),
+//!     Err(error) if error.is_transient() => eprintln!("not now: {error}"),
+//!     Err(error) => return Err(error), // somebody has to mend something
 //! }
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A program that starts together with its database, and says how it stands with it
+//! ([`Builder::connect_lazy`] does not even wait):
+//!
+//! ```no_run
+//! # fn main() -> Result<(), distlock::Error> {
+//! use std::time::Duration;
+//!
+//! let mgr = distlock::Manager::builder("host=db user=app")
+//!     .connect_within(Duration::from_secs(60))?;
+//! let health = mgr.health();
+//! println!("ready: {}, for {:?}", health.connected, health.age());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A password that is rotated, or a token that expires: [`Builder::credentials`].
 //!
 //! Work in steps that stops when the lock is lost:
 //!
@@ -114,7 +156,6 @@
 //!     .connect()?;
 //! let guard = mgr.lock("report")?;
 //! let token = guard.token().expect("with fencing every guard has one");
-//! let token = i64::try_from(token)?;
 //! let taken = store.execute(
 //!     "UPDATE report SET text = $1, token = $2 WHERE token <= $2",
 //!     &[&"the report", &token],
@@ -124,8 +165,148 @@
 //! # }
 //! ```
 //!
+//! A shutdown: one [`CancelToken`] ends all waits and tells all holders to stop, and each
+//! lock goes when its holder has stopped:
+//!
+//! ```no_run
+//! # fn steps() -> std::vec::IntoIter<fn()> { Vec::new().into_iter() }
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! use distlock::{CancelToken, ErrorKind};
+//!
+//! let shutdown = CancelToken::new(); // cancelled by a signal handler's thread
+//! let guard = match mgr.acquire("import").cancel(&shutdown).lock() {
+//!     Ok(guard) => guard,
+//!     Err(error) if error.kind() == ErrorKind::Cancelled => return Ok(()),
+//!     Err(error) => return Err(error),
+//! };
+//! for step in steps() {
+//!     if guard.is_lost() {
+//!         break; // told to stop, or the lock is lost
+//!     }
+//!     step();
+//! }
+//! guard.unlock()?; // nobody else was inside until here, cancelled or not
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Many readers, one writer: [`Manager::lock_shared`] and [`Manager::lock`] of one key.
-//! All waits of a program that shuts down: [`Acquire::cancel`] with one [`CancelToken`].
+//!
+//!
+//! Work that stops *before* the lock can be lost: [`Guard::time_left`] and
+//! [`Watch::wait_at_risk`].
+//!
+//! # Pitfalls
+//!
+//! A guard that is dropped at once is a lock that was never had. [`Manager::with_lock`] and
+//! [`Manager::try_with_lock`] cannot be held wrong in this way. With the guards themselves,
+//! all of these compile, no lint speaks up, and whatever follows runs without the lock:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! let _ = mgr.lock("key")?;                               // `_` keeps nothing
+//! mgr.try_lock("key")?;                                   // nor does a statement
+//! let Some(_) = mgr.try_lock("key")? else { return Ok(()) };
+//! if mgr.try_lock("key")?.is_some() { /* not locked */ }
+//! if mgr.try_lock("key")?.is_none() { return Ok(()) }
+//! if mgr.lock("key").is_ok() { /* not locked */ }
+//! match mgr.try_lock("key")? { Some(_) => {} None => return Ok(()) }
+//! let watch = mgr.lock("key")?.watch();                   // a watch keeps no lock
+//! # drop(watch);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Give the guard a name, if only `_guard`, and it lives to the end of the block:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! let _guard = mgr.lock("key")?;
+//! let Some(_other) = mgr.try_lock("other")? else { return Ok(()) };
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The compiler sees the plainest case, a guard of [`Manager::lock`] that nothing takes:
+//!
+//! ```compile_fail
+//! # #![deny(unused_must_use)]
+//! # fn main() -> Result<(), distlock::Error> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! mgr.lock("key")?; // unused `Guard` that must be used
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It then also advises `let _ =`, which is the first line above: do not follow it. An
+//! `Option` cannot be marked in this way, and clippy turns an `if let Some(_) =`, which works,
+//! into the `is_some()` that does not.
+//!
+//! # Inside an async program
+//!
+//! Every call works on the threads of an async runtime, but most of them block theirs:
+//!
+//! | Call | Blocks for |
+//! |---|---|
+//! | dropping a [`Guard`] or a [`Manager`]; [`Guard::is_lost`], [`time_left`](Guard::time_left), [`watch`](Guard::watch); [`Watch::ended`]; [`CancelToken::cancel`]; [`Manager::stats`] | nothing: call them anywhere |
+//! | [`Manager::try_lock`], [`Guard::unlock`] | a round trip, or until the server is given up |
+//! | [`Manager::lock`] and the timed calls, [`Manager::with_lock`], [`Watch::wait`] | as long as it takes |
+//! | [`Builder::connect`], [`Manager::close`] | seconds, if the server does not answer |
+//!
+//! So all but the first go through the runtime's threads for blocking calls, such as those of
+//! `tokio::task::spawn_blocking`. A guard may be held across an `.await` and go to another
+//! thread:
+//!
+//! ```no_run
+//! use distlock::{Guard, Manager};
+//! use tokio::task::spawn_blocking;
+//!
+//! async fn lock(mgr: &Manager, key: &'static str) -> Result<Guard, Box<dyn std::error::Error>> {
+//!     let mgr = mgr.clone();
+//!     Ok(spawn_blocking(move || mgr.lock(key)).await??)
+//! }
+//!
+//! # async fn report() {}
+//! # async fn run(mgr: Manager) -> Result<(), Box<dyn std::error::Error>> {
+//! let guard = lock(&mgr, "nightly-report").await?;
+//! report().await;
+//! spawn_blocking(move || guard.unlock()).await??;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A blocking call on the runtime's own thread stops every task of that thread. On a
+//! current-thread runtime a [`Manager::lock`] of a key that another of its tasks holds waits for
+//! itself: that task never gets to give it back. A future that is dropped does not end the
+//! blocking call behind it: give that a timeout or a [`CancelToken`]; a guard that nobody takes
+//! any more is dropped, and its lock is free. The repository's `examples/in_async.rs` also
+//! stops its work when the lock is lost.
+//!
+//! # Connection strings
+//!
+//! Both of libpq's [forms], `host=db1,db2 user=app` and `postgres://app@db1,db2/app`, mean
+//! what they mean to `psql`: the later of two values replaces the earlier, one that is empty
+//! is not given, the user is by default the operating system's, the database the user's
+//! namesake. Without a host it is the local server's unix socket, in `/var/run/postgresql`
+//! if there is that folder, else in `/tmp`. Blanks and newlines around the string do not
+//! matter. `service` and `passfile` name files as for libpq;
+//! [`Manager::from_env`] and [`Builder::env_defaults`] read the environment, too.
+//!
+//! What differs: `connect_timeout=0` is the [builder's](Builder::connect_timeout) and not
+//! endless; `keepalives_idle`, `keepalives_interval` and `keepalives_count` are cut to what
+//! Linux takes, and zero is the system's default; of `target_session_attrs` there are `any`,
+//! `read-write` and `primary`, and all mean a server that takes writes; if a host refuses the
+//! login, the next one is tried. What would not be done as asked is a
+//! [`Config`](ErrorKind::Config) error that names the keyword, such as `sslcert`, `sslcrl`,
+//! `requirepeer`, `require_auth` or `gssencmode=require`; what asks for nothing, such as
+//! `client_encoding=UTF8`, is taken. No error shows a value.
+//!
+//! A [`postgres::Config`] does instead of a string ([`Manager::builder`]).
+//!
+//! [forms]: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 //!
 //! # TLS
 //!
@@ -140,11 +321,14 @@
 //! | `verify-ca` | always | signed by a trusted authority |
 //! | `verify-full` | always | that, and for this host |
 //!
-//! `sslrootcert` names a PEM file with the trusted authorities, read once; given that, the
-//! signature is checked in every mode. Without it the `verify-…` modes trust the system's
-//! authorities, where libpq would look for `~/.postgresql/root.crt`. `sslrootcert=system`
-//! is the system's authorities and `verify-full`, and goes with no weaker mode. Only
-//! `verify-full` keeps somebody on the way from reading along:
+//! `sslrootcert` names a PEM file with the trusted authorities; given that, the signature is
+//! checked in every mode. Without it the `verify-…` modes trust the system's authorities,
+//! where libpq would look for `~/.postgresql/root.crt`. `sslrootcert=system` is the system's
+//! authorities and `verify-full`, and goes with no weaker mode. The authorities are read
+//! again at each connect, so they can be replaced while the manager lives. If they cannot be
+//! read, that is a [`Config`](ErrorKind::Config) error of [`Builder::connect`], and later a
+//! [`Tls`](ErrorKind::Tls) error until a reconnect can read them. Only `verify-full` keeps
+//! somebody on the way from reading along:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), distlock::Error> {
@@ -155,6 +339,13 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Where the certificate is not checked, any will do, also one of X.509 version 1, which
+//! `openssl x509 -req` makes unless it is given extensions; the server must have its key in
+//! any case. Where it is checked it has to be of version 3. The key can be RSA of 2048 to
+//! 8192 bits, ECDSA on P-256 or P-384, or Ed25519, and so can the authority's. P-521, RSA-PSS
+//! and Ed448 are not supported: the error says so, and [`Builder::tls`] with another
+//! implementation, such as OpenSSL, is the way out.
 //!
 //! What differs: host names count only as subject alternative names, not as the
 //! certificate's common name; a certificate authority's own certificate does not do for a
@@ -173,9 +364,11 @@
 //! # Logs
 //!
 //! Through [`tracing`], whose `log` feature is on, so that they reach `log` as well:
-//! connects and reconnects at `info`; at `warn` lost sessions, a connection that is given up,
-//! the first failed reconnect, and what a server does not do as asked (a lease, a setting, a
-//! second connection to look for a pooler); later failed reconnects and closing at `debug`.
+//! connects and reconnects at `info`, with how long there was no session; at `warn` lost
+//! sessions, a connection that is given up, the first failed reconnect, every minute an outage
+//! that lasts, with its cause and age, a password file that others may read, and a setting that
+//! a server does not take; later failed reconnects and closing at `debug`. A
+//! [`Builder::connect`] that fails returns its error and logs nothing.
 //! Nothing is logged for a single lock.
 //!
 //! # When to use something else
@@ -185,13 +378,16 @@
 //! * Rows that one worker at a time is to take: `SELECT … FOR UPDATE SKIP LOCKED`.
 //! * A lock that must outlive its process, or be seen with its owner's name: a row in a
 //!   table.
-//! * An asynchronous program: sqlx's `PgAdvisoryLock`, which costs a connection for each
-//!   lock held, has no lease and no watch. Or this crate from `spawn_blocking`.
+//! * An asynchronous program that wants no blocking threads: sqlx's `PgAdvisoryLock`, which
+//!   costs a connection for each lock held, has no lease and no watch. Or this crate
+//!   [from `spawn_blocking`](crate#inside-an-async-program).
 //! * No Postgres, or locks across databases: etcd or consul, which have leases too.
 //!
 //! # Limits
 //!
 //! * Locks are not reentrant: a thread that has one and asks for it again waits for itself.
+//! * Deadlocks are not detected: take several locks in one order everywhere, and see
+//!   [`Builder::wait_limit`].
 //! * All parties must use the same *database*: advisory locks of two databases of a
 //!   server are two different locks, and a standby has its own.
 //! * The connection must be a session of its own. A pooler in transaction or statement
@@ -223,6 +419,7 @@
 //!
 //! [advisory lock]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
+mod abandoned;
 mod acquire;
 mod backoff;
 mod builder;
@@ -230,11 +427,14 @@ mod cancel;
 mod clock;
 mod config;
 mod core;
+mod credentials;
+mod descriptors;
 mod dial;
 mod dsn;
 mod error;
 mod guard;
 mod handle;
+mod health;
 mod key;
 mod link;
 mod manager;
@@ -249,17 +449,22 @@ mod target;
 mod tls;
 mod watch;
 mod watchdog;
+mod with_lock;
 mod worker;
 
 pub use crate::acquire::Acquire;
 pub use crate::builder::Builder;
 pub use crate::cancel::CancelToken;
+pub use crate::credentials::Credentials;
 pub use crate::error::{Error, ErrorKind};
 pub use crate::guard::Guard;
+pub use crate::health::Health;
 pub use crate::key::Key;
 pub use crate::manager::Manager;
 pub use crate::stats::Stats;
+pub use crate::target::ConnectConfig;
 pub use crate::watch::{Ended, Watch};
+pub use crate::with_lock::WithLockError;
 
 /// Compiles the README's examples.
 #[cfg(doctest)]

@@ -1,44 +1,53 @@
 //! The worker's way to the database: up, down, or being dialled again.
 //!
-//! Dialling is another thread's work, so that requests are answered meanwhile. After a
-//! session that had lasted the first dial is made at once, and those who wait are not
-//! told before it has failed; the next ones are spaced by a backoff.
+//! Dialling is another thread's work, so that requests are answered meanwhile. The first
+//! dial, and the first one after a session that had lasted, is made at once, and those who
+//! wait are not told before it has failed, however long that takes; the next ones are spaced
+//! by a backoff.
 
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender};
 use tracing::{debug, info, warn};
 
 use crate::backoff::{self, Dice};
 use crate::clock;
 use crate::config::Settings;
 use crate::core::{Core, State};
-use crate::dial::{self, Stuck};
+use crate::dial::Dialer;
 use crate::error::Error;
+use crate::health::Outage;
 use crate::session::Session;
-
-/// How long requests that met a broken connection wait for the first reconnect before
-/// they are told that the database is away.
-const RECONNECT_GRACE: Duration = Duration::from_secs(1);
+use crate::watch::Ended;
 
 enum Phase {
     Up(Box<Session>),
     Down {
         redial_at: Instant,
-        /// Not before then either, unless one of so many that are stuck has its answer.
+        /// Not before then either, unless one of so many that are left behind has its answer.
         pause: Option<(Instant, u32)>,
     },
-    Dialling {
-        /// When the requests that wait for it are told.
-        patience_ends: Option<Instant>,
-    },
+    Dialling(Receiver<Result<Session, Error>>),
 }
 
 /// How often a pause looks whether the server has begun to answer.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// The call that has made the manager and waits for its first session.
+pub(crate) struct Starting {
+    pub(crate) outcome: Sender<Result<(), Error>>,
+    /// It waits on while the errors are transient.
+    pub(crate) persistent: bool,
+}
+
+impl Starting {
+    fn waits_on(&self, error: &Error) -> bool {
+        self.persistent && error.is_transient()
+    }
+}
 
 /// What there is to log. Not before the state's mutex is free: a subscriber may do anything,
 /// and take any time for it.
@@ -47,13 +56,21 @@ enum News {
         error: Error,
         held: usize,
     },
-    Reconnected {
+    Connected {
         generation: u64,
+        /// For how long there was no session.
+        after: Duration,
+        is_start: bool,
     },
-    NotReconnected {
+    NotConnected {
         error: Error,
         wait: Duration,
         is_first: bool,
+        is_start: bool,
+    },
+    StillAway {
+        error: Error,
+        lasted: Duration,
     },
 }
 
@@ -62,29 +79,23 @@ pub(crate) struct Link {
     /// Dials since the last session that lasted.
     attempt: u32,
     connected_at: Instant,
-    dialler: Sender<Result<Session, Error>>,
-    outcomes: Receiver<Result<Session, Error>>,
+    starting: Option<Starting>,
     dice: Dice,
     news: Vec<News>,
 }
 
 impl Link {
-    /// Without a session it will dial after `pause`.
-    pub(crate) fn new(session: Option<Session>, pause: Duration) -> Self {
+    /// Dials after `pause`.
+    pub(crate) fn new(pause: Duration, starting: Option<Starting>) -> Self {
         let now = Instant::now();
-        let (dialler, outcomes) = bounded(1);
         Link {
-            phase: match session {
-                Some(session) => Phase::Up(Box::new(session)),
-                None => Phase::Down {
-                    redial_at: now + pause,
-                    pause: None,
-                },
+            phase: Phase::Down {
+                redial_at: now + pause,
+                pause: None,
             },
             attempt: 0,
             connected_at: now,
-            dialler,
-            outcomes,
+            starting,
             dice: Dice::new(clock::now()),
             news: Vec::new(),
         }
@@ -93,26 +104,37 @@ impl Link {
     pub(crate) fn session(&self) -> Option<&Session> {
         match &self.phase {
             Phase::Up(session) => Some(session),
-            Phase::Down { .. } | Phase::Dialling { .. } => None,
+            Phase::Down { .. } | Phase::Dialling(_) => None,
         }
     }
 
     pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
         match &mut self.phase {
             Phase::Up(session) => Some(session),
+            Phase::Down { .. } | Phase::Dialling(_) => None,
+        }
+    }
+
+    /// The session, to be ended.
+    pub(crate) fn into_session(self) -> Option<Session> {
+        match self.phase {
+            Phase::Up(session) => Some(*session),
             Phase::Down { .. } | Phase::Dialling { .. } => None,
         }
     }
 
     /// Where the dial under way will be answered, if there is one.
-    pub(crate) fn outcomes(&self) -> Option<&Receiver<Result<Session, Error>>> {
-        matches!(self.phase, Phase::Dialling { .. }).then_some(&self.outcomes)
+    pub(crate) fn outcome(&self) -> Option<&Receiver<Result<Session, Error>>> {
+        match &self.phase {
+            Phase::Dialling(outcome) => Some(outcome),
+            Phase::Up(_) | Phase::Down { .. } => None,
+        }
     }
 
     /// When [`tend`](Link::tend) has something to do.
-    pub(crate) fn next_look(&self) -> Option<Instant> {
-        match &self.phase {
-            Phase::Up(_) => None,
+    pub(crate) fn next_look(&self, settings: &Settings, state: &State) -> Option<Instant> {
+        let redial = match &self.phase {
+            Phase::Up(_) | Phase::Dialling(_) => None,
             Phase::Down {
                 redial_at,
                 pause: None,
@@ -121,31 +143,65 @@ impl Link {
                 redial_at,
                 pause: Some((end, _)),
             } => Some((*end).min(Instant::now() + LOOK).max(*redial_at)),
-            Phase::Dialling { patience_ends } => *patience_ends,
-        }
+        };
+        let warning = state.status.warning_due(settings.outage_warnings);
+        redial.into_iter().chain(warning).min()
     }
 
-    /// Logs what has happened.
-    pub(crate) fn announce(&mut self) {
-        for news in self.news.drain(..) {
+    /// Logs what has happened, and tells the call that waits for the first session. A start
+    /// that nobody waits for any more is over.
+    pub(crate) fn announce(&mut self, core: &Core) {
+        for news in mem::take(&mut self.news) {
             match news {
                 News::Lost { error, held } => {
                     let error = &error as &dyn std::error::Error;
                     warn!(error, held, "lost the database session");
                 }
-                News::Reconnected { generation } => info!(generation, "reconnected"),
-                News::NotReconnected {
+                News::Connected {
+                    generation,
+                    after,
+                    is_start: false,
+                } => info!(generation, ?after, "reconnected"),
+                News::Connected {
+                    after,
+                    is_start: true,
+                    ..
+                } => {
+                    let hosts = core.target.config.get_hosts();
+                    let dbname = core.target.config.get_dbname();
+                    info!(?hosts, dbname, ?after, "connected");
+                    if let Some(starting) = self.starting.take() {
+                        starting.outcome.send(Ok(())).ok();
+                    }
+                }
+                News::NotConnected { error, .. }
+                    if let Some(starting) =
+                        self.starting.take_if(|starting| !starting.waits_on(&error)) =>
+                {
+                    core.shut(Ended::Closed, &Error::closed());
+                    starting.outcome.send(Err(error)).ok();
+                }
+                News::NotConnected {
                     error,
                     wait,
                     is_first,
+                    is_start,
                 } => {
                     let error = &error as &dyn std::error::Error;
-                    // One loud line an outage.
-                    if is_first {
-                        warn!(error, ?wait, "cannot reconnect");
+                    let what = if is_start {
+                        "cannot connect"
                     } else {
-                        debug!(error, ?wait, "cannot reconnect");
+                        "cannot reconnect"
+                    };
+                    if is_first {
+                        warn!(error, ?wait, "{what}");
+                    } else {
+                        debug!(error, ?wait, "{what}");
                     }
+                }
+                News::StillAway { error, lasted } => {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(error, ?lasted, "the database is still away");
                 }
             }
         }
@@ -171,7 +227,7 @@ impl Link {
             // A session that had lasted is worth an immediate second one.
             None => now,
             Some(attempt) => {
-                state.refuse(away().caused_by(error), settings);
+                state.refuse(error, settings);
                 now + self.dice.jitter(backoff(settings, attempt))
             }
         };
@@ -186,38 +242,45 @@ impl Link {
         }
     }
 
-    /// Dials when it is time to, and tells those who wait when it takes too long.
+    /// Dials when it is time to, and has the log told of an outage that lasts.
     pub(crate) fn tend(&mut self, core: &Core, state: &mut State) {
         let now = Instant::now();
-        match &mut self.phase {
-            Phase::Up(_) => {}
-            Phase::Down { redial_at, .. } if now < *redial_at => {}
+        self.warn_again(core, state, now);
+        let is_due = match &self.phase {
+            Phase::Up(_) | Phase::Dialling(_) => false,
+            Phase::Down { redial_at, .. } if now < *redial_at => false,
             Phase::Down {
-                pause: Some((end, stuck)),
+                pause: Some((end, left_behind)),
                 ..
-            } if now < *end && core.stuck.count() >= *stuck => {}
-            Phase::Down { .. } => {
-                self.attempt = self.attempt.saturating_add(1);
-                state.generation += 1;
-                let patience_ends = state.refusing.is_none().then_some(now + RECONNECT_GRACE);
-                let dialled = dial::spawn(
-                    &core.target,
-                    &core.settings,
-                    state.generation,
-                    &core.stuck,
-                    self.dialler.clone(),
-                );
-                match dialled {
-                    Ok(()) => self.phase = Phase::Dialling { patience_ends },
-                    Err(error) => self.failed(core, state, error),
-                }
-            }
-            Phase::Dialling { patience_ends } => {
-                if patience_ends.is_some_and(|end| now >= end) {
-                    *patience_ends = None;
-                    state.refuse(away(), &core.settings);
-                }
-            }
+            } => now >= *end || core.abandoned.count() < *left_behind,
+            Phase::Down { pause: None, .. } => true,
+        };
+        if !is_due {
+            return;
+        }
+        self.attempt = self.attempt.saturating_add(1);
+        state.generation += 1;
+        let dialer = Dialer {
+            target: core.target.clone(),
+            settings: core.settings.clone(),
+            abandoned: core.abandoned.clone(),
+        };
+        match dialer.spawn(state.generation) {
+            Ok(outcome) => self.phase = Phase::Dialling(outcome),
+            Err(error) => self.failed(core, state, error),
+        }
+    }
+
+    fn warn_again(&mut self, core: &Core, state: &mut State, now: Instant) {
+        let due = state.status.warning_due(core.settings.outage_warnings);
+        if due.is_some_and(|due| now >= due)
+            && let Some(outage) = state.status.outage()
+        {
+            self.news.push(News::StillAway {
+                error: outage.cause().clone(),
+                lasted: now.duration_since(outage.since()),
+            });
+            state.status.warned(now);
         }
     }
 
@@ -229,19 +292,28 @@ impl Link {
         outcome: Result<Session, Error>,
     ) {
         match outcome {
-            Ok(session) => {
-                self.news.push(News::Reconnected {
-                    generation: session.state().generation(),
-                });
-                core.counters.reconnects.fetch_add(1, Ordering::Relaxed);
-                state.session = Some(Arc::clone(session.state()));
-                state.canceller = Some(session.canceller(&core.target));
-                state.refusing = None;
-                self.phase = Phase::Up(Box::new(session));
-                self.connected_at = Instant::now();
-            }
+            Ok(session) => self.connected(core, state, session),
             Err(error) => self.failed(core, state, error),
         }
+    }
+
+    fn connected(&mut self, core: &Core, state: &mut State, session: Session) {
+        let canceller = session.canceller(&core.target);
+        let outage = state.connected(Arc::clone(session.state()), Some(canceller));
+        let is_start = outage.as_ref().is_some_and(Outage::is_start);
+        if is_start {
+            // As if it had been made at the first attempt: it is the first that can last.
+            self.attempt = 0;
+        } else {
+            core.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+        }
+        self.connected_at = Instant::now();
+        self.news.push(News::Connected {
+            generation: session.state().generation(),
+            after: outage.map_or(Duration::ZERO, |outage| outage.since().elapsed()),
+            is_start,
+        });
+        self.phase = Phase::Up(Box::new(session));
     }
 
     /// The dial has failed: the next one comes after the backoff, and later the more connects
@@ -251,18 +323,20 @@ impl Link {
         let attempt = self.attempt.saturating_sub(1);
         let now = Instant::now();
         let wait = self.dice.jitter(backoff(settings, attempt));
-        let stuck = core.stuck.count();
-        let pause = (stuck > 0).then(|| (now + Stuck::pause(stuck, &core.target), stuck));
-        self.news.push(News::NotReconnected {
+        let left_behind = core.abandoned.count();
+        let pause =
+            (left_behind > 0).then(|| (now + core.abandoned.pause(&core.target), left_behind));
+        let is_first = attempt == 0;
+        self.news.push(News::NotConnected {
             error: error.clone(),
             wait,
-            is_first: attempt == 0,
+            is_first,
+            is_start: state.status.outage().is_some_and(Outage::is_start),
         });
-        let refusal = match error.is_unfit() {
-            true => error,
-            false => away().caused_by(error),
-        };
-        state.refuse(refusal, settings);
+        state.refuse(error, settings);
+        if is_first {
+            state.status.warned(now);
+        }
         self.phase = Phase::Down {
             redial_at: now + wait,
             pause,
@@ -270,10 +344,69 @@ impl Link {
     }
 }
 
-fn away() -> Error {
-    Error::unavailable("the database is away")
-}
-
 fn backoff(settings: &Settings, attempt: u32) -> Duration {
     backoff::exponential(attempt, settings.reconnect_min, settings.reconnect_max)
+}
+
+#[cfg(all(test, not(distlock_model)))]
+mod tests {
+    // Tests may panic.
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::target::Target;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A manager's parts, without a thread: the database was lost, and a reconnect refused.
+    fn away() -> (Arc<Core>, Link) {
+        let settings = Settings::default();
+        assert_eq!(settings.outage_warnings, MINUTE);
+        let target = Target::parse("host=/nowhere", &settings, None).unwrap();
+        let (_, requests) = crossbeam_channel::bounded(1);
+        let (alarm, _) = crossbeam_channel::bounded(1);
+        let core = Core::new(target, settings, requests, alarm);
+        let mut link = Link::new(Duration::from_secs(3600), None);
+        link.attempt = 1;
+        let refused = Error::new(ErrorKind::Login, "the password is wrong");
+        link.failed(&core, &mut core.state.lock(), refused);
+        (core, link)
+    }
+
+    /// The warnings that have been given, with the age that they tell.
+    fn warnings(link: &mut Link) -> Vec<Duration> {
+        let warning = |news| match news {
+            News::NotConnected { is_first: true, .. } => Some(Duration::ZERO),
+            News::StillAway { error, lasted } => {
+                assert_eq!(error.kind(), ErrorKind::Login);
+                Some(lasted)
+            }
+            _ => None,
+        };
+        link.news.drain(..).filter_map(warning).collect()
+    }
+
+    #[test]
+    fn an_outage_is_told_of_when_it_begins_and_again_every_minute() {
+        let (core, mut link) = away();
+        let mut state = core.state.lock();
+        assert_eq!(warnings(&mut link), [Duration::ZERO]);
+        let mut due = state.status.warning_due(MINUTE).unwrap();
+        for minute in 1..=3 {
+            link.warn_again(&core, &mut state, due - Duration::from_millis(1));
+            assert!(warnings(&mut link).is_empty(), "{minute}");
+            // It wakes for that, although it does not dial.
+            link.phase = Phase::Dialling(crossbeam_channel::never());
+            assert_eq!(link.next_look(&core.settings, &state), Some(due));
+            link.warn_again(&core, &mut state, due);
+            let [lasted] = warnings(&mut link)[..] else {
+                panic!("one a minute");
+            };
+            assert!(lasted >= minute * MINUTE, "{lasted:?}");
+            let next = state.status.warning_due(MINUTE).unwrap();
+            assert_eq!(next, due + MINUTE);
+            due = next;
+        }
+    }
 }

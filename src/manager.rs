@@ -9,14 +9,17 @@ use crate::builder::Builder;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::handle::Handle;
+use crate::health::Health;
 use crate::key::Key;
 use crate::stats::Stats;
+use crate::target::ConnectConfig;
+use crate::with_lock::WithLockError;
 
 /// Takes and keeps locks, over one database connection.
 ///
 /// Cheap to clone, and every thread may use the same one: all clones are one manager.
-/// Its worker ends when the last clone *and* the last guard are gone, or at
-/// [`close`](Manager::close).
+/// Its worker ends when the last clone *and* the last guard are gone and no lock is kept for
+/// [`Acquire::hold_at_least`], or at [`close`](Manager::close).
 ///
 /// The methods come in one pattern, as those of `std::sync::Mutex` and `parking_lot`:
 /// `lock` waits, `try_lock` never does, `try_lock_for` and `try_lock_until` wait for so
@@ -28,8 +31,10 @@ use crate::stats::Stats;
 /// Every acquire can fail with
 /// [`Unavailable`](crate::ErrorKind::Unavailable) while the database is away (see
 /// [`Builder::wait_while_unavailable`]) or when it does not answer;
+/// [`Login`](crate::ErrorKind::Login) while it refuses the login of a reconnect;
 /// [`Closed`](crate::ErrorKind::Closed);
 /// [`LimitReached`](crate::ErrorKind::LimitReached);
+/// [`WaitLimit`](crate::ErrorKind::WaitLimit);
 /// [`LockTableFull`](crate::ErrorKind::LockTableFull);
 /// [`Fencing`](crate::ErrorKind::Fencing) if there is no token to go with the lock;
 /// after a reconnect that found an unsuitable server, the kinds of [`Builder::connect`];
@@ -44,7 +49,11 @@ impl Manager {
         Manager { handle }
     }
 
-    /// Connects with the default settings. See [`Builder::connect`].
+    /// Connects to `dsn`, a [connection string](crate#connection-strings), with the default
+    /// settings. See [`Builder::connect`].
+    ///
+    /// It reads no environment variables, unlike [`from_env`](Manager::from_env), but for
+    /// the home folder (`HOME`) in which a service file may be.
     ///
     /// # Errors
     ///
@@ -61,16 +70,51 @@ impl Manager {
         Manager::builder(dsn).connect()
     }
 
-    /// A manager's settings, to be changed before it connects to `dsn`: a
-    /// `postgres://` URL or `key=value` pairs as
-    /// [`postgres::Config`] reads them, with one host or several, and with all that
-    /// libpq's `sslmode` and `sslrootcert` can be ([TLS](crate#tls)).
-    pub fn builder(dsn: &str) -> Builder {
-        Builder::new(dsn)
+    /// Connects to where `psql` without arguments would, by the environment (`PGHOST`,
+    /// `PGUSER`, `PGSERVICE`, `~/.pgpass`, …: [`Builder::env_defaults`] has the list), with
+    /// the default settings. Without any of it that is the local server's unix socket, with
+    /// the operating system's user.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::connect`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mgr = distlock::Manager::from_env()?;
+    /// let _guard = mgr.lock("nightly-report")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_env() -> Result<Manager, Error> {
+        Manager::builder("").env_defaults().connect()
     }
 
-    /// Waits for the lock, first come first served among the threads of this process. Not
-    /// reentrant: a thread that has the lock and asks again waits for itself.
+    /// A manager's settings, to be changed before it connects to `server`: a [connection
+    /// string](crate#connection-strings), or a [`postgres::Config`], whose `ssl_mode` is
+    /// used as it is.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mut config = postgres::Config::new();
+    /// config.host("db.example.com").user("app").password(std::fs::read("/run/secrets/db").unwrap());
+    /// let mgr = distlock::Manager::builder(config).namespace("billing").connect()?;
+    /// # drop(mgr);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(server: impl Into<ConnectConfig>) -> Builder {
+        Builder::new(server.into())
+    }
+
+    /// Waits for the lock, first come first served among the threads of this process.
+    ///
+    /// Two ways to wait for ever, without a word: locks are not reentrant, so a thread that
+    /// has the lock and asks again waits for itself; and two threads or programs that take
+    /// two locks in opposite order wait for each other, which nobody detects. Take locks in
+    /// one order everywhere, such as by their names, or take the second one with
+    /// [`try_lock_for`](Manager::try_lock_for) and let go of the first.
+    /// [`Builder::wait_limit`] makes an error of it.
     ///
     /// # Errors
     ///
@@ -105,7 +149,61 @@ impl Manager {
     /// # }
     /// ```
     pub fn try_lock(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
-        self.acquire(key).run(Limit::Once)
+        self.acquire(key).wait(Limit::Once)
+    }
+
+    /// Waits for the lock, runs `work` under it, and gives it back. The value comes only if
+    /// the lock lasted to the end, which is confirmed by the server in a round trip after
+    /// `work`; and no guard can be dropped too early. If `work` panics the lock is given back
+    /// and the panic goes on. For shared locks, timeouts and tokens see
+    /// [`Acquire::with_lock`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [every acquire](Manager#errors), and then `work` has not run; or those of
+    /// [`Guard::unlock`], with [the value](WithLockError::value) of `work`, under which the
+    /// lock was lost.
+    ///
+    /// ```no_run
+    /// # fn report() -> String { String::new() }
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let text = mgr.with_lock("nightly-report", |_guard| report())?;
+    /// println!("nobody else was writing it: {text}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_lock<T>(
+        &self,
+        key: impl Into<Key>,
+        work: impl FnOnce(&Guard) -> T,
+    ) -> Result<T, WithLockError<T>> {
+        self.acquire(key).with_lock(work)
+    }
+
+    /// Like [`with_lock`](Manager::with_lock) if the lock is free now. `Ok(None)`: somebody
+    /// else has it, and `work` has not run.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`with_lock`](Manager::with_lock).
+    ///
+    /// ```no_run
+    /// # fn sweep() {}
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// if mgr.try_with_lock("sweep", |_guard| sweep())?.is_none() {
+    ///     println!("somebody else is at it");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_with_lock<T>(
+        &self,
+        key: impl Into<Key>,
+        work: impl FnOnce(&Guard) -> T,
+    ) -> Result<Option<T>, WithLockError<T>> {
+        self.acquire(key).try_with_lock(work)
     }
 
     /// Waits for the lock for at most `timeout`. Zero is one look.
@@ -131,7 +229,7 @@ impl Manager {
         key: impl Into<Key>,
         timeout: Duration,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).run(Limit::within(timeout))
+        self.acquire(key).wait(Limit::within(timeout))
     }
 
     /// Waits for the lock until `deadline`. One that has passed allows one look.
@@ -159,7 +257,7 @@ impl Manager {
         key: impl Into<Key>,
         deadline: Instant,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).run(Limit::until(deadline))
+        self.acquire(key).wait(Limit::until(deadline))
     }
 
     /// Waits for a share of the lock. Waiting exclusive requests go first.
@@ -186,7 +284,7 @@ impl Manager {
     ///
     /// Those of [every acquire](Manager#errors).
     pub fn try_lock_shared(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().run(Limit::Once)
+        self.acquire(key).shared().wait(Limit::Once)
     }
 
     /// Waits for a share of the lock for at most `timeout`. Zero is one look.
@@ -199,7 +297,7 @@ impl Manager {
         key: impl Into<Key>,
         timeout: Duration,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().run(Limit::within(timeout))
+        self.acquire(key).shared().wait(Limit::within(timeout))
     }
 
     /// Waits for a share of the lock until `deadline`. One that has passed allows one
@@ -213,10 +311,10 @@ impl Manager {
         key: impl Into<Key>,
         deadline: Instant,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().run(Limit::until(deadline))
+        self.acquire(key).shared().wait(Limit::until(deadline))
     }
 
-    /// An acquire with options: shared, with a timeout, ended by a token.
+    /// An acquire with options: shared, with a timeout, ended by a token, held for a time.
     pub fn acquire(&self, key: impl Into<Key>) -> Acquire<'_> {
         let namespace = self.handle.core.settings.namespace.as_ref();
         Acquire::new(&self.handle, key.into().within(namespace))
@@ -236,10 +334,31 @@ impl Manager {
         self.handle.core.stats()
     }
 
+    /// How the manager stands with its database: connected or not, since when, and why not.
+    /// It asks nobody and waits for nobody, so that a probe or a metrics exporter can call it
+    /// as often as it likes.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let health = mgr.health();
+    /// println!("distlock_connected {}", u8::from(health.connected));
+    /// println!("distlock_state_age_seconds {}", health.age().as_secs_f64());
+    /// if let Some(cause) = health.cause {
+    ///     println!("not ready for {:?}: {cause}", health.since.elapsed());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn health(&self) -> Health {
+        self.handle.core.health()
+    }
+
     /// Ends the manager for all its clones: every watch trips with
     /// [`Ended::Closed`](crate::Ended::Closed), every waiting or later request is
     /// answered with [`ErrorKind::Closed`](crate::ErrorKind::Closed), the connection is
-    /// closed and the worker thread joined. Closing twice is no error.
+    /// closed and the worker thread joined. Locks that are kept for
+    /// [`Acquire::hold_at_least`] go as well. Closing twice is no error.
     ///
     /// # Errors
     ///
@@ -250,8 +369,9 @@ impl Manager {
     /// ```no_run
     /// # fn main() -> Result<(), distlock::Error> {
     /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
-    /// let watch = mgr.lock("leader")?.watch();
+    /// let guard = mgr.lock("leader")?;
     /// mgr.close()?;
+    /// assert!(guard.is_lost());
     /// assert_eq!(mgr.lock("leader").unwrap_err().kind(), distlock::ErrorKind::Closed);
     /// # Ok(())
     /// # }

@@ -1,6 +1,6 @@
 //! What travels to the worker, and back.
 
-use std::num::NonZeroU64;
+use std::num::NonZeroI64;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,8 +9,8 @@ use crate::key::Key;
 use crate::reply::Replier;
 use crate::watch::SessionState;
 
-/// A fencing token.
-pub(crate) type Token = NonZeroU64;
+/// A fencing token, of the type that SQL has for it.
+pub(crate) type Token = NonZeroI64;
 
 /// The two lock modes of Postgres's advisory locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,5 +72,7 @@ pub(crate) struct Grant {
     pub(crate) id: u64,
     /// With fencing.
     pub(crate) token: Option<Token>,
+    /// If it is given back before, the manager keeps it until then.
+    pub(crate) keep_until: Option<Instant>,
     pub(crate) session: Arc<SessionState>,
 }

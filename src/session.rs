@@ -8,8 +8,11 @@
 //! [Advisory Locks]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
 mod connect;
+mod errors;
 mod fence;
+mod login;
 mod preflight;
+mod probe;
 mod recovery;
 mod sql;
 
@@ -22,9 +25,11 @@ use postgres::types::ToSql;
 use postgres::{CancelToken, Client, Row, Statement};
 use tracing::debug;
 
-use self::sql::{BEGIN, END, UNLOCK_AND_LOCK, code, scalar};
+use self::sql::{BEGIN, END, LOCK, UNLOCK, UNLOCK_AND_LOCK, code, scalar};
 use crate::clock;
+use crate::descriptors;
 use crate::error::Error;
+use crate::key::Key;
 use crate::request::Token;
 use crate::table::{Action, Op};
 use crate::target::Target;
@@ -63,6 +68,9 @@ pub(crate) struct Lost(pub(crate) Error);
 pub(crate) struct Session {
     client: Client,
     state: Arc<SessionState>,
+    /// Held at the server for the session's whole life, for nobody: it shows that the
+    /// session is a manager's, and that it lives.
+    marker: Key,
     /// How long the server lets the session be silent, if it is to end it at all.
     lease: Option<Duration>,
     /// Does the server watch over the lease now?
@@ -73,10 +81,9 @@ pub(crate) struct Session {
     transaction: Option<u64>,
     fenced: bool,
     batch_sql: String,
-    lock: Statement,
-    unlock: Statement,
-    // Prepared when first needed: few programs need all of them, and each costs a
-    // round trip of the connect.
+    // Prepared when first needed: few programs need all of them, and each costs a round trip.
+    lock: Option<Statement>,
+    unlock: Option<Statement>,
     unlock_and_lock: Option<Statement>,
     batch: Option<Statement>,
     held: Option<Statement>,
@@ -95,6 +102,10 @@ impl Canceller {
     /// On a thread of its own, because the server may not hear this either.
     pub(crate) fn cancel(self) {
         let cancel = move || {
+            // Where the driver finds no descriptors it panics.
+            if descriptors::check().is_err() {
+                return;
+            }
             if let Err(error) = self.connector.cancel(&self.token) {
                 let error = &error as &dyn std::error::Error;
                 debug!(error, "the statement that is given up cannot be cancelled");
@@ -225,6 +236,19 @@ impl Session {
         Ok(())
     }
 
+    /// Ends the session in good order, and leaves nothing behind: it may be a pool's, and the
+    /// next client's then.
+    pub(crate) fn close(mut self) {
+        let ended = match self.transaction.take() {
+            Some(_) => self.client.batch_execute(END),
+            None => Ok(()),
+        };
+        if let Err(error) = ended.and_then(|()| self.client.batch_execute("DISCARD ALL")) {
+            let error = &error as &dyn std::error::Error;
+            debug!(error, "the session ends without being reset");
+        }
+    }
+
     /// Ends the connection on a thread of its own: on a dead network that can take
     /// as long as the network stack likes.
     pub(crate) fn dispose(self) {
@@ -252,10 +276,11 @@ impl Session {
         } else if let [op] = *batch
             && let Some(number) = scalar(op)
         {
-            let statement = match op.action {
-                Action::Unlock => &self.unlock,
-                Action::Lock | Action::Draw => &self.lock,
+            let (slot, sql) = match op.action {
+                Action::Unlock => (&mut self.unlock, UNLOCK),
+                Action::Lock | Action::Draw => (&mut self.lock, LOCK),
             };
+            let statement = prepared(slot, &mut self.client, sql)?;
             let rows = self.client.execute(statement, &[&number])?;
             outcomes.push(said(rows == 1));
         } else if let [unlock, lock] = *batch

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Locks that guards hold now.
+    /// Locks that guards hold now, or the manager for
+    /// [`Acquire::hold_at_least`](crate::Acquire::hold_at_least).
     pub held: u64,
     /// Acquires that have reached the worker and have no answer yet.
     pub waiting: u64,
@@ -17,7 +18,8 @@ pub struct Stats {
     pub acquired: u64,
     /// Acquires that found their lock taken, whether or not they got it later.
     pub contended: u64,
-    /// Locks given back, by a guard or by a cancelled token.
+    /// Locks given back, by a guard or by a token of
+    /// [`Acquire::release_on`](crate::Acquire::release_on), and done with.
     pub released: u64,
     /// Of the acquired locks, those passed on inside the process, from one guard to the
     /// next, and not given up at the database in between.

@@ -12,6 +12,7 @@
 
 mod agenda;
 mod entry;
+mod kept;
 mod recent;
 mod turn;
 
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use self::agenda::Agenda;
 use self::entry::{Entry, Holders, Line, Waiter};
+use self::kept::Kept;
 use self::recent::Recent;
 use crate::backoff::Dice;
 use crate::key::Key;
@@ -68,6 +70,9 @@ pub(crate) trait Desk<W> {
 
     fn refuse(&mut self, waiter: W, refusal: Refusal);
 
+    /// The hold with number `id` is over, at its end or its guard's.
+    fn released(&mut self, id: u64);
+
     /// An acquire found its lock taken; said once for each.
     fn contended(&mut self);
 }
@@ -90,6 +95,7 @@ pub(crate) struct Table<W> {
     ready: VecDeque<Key>,
     agenda: Agenda,
     recent: Recent,
+    kept: Kept,
     /// Empty lines, kept for their memory.
     #[allow(clippy::vec_box)] // the boxes are what is kept
     spare: Vec<Box<Line<W>>>,
@@ -107,6 +113,7 @@ impl<W> Table<W> {
             ready: VecDeque::new(),
             agenda: Agenda::new(),
             recent: Recent::default(),
+            kept: Kept::default(),
             spare: Vec::new(),
             held: 0,
             waiting: 0,
@@ -115,7 +122,7 @@ impl<W> Table<W> {
         }
     }
 
-    /// Guards out.
+    /// Guards out, and locks kept for their time alone.
     pub(crate) fn held(&self) -> usize {
         self.held
     }
@@ -132,7 +139,15 @@ impl<W> Table<W> {
 
     /// When [`plan`](Table::plan) will have something to do by itself.
     pub(crate) fn next_look(&self) -> Option<Instant> {
-        self.agenda.next()
+        [self.agenda.next(), self.kept.next()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// True if a lock is kept that has no guard any more.
+    pub(crate) fn is_keeping(&self) -> bool {
+        self.kept.next().is_some()
     }
 
     /// Somebody wants `key`.
@@ -171,26 +186,41 @@ impl<W> Table<W> {
         self.advance(key, now, false, desk);
     }
 
-    /// The holder with number `id` gives `key` back. False if there is no such hold.
+    /// The holder with number `id` gives `key` back; until `keep_until`, if that is to come,
+    /// it counts as held all the same. False if there is no such hold.
     pub(crate) fn release(
         &mut self,
         key: Key,
         id: u64,
+        keep_until: Option<Instant>,
         now: Instant,
         desk: &mut impl Desk<W>,
     ) -> bool {
         let Some(entry) = self.entries.get_mut(&key) else {
             return false;
         };
-        entry.holders = match entry.holders {
+        let left = match entry.holders {
             Holders::Exclusive(holder) if holder == id => Holders::None,
             Holders::Shared(1) => Holders::None,
             Holders::Shared(count) => Holders::Shared(count - 1),
             Holders::None | Holders::Exclusive(_) => return false,
         };
+        if let Some(until) = keep_until.filter(|&until| until > now) {
+            self.kept.put(until, id, key);
+            return true;
+        }
+        entry.holders = left;
         self.held -= 1;
+        desk.released(id);
         self.advance(key, now, true, desk);
         true
+    }
+
+    /// Ends the holds that were kept for their time alone, when it is over.
+    fn release_kept(&mut self, now: Instant, desk: &mut impl Desk<W>) {
+        while let Some((id, key)) = self.kept.pop(now) {
+            self.release(key, id, None, now, desk);
+        }
     }
 
     /// Does somebody wait for `key` while somebody here has it?
@@ -229,6 +259,7 @@ impl<W> Table<W> {
     pub(crate) fn lose(&mut self) -> usize {
         self.agenda.clear();
         self.recent = Recent::default();
+        self.kept.clear();
         self.ready.clear();
         for (&key, entry) in &mut self.entries {
             entry.server = None;

@@ -2,6 +2,7 @@
 //! string asks for it in libpq's words.
 
 use std::error::Error as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use postgres::config::{Host, SslMode};
@@ -88,7 +89,7 @@ impl Mode {
 enum Trust {
     Anybody,
     SystemRoots { check_host: bool },
-    RootsIn { file: String, check_host: bool },
+    RootsIn { file: PathBuf, check_host: bool },
 }
 
 /// The connector to use, the caller's `own` if there is one; `config` learns when.
@@ -153,7 +154,10 @@ fn understand(mode: Option<Mode>, roots: Option<String>) -> Result<(Mode, Trust)
             let mode = mode.unwrap_or(Mode::Prefer);
             let check_host = mode == Mode::VerifyFull;
             let trust = match (mode, roots) {
-                (_, Some(file)) => Trust::RootsIn { file, check_host },
+                (_, Some(file)) => Trust::RootsIn {
+                    file: file.into(),
+                    check_host,
+                },
                 (Mode::VerifyCa | Mode::VerifyFull, None) => Trust::SystemRoots { check_host },
                 (_, None) => Trust::Anybody,
             };
@@ -266,6 +270,7 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[test]
     fn only_connections_through_sockets_alone_need_no_tls() {
         assert_eq!(mode_of("host=/run", "require"), SslMode::Disable);

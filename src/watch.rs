@@ -14,18 +14,23 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::clock;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-/// Why a hold ended.
+/// Why a hold ended: the first cause that this side knew of.
+///
+/// A watch knows what the clock and the last round trips have said. So it can say
+/// `Unlocked` of a guard that was dropped within a [heartbeat](crate::Builder::heartbeat)
+/// and a round trip after the server had ended the session. Only the `Ok` of
+/// [`Guard::unlock`](crate::Guard::unlock) proves that a lock lasted to the end.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), distlock::Error> {
 /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
 /// use distlock::Ended;
 ///
-/// let watch = mgr.lock("leader")?.watch();
-/// match watch.wait() {
-///     Ended::Unlocked => println!("it was ours to the end"),
+/// let guard = mgr.lock("leader")?;
+/// match guard.watch().wait() {
+///     Ended::Unlocked => println!("given back, for all we know in time"),
 ///     Ended::SessionLost | Ended::LeaseExpired => println!("somebody else may lead by now"),
 ///     why => println!("told to stop: {why:?}"),
 /// }
@@ -36,13 +41,16 @@ use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Ended {
-    /// The guard was dropped or unlocked.
+    /// The guard was dropped or unlocked, and neither a round trip nor the clock had said
+    /// by then that the lock was lost.
     Unlocked = 1,
     /// The database session that held the lock is gone, and the lock with it.
     SessionLost,
     /// The session was silent for so long that the server may have ended it.
     LeaseExpired,
-    /// The acquire's [`CancelToken`](crate::CancelToken) was cancelled.
+    /// The [`CancelToken`](crate::CancelToken) of the acquire was cancelled. The lock stays
+    /// with its guard until that is dropped, unless the token was given to
+    /// [`Acquire::release_on`](crate::Acquire::release_on).
     Cancelled,
     /// The manager was closed.
     Closed,
@@ -133,6 +141,17 @@ impl SessionState {
         self.trusted_until.store(until, Ordering::Release);
     }
 
+    /// How much of the lease is left, by the clock; nothing once the session has ended.
+    /// `None` without a lease.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        let until = self.trusted_until();
+        let left = match self.ended() {
+            None => until.saturating_sub(clock::now()),
+            Some(_) => 0,
+        };
+        (until != clock::NEVER).then(|| Duration::from_nanos(left))
+    }
+
     /// When the clock ends the session's locks, if nobody renews them.
     pub(crate) fn trusted_until(&self) -> u64 {
         self.trusted_until.load(Ordering::Acquire)
@@ -143,6 +162,8 @@ impl SessionState {
 pub(crate) struct Hold {
     session: Arc<SessionState>,
     cause: Cause,
+    /// True once somebody has taken it upon them to give the lock back.
+    given_back: AtomicBool,
     /// Nothing is ever sent: dropping the sender is the signal.
     signal: Mutex<Option<Sender<Infallible>>>,
     over: Receiver<Infallible>,
@@ -154,6 +175,7 @@ impl Hold {
         let hold = Arc::new(Hold {
             session: Arc::clone(session),
             cause: Cause::default(),
+            given_back: AtomicBool::new(false),
             signal: Mutex::new(Some(sender)),
             over,
         });
@@ -171,15 +193,30 @@ impl Hold {
         hold
     }
 
-    /// True if this call ended the hold with `ended`, and not an earlier cause.
+    /// True if this call ended the hold with `ended`, and not an earlier cause. The clock
+    /// is asked first: a thread that wakes up after its lease has not given anything back.
     pub(crate) fn end(&self, ended: Ended) -> bool {
-        let cause = self.session.cause.get().unwrap_or(ended);
+        let cause = self.session.ended().unwrap_or(ended);
         let first = self.cause.set(cause);
         if first {
             let signal = self.signal.lock().take();
             drop(signal);
         }
         first && cause == ended
+    }
+
+    /// Ends the hold with `ended`, unless it has ended before, and says whether its lock is
+    /// now the caller's to give back: once, and not after it was lost. The error says why
+    /// not.
+    pub(crate) fn give_back(&self, ended: Ended) -> Result<(), Ended> {
+        if self.given_back.swap(true, Ordering::AcqRel) {
+            // Guard and token came together, and the other one was first.
+            self.end(Ended::Cancelled);
+            return Err(self.cause.get().unwrap_or(Ended::Cancelled));
+        }
+        self.end(ended);
+        // A hold that was cancelled, and then lost, has nothing left to give back.
+        self.session.ended().map_or(Ok(()), Err)
     }
 
     pub(crate) fn ended(&self) -> Option<Ended> {
@@ -190,31 +227,61 @@ impl Hold {
         })
     }
 
+    /// How much of the lease is left; `None` without one.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        let left = self.session.time_left()?;
+        let is_gone = self.given_back.load(Ordering::Acquire);
+        Some(if is_gone { Duration::ZERO } else { left })
+    }
+
     fn wait(&self, deadline: Option<Instant>) -> Option<Ended> {
         loop {
             if let Some(ended) = self.ended() {
                 return Some(ended);
             }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
                 return None;
             }
-            let trusted = self.session.trusted_until();
-            let trust = (trusted != clock::NEVER)
-                .then(|| Duration::from_nanos(trusted.saturating_sub(clock::now())));
-            let left = deadline.map(|deadline| deadline.duration_since(Instant::now()));
-            let pause = match (trust, left) {
-                (Some(trust), Some(left)) => Some(trust.min(left)),
-                (trust, left) => trust.or(left),
-            };
-            let outcome = match pause {
-                Some(pause) => self.over.recv_timeout(pause),
-                None => self.over.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match outcome {
-                Ok(never) => match never {},
-                // Either way, the state says what happened.
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            self.sleep(self.pause_until(self.session.trusted_until(), left));
+        }
+    }
+
+    fn wait_at_risk(&self, margin: Duration) -> Option<Ended> {
+        let margin = clock::nanos(margin);
+        loop {
+            if let Some(ended) = self.ended() {
+                return Some(ended);
             }
+            // Again each time, because a renewal may have come in between.
+            let at_risk = match self.session.trusted_until() {
+                clock::NEVER => clock::NEVER,
+                trusted => trusted.saturating_sub(margin),
+            };
+            if clock::now() >= at_risk {
+                return None;
+            }
+            self.sleep(self.pause_until(at_risk, None));
+        }
+    }
+
+    /// How long to sleep until `due` by the lease's clock, and no longer than what is `left`.
+    fn pause_until(&self, due: u64, left: Option<Duration>) -> Option<Duration> {
+        match (clock::pause(due, clock::now()), left) {
+            (Some(pause), Some(left)) => Some(pause.min(left)),
+            (pause, left) => pause.or(left),
+        }
+    }
+
+    /// Sleeps for `pause`, or less if the hold ends; the state then says what happened.
+    fn sleep(&self, pause: Option<Duration>) {
+        let woken = match pause {
+            Some(pause) => self.over.recv_timeout(pause),
+            None => self.over.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match woken {
+            Ok(never) => match never {},
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
 }
@@ -246,9 +313,10 @@ impl Watch {
         Watch { hold }
     }
 
-    /// Was the lock lost? True as soon as this side must assume that somebody else
-    /// can have it, and true from then on. False while it is held, and after it was
-    /// given back by its guard: that is no loss ([`ended`](Watch::ended) tells).
+    /// True if the work under the lock has to stop: as soon as this side must assume that
+    /// somebody else can have the lock, or the acquire's token is cancelled, and from then
+    /// on. False while it is held, and after it was given back by its guard: that is no loss
+    /// ([`ended`](Watch::ended) tells).
     pub fn is_lost(&self) -> bool {
         self.ended().is_some_and(|ended| ended != Ended::Unlocked)
     }
@@ -270,6 +338,34 @@ impl Watch {
     /// longer.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Ended> {
         self.hold.wait(Instant::now().checked_add(timeout))
+    }
+
+    /// Waits until less than `margin` of the lease is left, so that work can stop *before*
+    /// the lock is lost: `None`. Or until the hold ends: then it says why, as
+    /// [`wait`](Watch::wait).
+    ///
+    /// While the session is well, each heartbeat renews the lease, of which nine tenths count
+    /// ([`Builder::lease`](crate::Builder::lease)): by default up to 9 s are left, and a
+    /// `margin` of 5 s speaks up when the server has been silent for 4 s. With a margin of
+    /// more than those nine tenths less a heartbeat it returns although all is well. Without
+    /// a lease it is [`wait`](Watch::wait).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// use std::time::Duration;
+    ///
+    /// let guard = mgr.lock("leader")?;
+    /// let watch = guard.watch();
+    /// std::thread::spawn(move || match watch.wait_at_risk(Duration::from_secs(5)) {
+    ///     None => eprintln!("the database is silent: finish within five seconds"),
+    ///     Some(why) => eprintln!("no longer the leader: {why:?}"),
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_at_risk(&self, margin: Duration) -> Option<Ended> {
+        self.hold.wait_at_risk(margin)
     }
 
     /// A channel that disconnects when the hold ends and never carries a message,
@@ -303,40 +399,4 @@ impl fmt::Debug for Watch {
 #[cfg(all(test, distlock_model))]
 mod model;
 #[cfg(all(test, not(distlock_model)))]
-mod tests {
-    use super::*;
-
-    /// A hold whose lease runs out in a moment, and nobody who would say so.
-    fn about_to_expire() -> Watch {
-        let session = Arc::new(SessionState::new(1));
-        session.trust_until(clock::now() + 20_000_000);
-        Watch::new(Hold::new(&session))
-    }
-
-    #[test]
-    fn waits_see_by_the_clock_alone_that_a_lease_has_expired() {
-        assert_eq!(about_to_expire().wait(), Ended::LeaseExpired);
-        let far = Duration::from_secs(3600);
-        let ended = about_to_expire().wait_timeout(far);
-        assert_eq!(ended, Some(Ended::LeaseExpired));
-    }
-
-    #[test]
-    fn looks_see_it_too_and_then_tell_the_channel() {
-        let watch = about_to_expire();
-        while !watch.is_lost() {
-            std::thread::yield_now();
-        }
-        assert_eq!(watch.ended(), Some(Ended::LeaseExpired));
-        assert!(watch.channel().recv().is_err());
-    }
-
-    #[test]
-    fn what_has_expired_is_not_renewed() {
-        let watch = about_to_expire();
-        watch.wait();
-        watch.hold.session.renew(clock::NEVER);
-        assert!(watch.is_lost());
-        assert!(watch.hold.session.ended().is_some());
-    }
-}
+mod tests;

@@ -3,7 +3,8 @@
 //! The worker can hang in the driver for as long as the network stack likes. Then the
 //! watchdog gives its session up and starts another worker. It also tells watchers
 //! that a lease has expired when the worker does not. It sleeps until the first
-//! moment at which either could be needed, and for good while nothing is going on.
+//! moment at which either could be needed, though a second at most ([`clock::pause`]), and
+//! for good while nothing is going on.
 
 use std::sync::Arc;
 use std::sync::Weak;
@@ -16,7 +17,6 @@ use tracing::warn;
 
 use crate::clock;
 use crate::core::Core;
-use crate::dial::Stuck;
 use crate::error::Error;
 use crate::watch::Ended;
 use crate::worker;
@@ -77,11 +77,7 @@ fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
     {
         until = until.min(session.trusted_until());
     }
-    if until == clock::NEVER {
-        return Some(None);
-    }
-    let pause = until.saturating_sub(clock::now());
-    Some(Some(Duration::from_nanos(pause)))
+    Some(clock::pause(until, clock::now()))
 }
 
 /// The worker hangs in the round trip that began at `since`: gives its session up and
@@ -94,13 +90,15 @@ fn replace_worker(core: &Arc<Core>, since: u64) {
         return;
     }
     let error = Error::unavailable("the database did not answer in time");
-    state.lose(Ended::SessionLost, &core.counters);
+    state.lose(Ended::SessionLost, error.clone(), &core.counters);
     state.refuse(error, &core.settings);
     state.epoch += 1;
-    let pause = Stuck::pause(core.stuck.count(), &core.target);
-    core.stuck.enter();
+    let pause = core.abandoned.pause(&core.target);
+    if let Some(waiting) = state.waiting.take() {
+        waiting.leave();
+    }
     let canceller = state.canceller.take();
-    let spawned = worker::spawn(core, &mut state, None, pause);
+    let spawned = worker::spawn(core, &mut state, pause, None);
     drop(state);
     if let Some(canceller) = canceller {
         canceller.cancel();
@@ -108,5 +106,32 @@ fn replace_worker(core: &Arc<Core>, since: u64) {
     warn!("the database does not answer; giving its connection up");
     if let Err(error) = spawned {
         core.shut(Ended::SessionLost, &error);
+    }
+}
+
+#[cfg(all(test, not(distlock_model)))]
+mod tests {
+    // Tests may panic.
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::config::Settings;
+    use crate::target::Target;
+    use crate::watch::SessionState;
+
+    #[test]
+    fn it_looks_at_the_clock_every_second_while_there_is_a_lease() {
+        let settings = Settings::default();
+        let target = Target::parse("host=/nowhere", &settings, None).unwrap();
+        let (_queue, requests) = crossbeam_channel::bounded(1);
+        let (alarm, _alarms) = crossbeam_channel::bounded(1);
+        let core = Core::new(target, settings, requests, alarm);
+        assert_eq!(look(&core, false), Some(None), "nothing to look after");
+        let session = Arc::new(SessionState::new(1));
+        core.state.lock().session = Some(Arc::clone(&session));
+        assert_eq!(look(&core, false), Some(None), "no lease");
+        session.trust_until(clock::now().saturating_add(9_000_000_000));
+        let pause = look(&core, false).flatten().unwrap();
+        assert!(pause <= Duration::from_secs(1), "{pause:?}");
     }
 }

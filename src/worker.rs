@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 
+use crate::abandoned::Working;
 use crate::core::{Core, State, Waiter};
 use crate::error::{Error, ErrorKind};
-use crate::link::Link;
+use crate::link::{Link, Starting};
 use crate::pulse::Pulse;
 use crate::request::{Answer, Message, Note, Patience, Request};
 use crate::session::{Lost, Outcome, Session};
@@ -28,24 +29,23 @@ const BATCH_CAP: usize = 1024;
 /// The steps of one busy thread: its last unlock and its next lock.
 const PAIR: usize = 2;
 
-/// Starts the worker in charge, with its first connection, or to make one after `pause`.
+/// Starts the worker in charge, which connects after `pause`; `starting` waits for that.
 pub(crate) fn spawn(
     core: &Arc<Core>,
     state: &mut State,
-    session: Option<Session>,
     pause: Duration,
+    starting: Option<Starting>,
 ) -> Result<(), Error> {
     let now = Instant::now();
+    let (waiting, working) = core.abandoned.work();
     state.pulse = Arc::default();
-    state.session = session.as_ref().map(|session| Arc::clone(session.state()));
-    let canceller = |session: &Session| session.canceller(&core.target);
-    state.canceller = session.as_ref().map(canceller);
+    state.waiting = Some(waiting);
     let worker = Worker {
         core: Arc::clone(core),
         queue: core.queue.clone(),
         epoch: state.epoch,
         pulse: Arc::clone(&state.pulse),
-        link: Link::new(session, pause),
+        link: Link::new(pause, starting),
         dialled: None,
         last_contact: now,
         next: Some(now),
@@ -54,6 +54,7 @@ pub(crate) fn spawn(
         batch: Vec::with_capacity(BATCH_CAP),
         outcomes: Vec::with_capacity(BATCH_CAP),
         crowd: 0,
+        _working: working,
     };
     let thread = thread::Builder::new()
         .name("distlock-worker".into())
@@ -91,6 +92,9 @@ struct Worker {
     outcomes: Vec<Outcome>,
     /// Steps in the last turn's batch.
     crowd: usize,
+    /// Dropped last, when the session is closed: until then a worker that was left behind
+    /// counts.
+    _working: Working,
 }
 
 impl Worker {
@@ -103,25 +107,28 @@ impl Worker {
         };
         while self.wait() && self.turn() {}
         // The session ends here, before the last words say that it has.
-        drop(self);
+        if let Some(session) = self.link.into_session() {
+            session.close();
+        }
     }
 
     /// Waits for something to do. False if there can be nothing any more.
     fn wait(&mut self) -> bool {
-        let received = match (self.link.outcomes(), self.next) {
+        let received = match (self.link.outcome(), self.next) {
             (None, Some(next)) => self.queue.recv_deadline(next),
             (None, None) => self
                 .queue
                 .recv()
                 .map_err(|_| RecvTimeoutError::Disconnected),
-            (Some(outcomes), next) => {
+            (Some(outcome), next) => {
                 let timeout = next.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
                 select! {
                     recv(self.queue) -> message => {
                         message.map_err(|_| RecvTimeoutError::Disconnected)
                     }
-                    recv(outcomes) -> outcome => {
-                        self.dialled = outcome.ok();
+                    recv(outcome) -> outcome => {
+                        let panicked = |_| Err(Error::unavailable("the connect has panicked"));
+                        self.dialled = Some(outcome.unwrap_or_else(panicked));
                         return true;
                     }
                     recv(timeout) -> _ => Err(RecvTimeoutError::Timeout),
@@ -131,16 +138,29 @@ impl Worker {
         match received {
             Ok(message) => self.inbox.push(message),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Disconnected) => return self.linger(),
         }
         true
+    }
+
+    /// Nobody can call any more, but locks that are kept for their time are kept: sleeps
+    /// until the next turn is due. False if there are none.
+    fn linger(&self) -> bool {
+        let is_keeping = self.core.state.lock().table.is_keeping();
+        match self.next {
+            Some(next) if is_keeping => {
+                thread::sleep(next.saturating_duration_since(Instant::now()));
+                true
+            }
+            _ => false,
+        }
     }
 
     /// One turn. False if another worker, or nobody, is in charge now.
     fn turn(&mut self) -> bool {
         let goes_on = self.work();
-        self.link.announce();
-        goes_on
+        self.link.announce(&self.core);
+        goes_on && !self.core.is_closed()
     }
 
     fn work(&mut self) -> bool {
@@ -162,7 +182,7 @@ impl Worker {
         if self.link.session().is_some()
             && let Some(ended) = state.session.as_ref().and_then(|session| session.ended())
         {
-            self.lose(&mut state, ended, Error::unavailable("the lease expired"));
+            self.lose(&mut state, ended, Error::lease_expired());
         }
         self.take_in(&mut state, now);
         if self.link.session().is_some() {
@@ -224,7 +244,7 @@ impl Worker {
         let State {
             table,
             session,
-            refusing,
+            status,
             ..
         } = state;
         let mut desk = self.core.desk(session.as_ref());
@@ -241,7 +261,7 @@ impl Worker {
             if reply.is_abandoned() {
                 continue;
             }
-            match refusing {
+            match status.refusal() {
                 Some(error)
                     if patience == Patience::Once || !self.core.settings.wait_while_unavailable =>
                 {
@@ -348,13 +368,13 @@ impl Worker {
         self.batch.clear();
         self.outcomes.clear();
         let held = state.table.held();
-        state.lose(ended, &self.core.counters);
+        state.lose(ended, error.clone(), &self.core.counters);
         self.link.hang_up(&self.core.settings, state, held, error);
     }
 
     fn next_turn(&self, state: &State) -> Option<Instant> {
         if self.link.session().is_none() {
-            self.link.next_look()
+            self.link.next_look(&self.core.settings, state)
         } else if state.table.has_ready() {
             Some(Instant::now())
         } else {
@@ -378,8 +398,7 @@ struct LastWords<'a> {
 impl Drop for LastWords<'_> {
     fn drop(&mut self) {
         if self.core.state.lock().epoch != self.epoch {
-            // See `watchdog::replace_worker`.
-            return self.core.stuck.leave();
+            return;
         }
         if thread::panicking() {
             let error = Error::unavailable("the lock manager's worker has panicked");

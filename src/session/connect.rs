@@ -1,26 +1,36 @@
-//! Making a session: the login, what must be true of the server, and how the session
-//! is set up to hold locks.
+//! Making a session: the login, what must be true of the server and of the path to it, and
+//! how the session is set up to hold locks.
 
-use std::error::Error as _;
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use postgres::Client;
-use postgres::error::SqlState;
-use tracing::{trace, warn};
+use tracing::warn;
 
-use super::sql::{self, LOCK, UNLOCK};
-use super::{Session, fence, idle_timeouts, preflight};
+use super::errors::refused;
+use super::preflight::{self, Proven};
+use super::{ATTEMPTS, Session, fence, is_cancelled, probe, sql};
 use crate::config::Settings;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::target::Target;
-use crate::tls;
 use crate::watch::SessionState;
 
-/// idle_session_timeout and client_connection_check_interval came with this version
-/// (release notes of PostgreSQL 14).
-const FIRST_WITH_LEASE: i32 = 140_000;
+/// What `DISCARD ALL` does, which cannot be one of several statements: the last client of a
+/// pooled session may have left anything. But for its locks: there are none, which is proven.
+const CLEAN: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; \
+     UNLISTEN *; DEALLOCATE ALL; DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES";
+
+/// What a role or database may have set is not meant for this session: limits of statements
+/// and of idle sessions, transactions that write nothing or must not conflict, functions and
+/// operators of the application's. A lock needs no compiled code, which would take longer
+/// than all the rest.
+const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; \
+     SET idle_session_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+     SET default_transaction_read_only = off; SET default_transaction_deferrable = off; \
+     SET default_transaction_isolation = 'read committed'; SET jit = off; \
+     SET client_encoding = 'UTF8'; SET search_path = pg_catalog";
+
+/// The first version with a limit for whole transactions.
+const WITH_TRANSACTION_TIMEOUT: i32 = 170_000;
 
 impl Session {
     /// Connects, which may take long: not on a thread that somebody waits for.
@@ -29,27 +39,29 @@ impl Session {
         settings: &Settings,
         generation: u64,
     ) -> Result<Session, Error> {
-        let mut client = login(target)?;
-        let again = target.clone();
-        let version = preflight::check(&mut client, target, move || login(&again))?;
-        let lease = prepare(&mut client, settings, version).map_err(refused)?;
+        let Proven {
+            mut client,
+            version,
+            marker,
+        } = preflight::connect(target)?;
+        let name = target.config.get_application_name().unwrap_or_default();
+        prepare(&mut client, settings, version, name).map_err(refused)?;
         let batch_sql = match &settings.fencing {
             None => sql::batch(),
             Some(sequence) => sql::fenced_batch(fence::sequence(&mut client, sequence)?),
         };
-        let lock = client.prepare(LOCK).map_err(refused)?;
-        let unlock = client.prepare(UNLOCK).map_err(refused)?;
         Ok(Session {
             client,
             state: Arc::new(SessionState::new(generation)),
-            lease,
+            marker: probe::marker_key(marker),
+            lease: settings.lease,
             armed: false,
             locks: 0,
             transaction: None,
             fenced: settings.fencing.is_some(),
             batch_sql,
-            lock,
-            unlock,
+            lock: None,
+            unlock: None,
             unlock_and_lock: None,
             batch: None,
             held: None,
@@ -59,51 +71,59 @@ impl Session {
     }
 }
 
-fn login(target: &Target) -> Result<Client, Error> {
-    let mut config = target.config.clone();
-    // The server warns about unlocks that this module checks for itself.
-    config.notice_callback(|notice| trace!(%notice, "the server says"));
-    target.connector.connect(&config).map_err(refused)
-}
-
-/// Makes the session fit to hold locks; returns the lease that the server can keep.
+/// Makes the session clean and fit to hold locks, in one round trip where the server takes
+/// all of it.
 fn prepare(
     client: &mut Client,
     settings: &Settings,
     version: i32,
-) -> Result<Option<Duration>, postgres::Error> {
-    // What a role or database may have set against long statements and idle sessions
-    // is not meant for this one; nor are functions and operators of the application's.
-    let with_lease = version >= FIRST_WITH_LEASE;
-    let mut settled = "SET search_path = pg_catalog; SET statement_timeout = 0; \
-         SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0"
-        .to_owned();
-    if version >= 170_000 {
-        settled += "; SET transaction_timeout = 0";
+    application_name: &str,
+) -> Result<(), postgres::Error> {
+    // With escapes, whose meaning no setting changes.
+    let name = application_name.replace('\\', r"\\").replace('\'', "''");
+    let mut all = format!(
+        "SET LOCAL statement_timeout = 0; {CLEAN}; {SETTINGS}; SET application_name = E'{name}'"
+    );
+    if version >= WITH_TRANSACTION_TIMEOUT {
+        all += "; SET transaction_timeout = 0";
     }
-    if with_lease {
-        settled += &format!("; {}", idle_timeouts(Duration::ZERO));
+    let network = network_settings(settings);
+    let set_all = network
+        .iter()
+        .fold(all.clone(), |all, (_, set)| all + "; " + set);
+    match again_if_cancelled(client, &set_all) {
+        Err(error) if error.code().is_some() => {}
+        done => return done,
     }
-    client.batch_execute(&settled)?;
-    watch_network(client, settings, with_lease)?;
-    if !with_lease && settings.lease.is_some() {
-        warn!(
-            version,
-            "no lease: a server before PostgreSQL 14 cannot end silent sessions"
-        );
+    again_if_cancelled(client, &all)?;
+    // Each by itself, to see which one it is that the platform does not have.
+    for (name, set) in &network {
+        if let Err(error) = client.batch_execute(set) {
+            if error.code().is_none() {
+                return Err(error);
+            }
+            let error = &error as &dyn std::error::Error;
+            warn!(error, name, "the server does not take this setting");
+        }
     }
-    Ok(settings.lease.filter(|_| with_lease))
+    Ok(())
+}
+
+fn again_if_cancelled(client: &mut Client, statements: &str) -> Result<(), postgres::Error> {
+    let mut attempt = 1;
+    loop {
+        match client.batch_execute(statements) {
+            Err(error) if attempt < ATTEMPTS && is_cancelled(&error) => attempt += 1,
+            done => return done,
+        }
+    }
 }
 
 /// Has the server notice that this side is gone. A help only, which not every platform
 /// has: the lease is what counts.
-fn watch_network(
-    client: &mut Client,
-    settings: &Settings,
-    with_check_interval: bool,
-) -> Result<(), postgres::Error> {
+fn network_settings(settings: &Settings) -> Vec<(&'static str, String)> {
     let keepalives = settings.tcp_keepalives;
-    let mut parameters = vec![
+    [
         ("tcp_user_timeout", settings.tcp_user_timeout.as_millis()),
         ("tcp_keepalives_idle", u128::from(keepalives.idle.as_secs())),
         (
@@ -111,94 +131,12 @@ fn watch_network(
             u128::from(keepalives.interval.as_secs()),
         ),
         ("tcp_keepalives_count", u128::from(keepalives.retries)),
-    ];
-    if with_check_interval {
-        let interval = settings.client_check_interval.as_millis();
-        parameters.push(("client_connection_check_interval", interval));
-    }
-    let set = |(name, value): &(&str, u128)| format!("SET {name} = {value}");
-    let all: Vec<String> = parameters.iter().map(set).collect();
-    match client.batch_execute(&all.join("; ")) {
-        Err(error) if error.code().is_some() => {}
-        done => return done,
-    }
-    // Each by itself, to see which one it is.
-    for (parameter, set) in parameters.iter().zip(all) {
-        if let Err(error) = client.batch_execute(&set) {
-            if error.code().is_none() {
-                return Err(error);
-            }
-            let error = &error as &dyn std::error::Error;
-            warn!(
-                error,
-                name = parameter.0,
-                "the server does not take this setting"
-            );
-        }
-    }
-    Ok(())
-}
-
-/// The error of a connect that the driver or the server ended.
-pub(super) fn refused(error: postgres::Error) -> Error {
-    let code = error.code().map(SqlState::code);
-    let (kind, message) = match code {
-        Some("53300") => (
-            ErrorKind::Unavailable,
-            "the server has no connection slot free",
-        ),
-        // The server starts, stops or recovers.
-        Some(code) if code.starts_with("57P") => (
-            ErrorKind::Unavailable,
-            "the server takes no connections now",
-        ),
-        Some("28P01") => (
-            ErrorKind::Database,
-            "the server refused the login: the user or the password is wrong",
-        ),
-        Some(code) if code.starts_with("28") => (
-            ErrorKind::Database,
-            "the server refused the login: the role does not exist or may not log in, or \
-             pg_hba.conf admits it from here only with TLS, only without, or not at all",
-        ),
-        Some("3D000") => (ErrorKind::Database, "the database does not exist"),
-        Some(_) => (ErrorKind::Database, "the server refused the session"),
-        None => judged_by_driver(&error),
-    };
-    Error::new(kind, message).caused_by(error)
-}
-
-/// What an error means that is not the server's own. The driver tells them apart by
-/// their texts alone.
-fn judged_by_driver(error: &postgres::Error) -> (ErrorKind, &'static str) {
-    let cause = error.source().map(ToString::to_string);
-    if is_read_only(error) {
-        (ErrorKind::Standby, preflight::STANDBY)
-    } else if let Some(advice) = tls::advice(error) {
-        (ErrorKind::Tls, advice)
-    } else if cause.is_some_and(|cause| cause == "password missing") {
         (
-            ErrorKind::Database,
-            "the server refused the login: it asks for a password, and the connection string \
-             has none",
-        )
-    } else if error.to_string().starts_with("authentication error") {
-        (
-            ErrorKind::Database,
-            "the login failed: the server does not authenticate in a way that the driver and \
-             the connection string accept",
-        )
-    } else {
-        (ErrorKind::Unavailable, "cannot connect to the database")
-    }
-}
-
-/// The driver's way to say that no host takes writes.
-fn is_read_only(error: &postgres::Error) -> bool {
-    error
-        .source()
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .is_some_and(|source| {
-            source.kind() == io::ErrorKind::PermissionDenied && source.raw_os_error().is_none()
-        })
+            "client_connection_check_interval",
+            settings.client_check_interval.as_millis(),
+        ),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name, format!("SET {name} = {value}")))
+    .collect()
 }

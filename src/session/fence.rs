@@ -3,7 +3,7 @@
 use postgres::Client;
 use postgres::error::SqlState;
 
-use super::connect::refused;
+use super::errors::refused;
 use crate::config::SequenceName;
 use crate::error::{Error, ErrorKind};
 

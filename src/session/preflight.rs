@@ -1,224 +1,318 @@
-//! What must be true of a server, or of what stands before it, for its locks to mean
-//! anything. Looked at on every new connection: what was a primary may be a standby
-//! now, and an address may lead to a pooler today.
+//! What must be true of a server, and of the path to it, for locks to mean anything.
+//!
+//! A lock rests on two properties of the path:
+//!
+//! * **P1**: when a client goes, its locks go;
+//! * **P2**: while a client stays, its session and its locks stay.
+//!
+//! What stands between may be anything: poolers, several of them, balancers. So neither is
+//! inferred from what the path looks like; both are tried, on every connect, and only what
+//! was seen to hold is accepted:
+//!
+//! ```text
+//! first connection    takes a lock that nobody else wants, the probe, and goes
+//! second connection   sees the probe gone                                     P1
+//!                     takes the marker, a lock that it keeps for its life
+//!                     finds the marker, in the same server process, later on  P2
+//! ```
+//!
+//! A pooler that lends its sessions out keeps the probe in one of them, however many poolers
+//! there are, and so does a session pool that does not reset its sessions. One that resets
+//! them after each transaction loses the marker. The two connections follow each other: one
+//! free slot is enough, of a pool, a role or a server.
+//!
+//! That both connections took the same kind of path is checked as well: they must reach the
+//! same server, and the second one's session must be younger than the first connection, or
+//! else be a pool's that outlived its client.
+//!
+//! Nothing of a session is changed before both are proven.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::str::FromStr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
-use postgres::config::Host;
+use postgres::error::SqlState;
 use postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
-use tracing::warn;
 
-use super::connect::refused;
+use super::errors::refused;
+use super::login::login;
+use super::{ATTEMPTS, is_cancelled, probe};
 use crate::error::{Error, ErrorKind};
 use crate::target::Target;
 
-/// The first version with all that is used here (`tcp_user_timeout`, two-phase lookups).
-const FIRST: i32 = 120_000;
+/// The first version with the lease (`idle_session_timeout`), and the oldest maintained.
+const FIRST: i32 = 140_000;
 
-pub(super) const STANDBY: &str = "the server takes no writes: a standby's locks exclude nobody \
-     on the primary; connect to the primary, or name all hosts in the connection string";
+pub(super) const STANDBY: &str = "the server is a standby: its locks exclude nobody on the \
+     primary; connect to the primary, or name all hosts in the connection string";
 
-/// How long a second connection may take to be answered, or half the time for the connect
-/// if that is less. Where each connection has its server for itself and there is none left,
-/// it has to wait, and that is an answer too.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a client that has gone may be seen at the server, at most: its process needs a
+/// moment to end. No longer than half the time for the connect.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often each connection looks where it is.
-const LOOKS: usize = 3;
+/// The pauses between two looks for it.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-const ABOUT: &str = "SELECT pg_catalog.current_setting('server_version_num') AS version, \
-     pg_catalog.pg_is_in_recovery() AS standby, \
-     pg_catalog.pg_backend_pid() AS pid, \
-     pg_catalog.host(pg_catalog.inet_server_addr()) AS address, \
-     pg_catalog.current_setting('port') AS port, \
-     (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'unix_socket_directories') \
-     AS directories";
-
-const PID: &str = "SELECT pg_catalog.pg_backend_pid() AS pid";
-
-/// Refuses a server that cannot keep locks for this session, which is one of the only host
-/// of `target`. Returns its version.
-pub(super) fn check(
-    client: &mut Client,
-    target: &Target,
-    login: impl FnOnce() -> Result<Client, Error> + Send + 'static,
-) -> Result<i32, Error> {
-    let about = About::of(client)?;
-    if about.version < FIRST {
-        return Err(Error::new(
-            ErrorKind::ServerTooOld,
-            format!(
-                "the server's version {} is too old: PostgreSQL 12 or later is needed",
-                about.version
-            ),
-        ));
-    }
-    if about.standby {
-        return Err(Error::new(ErrorKind::Standby, STANDBY));
-    }
-    check_locking(client)?;
-    if !is_direct(&about, target) {
-        let patience = PATIENCE.min(target.connect_timeout() / 2);
-        check_pooling(client, &about.pid, patience, login)?;
-    }
-    Ok(about.version)
+/// A connection whose server and path are proven.
+pub(super) struct Proven {
+    pub(super) client: Client,
+    /// The server's, such as 150004.
+    pub(super) version: i32,
+    /// The second half of the [marker](probe::MARKER_CLASS) that its session keeps.
+    pub(super) marker: i32,
 }
 
-struct About {
-    version: i32,
-    standby: bool,
-    pid: String,
-    /// Where the server took this connection; `None` for a unix socket.
-    address: Option<IpAddr>,
-    port: Option<u16>,
-    /// Of its unix sockets, if this role may know.
-    directories: Option<String>,
-}
-
-impl About {
-    fn of(client: &mut Client) -> Result<About, Error> {
-        let row = only_row(client, ABOUT)?;
-        let text = |column| row.try_get(column).map_err(refused);
-        Ok(About {
-            version: parsed(text("version")?),
-            standby: text("standby")? != Some("f"),
-            pid: text("pid")?.unwrap_or_default().to_owned(),
-            address: text("address")?.and_then(|address| address.parse().ok()),
-            port: text("port")?.and_then(|port| port.parse().ok()),
-            directories: text("directories")?.map(str::to_owned),
-        })
+/// Connects to the only host of `target`, and proves that locks mean something there.
+pub(super) fn connect(target: &Target) -> Result<Proven, Error> {
+    for _ in 0..ATTEMPTS {
+        let first = leave_probe(target)?;
+        let client = login_behind(target)?;
+        if let Some(proven) = prove(client, &first, target)? {
+            return Ok(proven);
+        }
     }
-}
-
-/// 0, the oldest version there can be, for what is no number.
-fn parsed(version: Option<&str>) -> i32 {
-    version.and_then(|text| text.parse().ok()).unwrap_or(0)
-}
-
-/// Takes a lock that nobody else wants and looks for it: some servers accept the lock
-/// functions and do nothing.
-fn check_locking(client: &mut Client) -> Result<(), Error> {
-    let key = RandomState::new().hash_one("a key for nobody");
-    let (high, low, key) = (key >> 32, key & 0xFFFF_FFFF, key.cast_signed());
-    let statements = format!(
-        "SELECT pg_catalog.pg_try_advisory_lock({key}) AS yes; \
-         SELECT pg_catalog.count(*) = 1 AS yes FROM pg_catalog.pg_locks \
-         WHERE locktype = 'advisory' AND granted AND pid = pg_catalog.pg_backend_pid() \
-         AND classid::int8 = {high} AND objid::int8 = {low} AND objsubid = 1; \
-         SELECT pg_catalog.pg_advisory_unlock({key}) AS yes"
-    );
-    let answers = rows(client, &statements)?;
-    let yes = |row: &SimpleQueryRow| row.try_get("yes").ok().flatten() == Some("t");
-    if answers.len() == 3 && answers.iter().all(yes) {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::NotLocking,
-        "the server accepts pg_try_advisory_lock, but the lock is not in pg_locks: it does \
-         not keep advisory locks; use a PostgreSQL server",
+    Err(Error::unavailable(
+        "it cannot be verified now that nothing stands between this client and its locks: two \
+         connections, one after the other, went to different servers or by different paths",
     ))
 }
 
-/// Does the connection end at the very address that was dialled? Then nothing stands
-/// between. A loopback address proves nothing: it may be another machine's, at the far end
-/// of a tunnel, beside a pooler.
-fn is_direct(about: &About, target: &Target) -> bool {
-    let config = &target.config;
-    if about.port != Some(target.port()) {
-        return false;
-    }
-    match (config.get_hostaddrs(), config.get_hosts(), about.address) {
-        ([dialled], _, Some(address)) => *dialled == address && !address.is_loopback(),
-        ([], [Host::Unix(path)], None) => about.directories.as_ref().is_some_and(|directories| {
-            directories
-                .split(',')
-                .any(|directory| path.as_os_str() == directory.trim().trim_matches('"'))
-        }),
-        _ => false,
-    }
+/// The first connection, after it has gone.
+struct First {
+    probe: i64,
+    pid: i32,
+    version: i32,
+    /// When its server was started, and when the probe was taken, by the server's clock.
+    server: i64,
+    time: i64,
 }
 
-/// Two connections to a server have two sessions there, and keep them. A pooler that
-/// lends sessions out for a transaction or a statement gives an idle one's to the next
-/// who asks.
-fn check_pooling(
-    client: &mut Client,
-    pid: &str,
-    patience: Duration,
-    login: impl FnOnce() -> Result<Client, Error> + Send + 'static,
-) -> Result<(), Error> {
-    let (sender, answer) = bounded(1);
-    let look = move || {
-        let pids = login().and_then(|mut second| pids(&mut second));
-        sender.send(pids).ok();
-    };
-    // On a thread of its own, because it may have to wait for longer than we do.
-    let probe = thread::Builder::new().name("distlock-probe".into());
-    if let Err(error) = probe.spawn(look) {
-        return Err(Error::unavailable("no thread for the connect").caused_by(error));
-    }
-    let mut answered = answer.recv_timeout(patience);
-    let mut ours = pids(client)?;
-    if answered.is_err() {
-        // It waits for a session. Where sessions are lent out, this connection has to wait
-        // for one, too, at each look, and behind the other: which then has its answer.
-        ours.extend(pids(client)?);
-        answered = answer.recv_timeout(patience / 10);
-    }
-    let theirs = match answered {
-        Ok(Ok(pids)) => pids,
-        Ok(Err(error)) => {
-            let error = &error as &dyn std::error::Error;
-            warn!(
-                error,
-                "no second connection, to see whether a pooler lends out sessions"
-            );
-            Vec::new()
-        }
-        Err(_) => Vec::new(),
-    };
-    let moved = ours.iter().any(|own| own != pid) || theirs.iter().any(|one| *one != theirs[0]);
-    if moved || theirs.iter().any(|one| one == pid) {
+fn leave_probe(target: &Target) -> Result<First, Error> {
+    let mut client = login(target)?;
+    let probe = RandomState::new()
+        .hash_one("a lock for nobody")
+        .cast_signed();
+    let before = *target.kept_probe.lock();
+    let answer = ask(&mut client, &probe::leave(probe, before))?;
+    let version = answer.number("version")?;
+    if version < FIRST {
         return Err(Error::new(
-            ErrorKind::Pooler,
-            "there is a pooler in transaction or statement mode before the server, which lends \
-             one session to many: connect to the server itself, or to a pool in session mode",
+            ErrorKind::ServerTooOld,
+            format!("the server's version {version} is too old: PostgreSQL 14 or later is needed"),
         ));
     }
-    Ok(())
-}
-
-/// In which sessions some statements of `client` run.
-fn pids(client: &mut Client) -> Result<Vec<String>, Error> {
-    let look = |_| {
-        let row = only_row(client, PID)?;
-        Ok(row
-            .try_get("pid")
-            .map_err(refused)?
-            .unwrap_or_default()
-            .to_owned())
-    };
-    (0..LOOKS).map(look).collect()
-}
-
-fn only_row(client: &mut Client, statement: &str) -> Result<SimpleQueryRow, Error> {
-    rows(client, statement)?.pop().ok_or_else(|| {
-        Error::new(
+    if !answer.is_true("primary") {
+        return Err(Error::new(ErrorKind::Standby, STANDBY));
+    }
+    if let Some(functions) = answer.text("forbidden") {
+        return Err(Error::new(
             ErrorKind::Database,
-            "the server gave no answer to a simple question",
-        )
+            format!(
+                "this role may not call all lock functions: have an administrator run GRANT \
+                 EXECUTE ON FUNCTION {functions} TO <role>"
+            ),
+        ));
+    }
+    if answer.is_true("kept") {
+        // As it was at the last connect: no need to leave another lock there.
+        return Err(pooler());
+    }
+    if !answer.is_true("locked") || !answer.is_true("shown") {
+        return Err(not_locking());
+    }
+    Ok(First {
+        probe,
+        version,
+        pid: answer.number("pid")?,
+        server: answer.number("server")?,
+        time: answer.number("time")?,
     })
 }
 
-fn rows(client: &mut Client, statements: &str) -> Result<Vec<SimpleQueryRow>, Error> {
-    let messages = client.simple_query(statements).map_err(refused)?;
+/// The second login. Where there is one slot, the first connection's process may have it yet.
+fn login_behind(target: &Target) -> Result<Client, Error> {
+    let mut waiting = Waiting::new(target);
+    loop {
+        match login(target) {
+            Err(error) if is_full(&error) && waiting.goes_on() => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// `None` if the two connections do not compare, and nothing is proven.
+fn prove(mut client: Client, first: &First, target: &Target) -> Result<Option<Proven>, Error> {
+    let mut waiting = Waiting::new(target);
+    let (marker, pid) = loop {
+        let marker = (RandomState::new().hash_one("a marker") >> 32) as u32;
+        let marker = marker.cast_signed();
+        let answer = ask(&mut client, &probe::mark(first.probe, first.pid, marker))?;
+        let pid: i32 = answer.number("pid")?;
+        if !answer.is_true("primary") {
+            return Err(Error::new(ErrorKind::Standby, STANDBY));
+        }
+        if let Some(keeper) = answer.text("keeper") {
+            // Somebody else's for a moment may be a process that is about to end.
+            if keeper == pid.to_string() || !waiting.goes_on() {
+                return Err(refuse(&mut client, target, first.probe, None));
+            }
+            continue;
+        }
+        if !answer.is_true("marked") {
+            continue; // a session has this number already
+        }
+        let is_younger = answer.number::<i64>("born")? >= first.time;
+        let is_same_server = answer.number::<i64>("server")? == first.server;
+        if !is_same_server || !(is_younger || answer.is_true("survived")) {
+            take_back(&mut client, &probe::unmark(marker, pid));
+            return Ok(None);
+        }
+        break (marker, pid);
+    };
+    let answer = ask(&mut client, &probe::find(marker))?;
+    let is_same = answer.number::<i32>("pid")? == pid && answer.is_true("marked");
+    if !is_same || answer.number::<i64>("locks")? != 1 {
+        let marked = probe::unmark(marker, pid);
+        return Err(refuse(&mut client, target, first.probe, Some(marked)));
+    }
+    *target.kept_probe.lock() = None;
+    Ok(Some(Proven {
+        client,
+        version: first.version,
+        marker,
+    }))
+}
+
+/// Waits for what must be gone in a moment, in growing pauses.
+struct Waiting {
+    deadline: Instant,
+    pause: Duration,
+}
+
+impl Waiting {
+    fn new(target: &Target) -> Self {
+        Waiting {
+            deadline: Instant::now() + PATIENCE.min(target.connect_timeout() / 2),
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// False if it has been waited for long enough.
+    fn goes_on(&mut self) -> bool {
+        if Instant::now() >= self.deadline {
+            return false;
+        }
+        thread::sleep(self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        true
+    }
+}
+
+/// A pooler: gives back what can be reached of the locks that were left there, and remembers
+/// the probe, so that later connects need not leave more.
+fn refuse(client: &mut Client, target: &Target, probe: i64, marked: Option<String>) -> Error {
+    *target.kept_probe.lock() = Some(probe);
+    if let Some(marked) = marked {
+        take_back(client, &marked);
+    }
+    take_back(client, &probe::give_back(probe));
+    pooler()
+}
+
+/// Gives a lock back that may be in another session than the one that this statement gets.
+fn take_back(client: &mut Client, statement: &str) {
+    for _ in 0..ATTEMPTS {
+        match ask(client, statement) {
+            Ok(answer) if !answer.is_true("done") => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+fn pooler() -> Error {
+    Error::new(
+        ErrorKind::Pooler,
+        "the locks of a client that has gone stay at the server, or those of one that stays do \
+         not: there is a pooler before the server that lends one session to many (transaction \
+         or statement mode), or one that does not reset its sessions; connect to the server \
+         itself, or to a pool in session mode with `server_reset_query = DISCARD ALL`",
+    )
+}
+
+fn not_locking() -> Error {
+    Error::new(
+        ErrorKind::NotLocking,
+        "the server accepts pg_try_advisory_lock, but the lock is not in pg_locks: it does \
+         not keep advisory locks; use a PostgreSQL server",
+    )
+}
+
+/// True if the error says that there is no slot for another connection.
+fn is_full(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    let code = source
+        .and_then(|source| source.downcast_ref::<postgres::Error>())
+        .and_then(postgres::Error::code);
+    // PgBouncer has the second one for whatever it refuses; the kind tells more.
+    let is_slot =
+        |code| [SqlState::TOO_MANY_CONNECTIONS, SqlState::PROTOCOL_VIOLATION].contains(code);
+    error.kind() == ErrorKind::Unavailable && code.is_some_and(is_slot)
+}
+
+/// Runs `statements`, again if they are cancelled.
+fn ask(client: &mut Client, statements: &str) -> Result<Answer, Error> {
+    let mut attempt = 1;
+    let messages = loop {
+        match client.simple_query(statements) {
+            Err(error) if attempt < ATTEMPTS && is_cancelled(&error) => attempt += 1,
+            outcome => break outcome.map_err(unfit)?,
+        }
+    };
     let row = |message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     };
-    Ok(messages.into_iter().filter_map(row).collect())
+    Ok(Answer(messages.into_iter().filter_map(row).collect()))
+}
+
+/// The rows of some statements, each of which has one, with columns of its own.
+struct Answer(Vec<SimpleQueryRow>);
+
+impl Answer {
+    /// `None` for NULL.
+    fn text(&self, column: &str) -> Option<&str> {
+        self.0.iter().find_map(|row| row.try_get(column).ok()?)
+    }
+
+    fn is_true(&self, column: &str) -> bool {
+        self.text(column) == Some("t")
+    }
+
+    fn number<T: FromStr>(&self, column: &str) -> Result<T, Error> {
+        let number = self.text(column).and_then(|number| number.parse().ok());
+        number.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Database,
+                format!("the server has no {column} to tell, which locks need"),
+            )
+        })
+    }
+}
+
+/// What an error of the checks says of the server.
+fn unfit(error: postgres::Error) -> Error {
+    match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Error::new(
+            ErrorKind::Database,
+            "this role may not call what a lock needs: the source names it; have an \
+             administrator GRANT EXECUTE ON FUNCTION … TO <role>",
+        )
+        .caused_by(error),
+        Some(&SqlState::UNDEFINED_FUNCTION | &SqlState::UNDEFINED_TABLE) => {
+            not_locking().caused_by(error)
+        }
+        _ => refused(error),
+    }
 }

@@ -181,7 +181,7 @@ impl Session {
             match rows {
                 Ok(rows) => {
                     self.renew(started);
-                    return rows
+                    let held: HashSet<_> = rows
                         .iter()
                         .map(|row| {
                             let key = Key::from_server(row.try_get(0)?, row.try_get(1)?);
@@ -192,7 +192,13 @@ impl Session {
                             Ok((key, mode))
                         })
                         .collect::<Result<_, postgres::Error>>()
-                        .map_err(lost);
+                        .map_err(lost)?;
+                    if !held.contains(&(self.marker, Mode::Exclusive)) {
+                        return Err(Lost(Error::unavailable(
+                            "the session has lost the lock that it keeps for its life",
+                        )));
+                    }
+                    return Ok(held);
                 }
                 Err(error) if attempt < ATTEMPTS && !self.is_gone(&error) => {}
                 Err(error) => return Err(lost(error)),

@@ -6,10 +6,13 @@
 // Tests may panic.
 #![allow(clippy::unwrap_used)]
 
+mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use self::world::{Held, Waiting, World, exclude};
 use super::*;
 
 const KEYS: i32 = 2;
@@ -22,10 +25,11 @@ enum Step {
         mode: Mode,
         patience: Patience,
     },
-    /// A holder gives its lock back, once or twice.
+    /// A holder gives its lock back, once or twice, or has it kept for a time.
     Release {
         which: prop::sample::Index,
         twice: bool,
+        keep: Option<u64>,
     },
     /// A waiter leaves; with or without telling.
     Leave {
@@ -62,8 +66,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => (0..KEYS, mode(), patience)
             .prop_map(|(key, mode, patience)| Step::Acquire { key, mode, patience }),
-        8 => (index(), prop::bool::weighted(0.3))
-            .prop_map(|(which, twice)| Step::Release { which, twice }),
+        8 => (index(), prop::bool::weighted(0.3), prop::option::weighted(0.2, 0_u64..80))
+            .prop_map(|(which, twice, keep)| Step::Release { which, twice, keep }),
         2 => (index(), any::<bool>()).prop_map(|(which, told)| Step::Leave { which, told }),
         4 => (0_u64..40).prop_map(|millis| Step::Pass { millis }),
         10 => Just(Step::Plan),
@@ -74,117 +78,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(|all| Step::Dismiss { all }),
     ]
 }
-
-#[derive(Clone, Copy)]
-struct Waiting {
-    key: Key,
-    mode: Mode,
-    patience: Patience,
-    left: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Held {
-    key: Key,
-    mode: Mode,
-    id: u64,
-}
-
-#[derive(Default)]
-struct World {
-    fenced: bool,
-    max_locks: Option<usize>,
-    /// At the server.
-    ours: BTreeMap<i64, Mode>,
-    theirs: BTreeMap<i64, Mode>,
-    last_token: u64,
-    /// By number, and so in the order of arrival.
-    waiting: BTreeMap<u32, Waiting>,
-    held: BTreeMap<u32, Held>,
-    newest_token: u64,
-}
-
 fn key(number: i32) -> Key {
     Key::from((1, number))
-}
-
-fn exclude(one: Mode, other: Mode) -> bool {
-    one == Mode::Exclusive || other == Mode::Exclusive
-}
-
-impl World {
-    /// Is somebody inside, or in the line before, with whom `waiter` cannot be inside?
-    fn must_wait(&self, waiter: u32) -> bool {
-        let Waiting { key, mode, .. } = self.waiting[&waiter];
-        let mut inside = self.held.values().filter(|held| held.key == key);
-        let mut before = self.waiting.range(..waiter).map(|(_, other)| other);
-        inside.any(|held| exclude(held.mode, mode))
-            || before.any(|other| other.key == key && exclude(other.mode, mode))
-    }
-
-    /// Does somebody wait to share what others here share already?
-    fn somebody_could_join(&self) -> bool {
-        self.waiting.iter().any(|(&waiter, waiting)| {
-            waiting.mode == Mode::Shared
-                && self.held.values().any(|held| held.key == waiting.key)
-                && !self.must_wait(waiter)
-        })
-    }
-}
-
-impl Desk<u32> for World {
-    fn grant(
-        &mut self,
-        waiter: u32,
-        key: Key,
-        mode: Mode,
-        id: u64,
-        token: Option<Token>,
-        _: bool,
-    ) -> bool {
-        let waiting = self.waiting.remove(&waiter).expect("answered once");
-        assert!((waiting.key, waiting.mode) == (key, mode));
-        if waiting.left {
-            return false;
-        }
-        assert_eq!(
-            self.ours.get(&key.as_i64()),
-            Some(&mode),
-            "not at the server"
-        );
-        let mut fellows = self.held.values().filter(|held| held.key == key);
-        assert!(fellows.all(|held| !exclude(held.mode, mode)), "two inside");
-        let mut earlier = self.waiting.range(..waiter).map(|(_, other)| other);
-        assert!(
-            earlier.all(|other| other.key != key || other.left),
-            "overtaken"
-        );
-        assert_eq!(token.is_some(), self.fenced);
-        if let Some(token) = token.map(u64::from) {
-            assert!(self.newest_token < token, "a stale token");
-            self.newest_token = token;
-        }
-        self.held.insert(waiter, Held { key, mode, id });
-        true
-    }
-
-    fn refuse(&mut self, waiter: u32, refusal: Refusal) {
-        let waiting = self.waiting.remove(&waiter).expect("answered once");
-        match refusal {
-            Refusal::Busy => assert_eq!(waiting.patience, Patience::Once),
-            Refusal::LimitReached => {
-                assert!(self.max_locks.is_some_and(|max| self.held.len() >= max));
-            }
-        }
-    }
-
-    fn contended(&mut self) {}
 }
 
 struct Play {
     table: Table<u32>,
     world: World,
-    now: Instant,
     batch: Vec<Op>,
     arrived: u32,
 }
@@ -200,11 +100,16 @@ impl Play {
         Play {
             table: Table::new(limits, 7),
             world: World {
+                now: Instant::now(),
                 fenced,
                 max_locks,
-                ..World::default()
+                ours: BTreeMap::new(),
+                theirs: BTreeMap::new(),
+                last_token: 0,
+                waiting: BTreeMap::new(),
+                held: BTreeMap::new(),
+                newest_token: 0,
             },
-            now: Instant::now(),
             batch: Vec::new(),
             arrived: 0,
         }
@@ -233,26 +138,26 @@ impl Play {
                 );
                 let must_wait = self.world.must_wait(waiter);
                 self.table
-                    .acquire(key, mode, patience, waiter, self.now, &mut self.world);
+                    .acquire(key, mode, patience, waiter, self.world.now, &mut self.world);
                 let waits = self.world.waiting.contains_key(&waiter);
                 assert!(
                     !waits || !must_wait || patience == Patience::Wait,
                     "no patience"
                 );
             }
-            Step::Release { which, twice } if !self.world.held.is_empty() => {
-                let waiter = *which.get(&self.world.held.keys().collect::<Vec<_>>());
-                let Held { key, id, mode } = self.world.held[waiter];
-                if out && !self.table.is_awaited(key) {
+            Step::Release { which, twice, keep } if self.world.guards().next().is_some() => {
+                let waiter = *which.get(&self.world.guards().collect::<Vec<_>>());
+                let Held { key, id, mode, .. } = self.world.held[&waiter];
+                // What is to be kept goes to the worker, and not to the next in line.
+                if out && (keep.is_some() || !self.table.is_awaited(key)) {
                     return;
                 }
-                let waiter = *waiter;
-                self.world.held.remove(&waiter);
-                let released = self.table.release(key, id, self.now, &mut self.world);
-                assert!(released);
+                let keep = keep.map(|millis| self.world.now + Duration::from_millis(millis));
+                assert!(self.release(waiter, keep));
                 // The table counts shared holders and does not tell them apart.
-                if twice && mode == Mode::Exclusive {
-                    assert!(!self.table.release(key, id, self.now, &mut self.world));
+                if twice && mode == Mode::Exclusive && !self.world.held.contains_key(&waiter) {
+                    let now = self.world.now;
+                    assert!(!self.table.release(key, id, None, now, &mut self.world));
                 }
             }
             Step::Leave { which, told } if !self.world.waiting.is_empty() => {
@@ -271,10 +176,11 @@ impl Play {
                         .waiting
                         .retain(|waiter, _| !gone.contains(waiter));
                     let is_gone = |waiter: &u32| gone.contains(waiter);
-                    self.table.sweep(key, is_gone, self.now, &mut self.world);
+                    let now = self.world.now;
+                    self.table.sweep(key, is_gone, now, &mut self.world);
                 }
             }
-            Step::Pass { millis } => self.now += Duration::from_millis(millis),
+            Step::Pass { millis } => self.world.now += Duration::from_millis(millis),
             Step::Plan if !out => self.plan(),
             Step::Answer { failing } => self.answer(failing),
             Step::Other { key: number, mode } => self.other(key(number), mode),
@@ -301,9 +207,22 @@ impl Play {
         assert!(server_needed || !self.world.somebody_could_join());
     }
 
+    /// The guard of `waiter` goes.
+    fn release(&mut self, waiter: u32, keep: Option<Instant>) -> bool {
+        let now = self.world.now;
+        let held = self.world.held.get_mut(&waiter).unwrap();
+        held.kept = keep.filter(|&until| until > now);
+        let Held { key, id, .. } = *held;
+        self.table.release(key, id, keep, now, &mut self.world)
+    }
+
     fn plan(&mut self) {
-        self.table
-            .plan(self.now, CAP, &mut self.batch, &mut self.world);
+        let now = self.world.now;
+        self.table.plan(now, CAP, &mut self.batch, &mut self.world);
+        // What was kept is given up in time, and the next that will be is looked for.
+        let kept = self.world.held.values().filter_map(|held| held.kept).min();
+        assert!(kept.is_none_or(|until| until > now));
+        assert!(kept.is_none_or(|until| self.table.next_look().unwrap() <= until));
         let keys: BTreeSet<i64> = self.batch.iter().map(|op| op.key.as_i64()).collect();
         assert_eq!(keys.len(), self.batch.len(), "two steps for one key");
         assert!(self.batch.is_sorted_by_key(|op| op.action));
@@ -351,7 +270,8 @@ impl Play {
                     waiting.remove(&waiter).expect("answered once");
                 });
             } else {
-                self.table.settle(op, yes, token, self.now, &mut self.world);
+                let now = self.world.now;
+                self.table.settle(op, yes, token, now, &mut self.world);
             }
         }
     }
@@ -374,15 +294,15 @@ impl Play {
         self.world.theirs.clear();
         for _ in 0..40 * (self.arrived + 1) {
             self.answer(None);
-            while let Some((&waiter, _)) = self.world.held.first_key_value() {
-                let Held { key, id, .. } = self.world.held.remove(&waiter).unwrap();
-                self.table.release(key, id, self.now, &mut self.world);
+            while let Some(waiter) = { self.world.guards().next() } {
+                self.release(waiter, None);
             }
-            self.now += Duration::from_millis(10);
+            self.world.now += Duration::from_millis(10);
             self.plan();
         }
         assert!(self.world.waiting.is_empty(), "somebody was forgotten");
         assert!(self.world.ours.is_empty(), "a lock was left at the server");
+        assert!(self.world.held.is_empty());
         assert!(self.table.entries.is_empty());
         assert!(self.batch.is_empty() && !self.table.has_ready());
         assert_eq!(self.table.next_look(), None);

@@ -4,6 +4,7 @@
 
 mod endings;
 mod fencing;
+mod keeping;
 mod tenure;
 
 use std::ops::Range;
@@ -21,8 +22,9 @@ const B: (i32, i32) = (0, 2);
 struct Book {
     granted: Vec<u32>,
     ids: Vec<u64>,
-    tokens: Vec<Option<u64>>,
+    tokens: Vec<Option<i64>>,
     handed_over: usize,
+    released: usize,
     refused: Vec<(u32, Refusal)>,
     contended: usize,
     /// These have left and take no grant.
@@ -44,13 +46,17 @@ impl Desk<u32> for Book {
         }
         self.granted.push(waiter);
         self.ids.push(id);
-        self.tokens.push(token.map(u64::from));
+        self.tokens.push(token.map(i64::from));
         self.handed_over += usize::from(handed_over);
         true
     }
 
     fn refuse(&mut self, waiter: u32, refusal: Refusal) {
         self.refused.push((waiter, refusal));
+    }
+
+    fn released(&mut self, _: u64) {
+        self.released += 1;
     }
 
     fn contended(&mut self) {
@@ -63,7 +69,7 @@ struct Scene {
     table: Table<u32>,
     book: Book,
     now: Instant,
-    last_token: u64,
+    last_token: i64,
 }
 
 impl Scene {
@@ -108,7 +114,8 @@ impl Scene {
     }
 
     fn release(&mut self, key: (i32, i32), id: u64) -> bool {
-        self.table.release(key.into(), id, self.now, &mut self.book)
+        self.table
+            .release(key.into(), id, None, self.now, &mut self.book)
     }
 
     /// Gives back the lock that was granted last.

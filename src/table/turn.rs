@@ -20,6 +20,7 @@ impl<W> Table<W> {
         batch: &mut Vec<Op>,
         desk: &mut impl Desk<W>,
     ) {
+        self.release_kept(now, desk);
         let go = !self.ready.is_empty();
         while let Some((key, look)) = self.agenda.pop(now, go) {
             if let Some(line) = self.line(key)

@@ -1,43 +1,105 @@
 //! TLS by rustls, with as much trust as the connection string has.
 
+use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
+use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use postgres::Socket;
+use postgres::tls::{MakeTlsConnect, TlsConnect};
+use rustls::client::ClientConfig;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{AlertDescription, CertificateError, OtherError, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use self::verifier::{AnyHost, Anybody};
 use super::{Connector, Trust};
 use crate::error::Error;
+
+mod verifier;
 
 /// The protocol's name, which servers ask for with `sslnegotiation=direct`.
 const ALPN: &[u8] = b"postgresql";
 
-pub(super) fn connector(trust: Trust) -> Result<Connector, Error> {
-    let (roots, check_host) = match trust {
-        Trust::Anybody => (None, false),
-        Trust::SystemRoots { check_host } => (Some(system_roots()?), check_host),
-        Trust::RootsIn { file, check_host } => (Some(roots_in(&file)?), check_host),
-    };
+/// A connector that trusts so. What cannot work is found at once.
+pub(super) fn connector(mut trust: Trust) -> Result<Connector, Error> {
+    if let Trust::RootsIn { file, .. } = &mut trust
+        && let Ok(absolute) = std::path::absolute(&*file)
+    {
+        // It is read again when the process may work in another folder.
+        *file = absolute;
+    }
+    client_config(&trust)?;
+    Ok(Connector::new(MakeConnect(Arc::new(trust))))
+}
+
+/// Reads the trusted authorities again for each connection: they may have been replaced
+/// since the last one.
+#[derive(Clone)]
+struct MakeConnect(Arc<Trust>);
+
+impl MakeTlsConnect<Socket> for MakeConnect {
+    type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+    type TlsConnect = Connect;
+    type Error = Infallible;
+
+    fn make_tls_connect(&mut self, host: &str) -> Result<Connect, Infallible> {
+        Ok(Connect {
+            trust: Arc::clone(&self.0),
+            host: host.to_owned(),
+        })
+    }
+}
+
+/// One connection to be. It reads the authorities only when the server has agreed to TLS,
+/// so that a bad file hurts no connection without.
+struct Connect {
+    trust: Arc<Trust>,
+    host: String,
+}
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+type Stream = <MakeConnect as MakeTlsConnect<Socket>>::Stream;
+
+impl TlsConnect<Socket> for Connect {
+    type Stream = Stream;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+
+    fn connect(self, socket: Socket) -> Self::Future {
+        Box::pin(async move {
+            let mut tls = MakeRustlsConnect::new(client_config(&self.trust)?);
+            let tls = MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, &self.host)?;
+            Ok(tls.connect(socket).await?)
+        })
+    }
+}
+
+fn client_config(trust: &Trust) -> Result<ClientConfig, Error> {
     let provider = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let builder = versions(provider)?;
+    let (roots, check_host) = match trust {
+        Trust::Anybody => (None, false),
+        Trust::SystemRoots { check_host } => (Some(system_roots()?), *check_host),
+        Trust::RootsIn { file, check_host } => (Some(roots_in(file)?), *check_host),
+    };
     let builder = match roots {
         Some(roots) if check_host => builder.with_root_certificates(roots),
-        roots => builder
+        Some(roots) => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyHost { roots, algorithms })),
+        None => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody { algorithms })),
     };
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Connector::new(MakeRustlsConnect::new(config)))
+    Ok(config)
 }
 
 fn versions(
@@ -48,7 +110,7 @@ fn versions(
         .map_err(|error| Error::config("TLS cannot be set up").caused_by(error))
 }
 
-fn roots_in(file: &str) -> Result<RootCertStore, Error> {
+fn roots_in(file: &Path) -> Result<RootCertStore, Error> {
     // Not by its name: after `sslrootcert= password=x` that is the password.
     let refused = |what| Error::config(format!("the file named by sslrootcert {what}"));
     let certificates = CertificateDer::pem_file_iter(file)
@@ -84,69 +146,37 @@ fn system_roots() -> Result<RootCertStore, Error> {
     })
 }
 
-/// Checks who signed the certificate, if there are `roots`, but not for which host. That
-/// the server has the certificate's key is always checked.
-#[derive(Debug)]
-struct AnyHost {
-    roots: Option<RootCertStore>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for AnyHost {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Some(roots) = &self.roots {
-            let certificate = ParsedCertificate::try_from(end_entity)?;
-            verify_server_cert_signed_by_trust_anchor(
-                &certificate,
-                roots,
-                intermediates,
-                now,
-                self.algorithms.all,
-            )?;
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-/// What to do about a certificate that was refused.
+/// What to do about a handshake that failed.
 pub(super) fn advice(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
+    if cause.is::<Error>() {
+        return Some(
+            "there is nothing to check the server's certificate with: the trusted authorities \
+             cannot be read (any more); the source says why",
+        );
+    }
     let error = cause.downcast_ref::<io::Error>()?.get_ref()?;
-    let rustls::Error::InvalidCertificate(reason) = error.downcast_ref()? else {
-        return None;
-    };
-    Some(match reason {
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+    match error.downcast_ref()? {
+        rustls::Error::InvalidCertificate(reason) => Some(certificate_advice(reason)),
+        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => Some(
+            "the server and this side have no kind of TLS in common, most likely because of the \
+             key of the server's certificate: RSA, ECDSA on P-256 or P-384, and Ed25519 are \
+             taken, P-521, RSA-PSS and Ed448 are not; Builder::tls takes other implementations",
+        ),
+        _ => None,
+    }
+}
+
+fn certificate_advice(reason: &CertificateError) -> &'static str {
+    match reason {
+        CertificateError::UnknownIssuer => {
             "the server's certificate is not signed by a trusted authority: name the \
              certificate of its authority with sslrootcert"
+        }
+        CertificateError::BadSignature => {
+            "a signature is wrong: the server's certificate is not signed by the trusted \
+             authority that it names, or the server does not have its key, or a key is RSA of \
+             less than 2048 or more than 8192 bits; name the certificate of the server's \
+             authority with sslrootcert"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "the server's certificate is for another host: connect by a name that it has, or \
@@ -158,6 +188,25 @@ pub(super) fn advice(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "the server's certificate is not valid yet: look at the clocks of both machines"
         }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "a key or a signature in the server's certificates is of a kind that is not taken: \
+             keys must be RSA of 2048 to 8192 bits, but not RSA-PSS, ECDSA on P-256 or P-384, \
+             or Ed25519, and signatures with SHA-256 or better; Builder::tls takes other \
+             implementations"
+        }
+        CertificateError::Other(other) if is_of_old_version(other) => {
+            "the server's certificate is of X.509 version 1, which cannot be verified: make one \
+             of version 3, with the host as a subject alternative name (openssl makes version 1 \
+             where it is given no extensions)"
+        }
         _ => "the server's certificate was refused; the source says why",
-    })
+    }
+}
+
+fn is_of_old_version(error: &OtherError) -> bool {
+    matches!(
+        error.0.downcast_ref(),
+        Some(webpki::Error::UnsupportedCertVersion)
+    )
 }

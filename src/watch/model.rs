@@ -6,6 +6,7 @@ use crossbeam_channel::TryRecvError;
 use shuttle::thread;
 
 use super::*;
+use crate::sync::atomic::AtomicBool;
 use crate::sync::try_schedules;
 
 fn is_told(hold: &Hold) -> bool {
@@ -84,5 +85,63 @@ fn a_lease_that_was_seen_to_have_expired_is_not_renewed() {
         assert!(seen.is_none_or(|seen| seen == Ended::LeaseExpired));
         assert_eq!(session.ended().is_some(), seen.is_some());
         assert_eq!(is_told(&hold), seen.is_some());
+    });
+}
+
+#[test]
+fn what_is_given_back_after_its_lease_was_not_ours_to_the_end() {
+    try_schedules(|| {
+        let session = Arc::new(SessionState::new(1));
+        let hold = Hold::new(&session);
+        // The server has given the lock to somebody else, which it does after the lease.
+        let given_away = Arc::new(AtomicBool::new(false));
+        let time = thread::spawn({
+            let (session, given_away) = (Arc::clone(&session), Arc::clone(&given_away));
+            move || {
+                session.trust_until(1);
+                given_away.store(true, Ordering::SeqCst);
+            }
+        });
+        let breaker = thread::spawn({
+            let session = Arc::clone(&session);
+            move || session.trip(Ended::SessionLost)
+        });
+        let late = given_away.load(Ordering::SeqCst);
+        let unlocked = hold.end(Ended::Unlocked);
+        assert!(!(late && unlocked), "somebody else was inside");
+        time.join().unwrap();
+        breaker.join().unwrap();
+        assert_eq!(unlocked, hold.ended() == Some(Ended::Unlocked));
+        assert!(is_told(&hold));
+    });
+}
+
+#[test]
+fn a_lock_is_given_back_once_and_not_after_its_loss() {
+    try_schedules(|| {
+        let session = Arc::new(SessionState::new(1));
+        let hold = Hold::new(&session);
+        // A token of each kind, and the end of the session.
+        let trip = thread::spawn({
+            let hold = Arc::clone(&hold);
+            move || hold.end(Ended::Cancelled)
+        });
+        let release = thread::spawn({
+            let hold = Arc::clone(&hold);
+            move || hold.give_back(Ended::Cancelled).is_ok()
+        });
+        let breaker = thread::spawn({
+            let session = Arc::clone(&session);
+            move || session.trip(Ended::SessionLost)
+        });
+        let guard = hold.give_back(Ended::Unlocked);
+        trip.join().unwrap();
+        let token = release.join().unwrap();
+        breaker.join().unwrap();
+        assert!(!(token && guard.is_ok()), "given back twice");
+        // What the guard says is either done by it, or told by another cause than its own.
+        assert_ne!(guard, Err(Ended::Unlocked));
+        assert!(is_told(&hold));
+        assert_eq!(hold.give_back(Ended::Unlocked), Err(hold.ended().unwrap()));
     });
 }

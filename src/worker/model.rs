@@ -22,13 +22,15 @@ fn manager() -> (Arc<Handle>, Worker) {
     let (queue, requests) = crossbeam_channel::bounded(64);
     let (alarm, _) = crossbeam_channel::bounded(1);
     let core = Core::new(target, settings, requests, alarm);
-    core.state.lock().session = Some(Arc::new(SessionState::new(1)));
+    core.state
+        .lock()
+        .connected(Arc::new(SessionState::new(1)), None);
     let worker = Worker {
         core: Arc::clone(&core),
         queue: core.queue.clone(),
         epoch: 0,
         pulse: Arc::default(),
-        link: Link::new(None, Duration::ZERO),
+        link: Link::new(Duration::ZERO, None),
         dialled: None,
         last_contact: Instant::now(),
         next: None,
@@ -37,6 +39,7 @@ fn manager() -> (Arc<Handle>, Worker) {
         batch: Vec::new(),
         outcomes: Vec::new(),
         crowd: 0,
+        _working: core.abandoned.work().1,
     };
     (Arc::new(Handle { core, queue }), worker)
 }

@@ -47,12 +47,8 @@ fn as_app(server: &Server, password: &str) -> String {
 #[test]
 fn a_malformed_connection_string_is_a_config_error() {
     for dsn in [
-        "",
-        " ",
         "nonsense",
         "host",
-        "host = ",
-        "user=app",
         "host=/nonexistent port=http",
         "host=/nonexistent port=99999",
         "host=/nonexistent port=-1",
@@ -61,8 +57,8 @@ fn a_malformed_connection_string_is_a_config_error() {
         "host=/nonexistent target_session_attrs=any-old",
         "host=/nonexistent colour=blue",
         "host='x",
-        "postgres://",
-        "postgres:///app",
+        "host=/nonexistent port=0",
+        "host=@nonexistent",
         "postgres://app@db:port/app",
         "postgres://app@%2Fnonexistent/app?colour=blue",
         "postgres://app@db/%zz%ff",
@@ -120,7 +116,9 @@ fn no_part_of_a_password_is_in_an_error() {
         "host=x password=open sesame=1",
         "host=/nonexistent password=open sesame",
         "host=/nonexistent password='open sesame",
-        "host=/nonexistent sesame=open password=x",
+        "host=/nonexistent password=x sesame=open",
+        "host= password=it's sesame=open",
+        "postgres://app:x/?sesame=1@db",
         "host=/nonexistent password=a\\ sesame port=sesame",
         "host=/nonexistent user=app port=1 password=x port=sesame",
         "password=sesame",
@@ -129,7 +127,7 @@ fn no_part_of_a_password_is_in_an_error() {
         "postgres://app:sesame@db:port/app",
         "postgres://app:p@sesame:x@%2Fnonexistent/app",
         "postgres://app:open sesame@[db/app",
-        "postgres://app:x#sesame@%2Fnonexistent/app?sesame=1",
+        "postgres://app:x#sesame@%2Fnonexistent/app?colour=1",
         "postgres://app:%zzsesame@%2Fnonexistent/app",
         "postgers://app:sesame@%2Fnonexistent/app",
     ] {
@@ -152,11 +150,11 @@ fn a_refused_login_is_an_error_without_the_password() {
     let server = guarded_server();
     let _clean = clean_on(&server);
     let error = Manager::connect(&as_app(&server, "wrong sesame")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Database);
+    assert_eq!(error.kind(), ErrorKind::Login);
     assert!(!shown(&error).contains("sesame"));
     let missing = as_app(&server, "").replace("password=''", "");
     let error = Manager::connect(&missing).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Database, "{}", shown(&error));
+    assert_eq!(error.kind(), ErrorKind::Login, "{}", shown(&error));
     assert!(!shown(&error).contains("sesame"));
 
     let mgr = Manager::connect(&as_app(&server, "open sesame")).unwrap();
@@ -184,11 +182,11 @@ fn tls_without_an_implementation_is_a_config_error() {
 
 #[test]
 #[serial]
-fn an_unknown_role_or_database_is_a_database_error() {
+fn an_unknown_role_or_database_is_a_refused_login() {
     let _clean = clean();
     for wrong in ["user=nobody_of_that_name", "dbname=none_of_that_name"] {
         let error = Manager::connect(&format!("{} {wrong}", server().url())).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Database, "{}", shown(&error));
+        assert_eq!(error.kind(), ErrorKind::Login, "{}", shown(&error));
         let cause = error.source().unwrap().downcast_ref::<postgres::Error>();
         assert!(cause.unwrap().code().is_some());
     }

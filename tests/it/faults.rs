@@ -97,7 +97,7 @@ fn fault_03_unlock_by_key_without_ownership() {
     let _clean = clean();
     let (mgr, other) = (manager(), manager());
     let token = CancelToken::new();
-    let old = mgr.acquire("key").cancel(&token).lock().unwrap();
+    let old = mgr.acquire("key").release_on(&token).lock().unwrap();
     token.cancel();
     let next = mgr.lock("key").unwrap();
     // Every way to end the old hold once more.
@@ -115,7 +115,12 @@ fn fault_03_unlock_by_key_without_ownership() {
 
     // Shared holders are counted, not named: none may be counted twice.
     let token = CancelToken::new();
-    let old = mgr.acquire("key").shared().cancel(&token).lock().unwrap();
+    let old = mgr
+        .acquire("key")
+        .shared()
+        .release_on(&token)
+        .lock()
+        .unwrap();
     let fellow = mgr.lock_shared("key").unwrap();
     token.cancel();
     token.cancel();
@@ -135,7 +140,7 @@ fn fault_03_a_guard_from_before_a_reconnect_frees_the_next_holders_lock() {
     let (mgr, other) = (manager(), manager());
     let token = CancelToken::new();
     let old = [
-        mgr.acquire("key").cancel(&token).lock().unwrap(),
+        mgr.acquire("key").release_on(&token).lock().unwrap(),
         mgr.lock_shared("shared").unwrap(),
     ];
     terminate_sessions(&mut server().client());

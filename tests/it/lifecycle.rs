@@ -295,7 +295,7 @@ fn contract() -> Result<(), Error> {
     let _: &Key = guard.key();
     let _: bool = guard.is_lost();
     let watch: Watch = guard.watch();
-    let _: Option<u64> = guard.token();
+    let _: Option<i64> = guard.token();
     guard.unlock()?;
 
     let _: Watch = watch.clone();

@@ -49,6 +49,7 @@ fn a_sessions_life_is_logged() {
         panic!("{}", said());
     };
     assert!(reconnected.contains("reconnected"), "{reconnected}");
+    assert!(reconnected.contains("after="), "{reconnected}");
 
     mgr.close().unwrap();
     assert!(lines("DEBUG").iter().any(|line| line.contains("closed")));

@@ -2,26 +2,42 @@
 // Tests may panic, and say what they mean with `unwrap`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod psql;
 mod recording;
 mod support;
 
+mod answers;
+mod async_program;
 mod bad_input;
 mod basics;
+mod cancelling;
+mod connection_strings;
+mod credentials;
+mod deadlock;
 mod disk_full;
+mod environment;
 mod failover;
 mod faults;
 mod fencing;
 mod giving_up;
+mod health;
+mod holds;
+mod keeping;
 mod keys;
 mod lifecycle;
 mod limits;
 mod logs;
 mod network;
 mod outages;
+mod path;
 mod pooler;
 mod preflight;
+mod sessions;
 mod source_suite;
 mod stalled;
+mod surroundings;
 #[cfg(feature = "tls")]
 mod tls;
+mod transient;
 mod waiting;
+mod with_lock;

@@ -1,5 +1,6 @@
 //! A network that goes silent, slow, or breaks in the middle of a message.
 
+use std::fs;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 use distlock::{Builder, Ended, Guard, Manager};
 use serial_test::serial;
-use throwaway_postgres::Proxy;
+use throwaway_postgres::{Proxy, Server};
 
 use crate::support::*;
 
@@ -151,4 +152,106 @@ fn big_batches_keep_a_short_lease_alive() {
         assert!(!held.iter().any(Guard::is_lost));
         assert_eq!((mgr.stats().lost, mgr.stats().reconnects), (0, 0));
     }
+}
+
+/// The seconds until the first probe on an idle connection of this process's to `port`, as
+/// the kernel has them.
+fn until_probed(port: u16) -> Option<u64> {
+    let remote = format!("0100007F:{port:04X}");
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+    sockets.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_ours = fields.get(2) == Some(&&*remote) && fields.get(3) == Some(&"01");
+        // Timer 2 is that of the probes; its time is in hundredths.
+        let ticks = fields.get(5).filter(|_| is_ours)?.strip_prefix("02:")?;
+        u64::from_str_radix(ticks, 16)
+            .ok()
+            .map(|ticks| ticks.div_ceil(100))
+    })
+}
+
+#[test]
+#[serial]
+fn keepalives_of_any_length_connect() {
+    let server = Server::builder()
+        .setting("log_statement", "all")
+        .start()
+        .unwrap();
+    let _clean = clean_on(&server);
+    let system: u64 = fs::read_to_string("/proc/sys/net/ipv4/tcp_keepalive_time")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    const ZERO: Duration = Duration::ZERO;
+    let long = Duration::from_secs(40_000);
+    let cases = [
+        ("", ZERO, ZERO, 0, system, [0, 0, 0]),
+        ("", 500 * MS, 500 * MS, 1, 1, [1, 1, 1]),
+        ("", 1001 * MS, ZERO, 3, 2, [2, 0, 3]),
+        ("", long, long, 1000, 32_767, [32_767, 32_767, 127]),
+        (
+            "",
+            Duration::MAX,
+            Duration::MAX,
+            u32::MAX,
+            32_767,
+            [32_767, 32_767, 127],
+        ),
+        // The connection string's own are for this end.
+        (
+            "keepalives_idle=40000 keepalives_interval=40000 keepalives_count=500",
+            ZERO,
+            ZERO,
+            0,
+            32_767,
+            [0, 0, 0],
+        ),
+        (
+            "keepalives_idle=0 keepalives_interval=0 keepalives_count=0",
+            9000 * MS,
+            MS,
+            1,
+            system,
+            [9, 1, 1],
+        ),
+    ];
+    for (own, idle, interval, retries, here, there) in cases {
+        let logged = server.log().len();
+        let mgr = Manager::builder(&format!("{} {own}", server.tcp_url()))
+            .tcp_keepalives(idle, interval, retries)
+            .connect()
+            .unwrap_or_else(|error| panic!("{own} {idle:?}: {error:?}"));
+        // The last packet may have been a while ago.
+        eventually(|| {
+            until_probed(server.port()).is_some_and(|left| left <= here && left + 60 > here)
+        });
+        let log = server.log().split_off(logged);
+        for (name, value) in ["idle", "interval", "count"].iter().zip(there) {
+            let told = format!("SET tcp_keepalives_{name} = {value}");
+            let is_told = log.split([';', '\n']).any(|part| part.ends_with(&told));
+            assert!(is_told, "no `{told}` in {log}");
+        }
+        drop(mgr);
+        eventually(|| backends(&mut server.client()).is_empty());
+    }
+    assert!(!server.log().contains("ERROR:"), "{}", server.log());
+}
+
+/// The settings of the driver's that no connection string can have.
+#[test]
+#[serial]
+fn keepalives_of_a_config_are_rounded_too() {
+    let _clean = clean();
+    let mut config = postgres::Config::new();
+    config
+        .host("127.0.0.1")
+        .port(server().port())
+        .user("postgres")
+        .tcp_user_timeout(Duration::MAX)
+        .keepalives_idle(MS)
+        .keepalives_interval(Duration::ZERO)
+        .keepalives_retries(1000);
+    let mgr = Manager::builder(config).connect().unwrap();
+    drop(mgr.lock("network").unwrap());
 }

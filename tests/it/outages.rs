@@ -1,7 +1,6 @@
 //! The faults of the Go package that a database or network which is away brings out, by
 //! number and name. The others are in `faults`.
 
-use std::error::Error as _;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -237,11 +236,143 @@ fn a_reconnect_waits_for_a_free_slot() {
     eventually(|| {
         let error = mgr.try_lock("held").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        refused = format!("{:?}", error.source());
+        refused = error.to_string();
+        assert!(refused.starts_with("the database is away: "), "{refused}");
         refused.contains("no connection slot free")
     });
+    // A deadline that passes meanwhile does not say that there was no answer.
+    let error = mgr.try_lock_for("held", 5 * MS).unwrap_err();
+    assert!(
+        error.to_string().contains("no connection slot free"),
+        "{error}"
+    );
     client
         .batch_execute("ALTER ROLE app CONNECTION LIMIT -1")
         .unwrap();
     eventually(|| mgr.try_lock("held").is_ok_and(|guard| guard.is_some()));
+}
+
+/// A manager of the role `app`, who is let in with this password.
+fn as_app(server: &Server, database: &str) -> distlock::Builder {
+    let port = server.port();
+    Manager::builder(&format!(
+        "host=127.0.0.1 port={port} user=app password='open sesame' dbname={database}"
+    ))
+    .reconnect_backoff(5 * MS, 20 * MS)
+}
+
+#[test]
+#[serial]
+fn callers_are_told_that_a_reconnects_login_was_refused() {
+    let server = Server::builder()
+        .hba("host all app 127.0.0.1/32 scram-sha-256")
+        .start()
+        .unwrap();
+    let _clean = clean_on(&server);
+    server.create_database("theirs");
+    let mut client = server.client();
+    let role = "CREATE ROLE app LOGIN PASSWORD 'open sesame'";
+    client.batch_execute(role).unwrap();
+    for (refuse, word, mend) in [
+        (
+            "ALTER ROLE app PASSWORD 'another'",
+            "password is wrong",
+            "ALTER ROLE app PASSWORD 'open sesame'",
+        ),
+        ("DROP ROLE app", "the password is wrong", role),
+        (
+            "ALTER ROLE app NOLOGIN",
+            "may not log in",
+            "ALTER ROLE app LOGIN",
+        ),
+        (
+            "REVOKE CONNECT ON DATABASE theirs FROM PUBLIC",
+            "may not connect to this database",
+            "GRANT CONNECT ON DATABASE theirs TO PUBLIC",
+        ),
+        (
+            "DROP DATABASE theirs WITH (FORCE)",
+            "the database does not exist",
+            "CREATE DATABASE theirs",
+        ),
+    ] {
+        let mgr = as_app(&server, "theirs").connect().unwrap();
+        let patient = as_app(&server, "theirs")
+            .wait_while_unavailable(true)
+            .connect()
+            .unwrap();
+        // An idle manager would not notice the loss.
+        let guards = [mgr.lock("ours").unwrap(), patient.lock("theirs").unwrap()];
+        client.batch_execute(refuse).unwrap();
+        terminate_sessions(&mut client);
+        let is_told = |error: &distlock::Error| {
+            error.kind() == ErrorKind::Login && error.to_string().contains(word)
+        };
+        // Nobody is told anything else: they wait for the first reconnect's outcome.
+        eventually(|| {
+            let error = mgr.try_lock("refused").err();
+            assert!(error.as_ref().is_none_or(is_told), "{refuse}: {error:?}");
+            error.is_some()
+        });
+        // Who may wait does, and whose time is over is told the same.
+        eventually(|| patient.health().cause.is_some_and(|cause| is_told(&cause)));
+        let error = patient.try_lock_for("refused", 20 * MS).unwrap_err();
+        assert!(is_told(&error), "{refuse}: {error:?}");
+        assert!(!error.is_transient());
+        let waiting = {
+            let patient = patient.clone();
+            thread::spawn(move || drop(patient.lock("refused").unwrap()))
+        };
+        eventually(|| patient.stats().waiting == 1);
+        client.batch_execute(mend).unwrap();
+        finish(vec![waiting]);
+        eventually(|| mgr.lock("refused").is_ok());
+        assert!(guards.iter().all(|guard| guard.is_lost()));
+    }
+}
+
+#[test]
+#[serial]
+fn callers_wait_for_the_outcome_of_the_first_reconnect() {
+    let _clean = clean();
+    let proxy = Proxy::to(server()).unwrap();
+    let mgr = Manager::connect(&proxy.url()).unwrap();
+    let guard = mgr.lock("held").unwrap();
+    // It takes as long as it takes: there is no second after which they are told.
+    proxy.delay_connects(1500 * MS);
+    proxy.cut();
+    assert_eq!(guard.watch().wait(), Ended::SessionLost);
+    assert!(mgr.try_lock("held").unwrap().is_some());
+    assert_eq!(mgr.stats().reconnects, 1);
+}
+
+#[test]
+#[serial]
+fn they_are_told_when_that_has_failed() {
+    let _clean = clean();
+    let proxy = Proxy::to(server()).unwrap();
+    let mgr = Manager::builder(&proxy.url())
+        .connect_timeout(1500 * MS)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("held").unwrap();
+    proxy.silence(true);
+    proxy.cut();
+    assert_eq!(guard.watch().wait(), Ended::SessionLost);
+    // A deadline of their own ends the wait before.
+    let error = mgr.try_lock_for("held", 20 * MS).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("the connection to the database was lost"),
+        "{error}"
+    );
+    let error = mgr.lock("held").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(
+        error.to_string().contains("within the connect timeout"),
+        "{error}"
+    );
+    assert!(error.is_transient());
+    proxy.silence(false);
 }

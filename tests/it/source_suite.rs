@@ -1,5 +1,5 @@
-//! What the Go package's own suite looks at, in its order: cancelling, basic use, the
-//! limit, exclusion among threads and among managers, and a database that goes away.
+//! What the Go package's own suite looks at, in its order: cancelling (which releases at once
+//! there, and so is `release_on` here), basic use, the limit, exclusion among threads and among managers, and a database that goes away.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
@@ -21,14 +21,20 @@ fn a_cancelled_parent_ends_holds_and_waits_without_their_owners_help() {
     let (mgr, other) = (manager(), manager());
     let parent = CancelToken::new();
     let child = parent.child();
-    let guard = mgr.acquire("parent").cancel(&child).lock().unwrap();
+    let guard = mgr.acquire("parent").release_on(&child).lock().unwrap();
     let watch = guard.watch();
     let (_own, _foreign) = (mgr.lock("own").unwrap(), other.lock("foreign").unwrap());
     let pending: Vec<_> = ["own", "foreign"]
         .into_iter()
         .map(|key| {
             let (mgr, token) = (mgr.clone(), parent.child());
-            thread::spawn(move || mgr.acquire(key).cancel(&token).lock().unwrap_err().kind())
+            thread::spawn(move || {
+                mgr.acquire(key)
+                    .release_on(&token)
+                    .lock()
+                    .unwrap_err()
+                    .kind()
+            })
         })
         .collect();
     eventually(|| mgr.stats().waiting == 2);
@@ -39,7 +45,7 @@ fn a_cancelled_parent_ends_holds_and_waits_without_their_owners_help() {
     let next = other.lock("parent").unwrap();
     assert!(guard.is_lost() && !next.is_lost());
     assert_eq!(guard.unlock().unwrap_err().kind(), ErrorKind::Cancelled);
-    let late = mgr.acquire("late").cancel(&child).try_lock();
+    let late = mgr.acquire("late").release_on(&child).try_lock();
     assert_eq!(late.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
@@ -50,9 +56,9 @@ fn a_cancelled_child_ends_only_its_own() {
     let mgr = manager();
     let parent = CancelToken::new();
     let (one, two) = (parent.child(), parent.child());
-    let first = mgr.acquire("first").cancel(&one).lock().unwrap();
-    let second = mgr.acquire("second").cancel(&two).lock().unwrap();
-    let third = mgr.acquire("third").cancel(&parent).lock().unwrap();
+    let first = mgr.acquire("first").release_on(&one).lock().unwrap();
+    let second = mgr.acquire("second").release_on(&two).lock().unwrap();
+    let third = mgr.acquire("third").release_on(&parent).lock().unwrap();
     one.cancel();
     assert_eq!(first.watch().wait(), Ended::Cancelled);
     mgr.lock("first").unwrap().unlock().unwrap();
@@ -77,7 +83,7 @@ fn a_lock_can_be_taken_again_after_each_way_to_give_it_back() {
     ];
     for way in give_back {
         let token = CancelToken::new();
-        let guard = mgr.acquire("again").cancel(&token).try_lock().unwrap();
+        let guard = mgr.acquire("again").release_on(&token).try_lock().unwrap();
         assert!(other.try_lock("again").unwrap().is_none());
         way(guard.expect("it is free"), &token);
     }
@@ -221,13 +227,13 @@ fn a_wait_can_be_cancelled_while_the_database_is_away() {
         .connect()
         .unwrap();
     let token = CancelToken::new();
-    let held = mgr.acquire("held").cancel(&token).lock().unwrap();
+    let held = mgr.acquire("held").release_on(&token).lock().unwrap();
     server.stop(Shutdown::Immediate).unwrap();
     assert_eq!(held.watch().wait(), Ended::SessionLost);
     let waits: Vec<_> = (0..8)
         .map(|_| {
             let (mgr, token) = (mgr.clone(), token.child());
-            thread::spawn(move || mgr.acquire("away").cancel(&token).lock().unwrap_err())
+            thread::spawn(move || mgr.acquire("away").release_on(&token).lock().unwrap_err())
         })
         .collect();
     eventually(|| mgr.stats().waiting == 8);

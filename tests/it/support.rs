@@ -118,12 +118,14 @@ pub(crate) fn asleep(name: &str) -> usize {
         .count()
 }
 
-/// The advisory locks on the server, as `Key::as_i64` numbers.
+/// The advisory locks on the server, as `Key::as_i64` numbers; but for the markers that
+/// managers' sessions keep for their life, whose first half is `dlck` in ASCII.
 pub(crate) fn advisory_locks(client: &mut Client) -> Vec<i64> {
     client
         .query(
             "SELECT (classid::int8 << 32) | objid::int8 FROM pg_locks \
-             WHERE locktype = 'advisory' AND granted",
+             WHERE locktype = 'advisory' AND granted \
+             AND NOT (objsubid = 2 AND classid::int8 = x'646c636b'::int8)",
             &[],
         )
         .unwrap()

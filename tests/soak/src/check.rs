@@ -29,7 +29,7 @@ pub enum Violation {
     /// A later holder had no greater token.
     Order { first: Hold, second: Hold },
     /// The store took a token below one it had taken.
-    StaleWrite { key: i32, token: u64, after: u64 },
+    StaleWrite { key: i32, token: i64, after: i64 },
     /// A call returned too late.
     Late(Call),
 }
@@ -251,7 +251,7 @@ mod tests {
         slack: Duration::from_nanos(5),
     };
 
-    fn hold(process: u32, token: u64, from: u64, until: u64) -> Hold {
+    fn hold(process: u32, token: i64, from: u64, until: u64) -> Hold {
         Hold {
             process,
             key: 1,

@@ -32,7 +32,7 @@ pub enum Event {
     Taken {
         key: i32,
         shared: bool,
-        token: u64,
+        token: i64,
         at: u64,
     },
     /// The hold ended. It was last believed in at `trusted`, if ever; from `lost` on not any
@@ -71,7 +71,7 @@ pub struct Hold {
     pub process: u32,
     pub key: i32,
     pub shared: bool,
-    pub token: u64,
+    pub token: i64,
     pub from: u64,
     pub until: u64,
     /// When its loss was first seen.
@@ -94,7 +94,7 @@ pub struct Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreWrite {
     pub key: i32,
-    pub token: u64,
+    pub token: i64,
     pub accepted: bool,
 }
 

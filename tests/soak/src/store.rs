@@ -58,7 +58,7 @@ impl Drop for Store {
 
 #[derive(Default)]
 struct Contents {
-    newest: HashMap<i32, u64>,
+    newest: HashMap<i32, i64>,
     writes: Vec<StoreWrite>,
 }
 
@@ -88,7 +88,7 @@ fn answer(mut stream: UnixStream, contents: &Mutex<Contents>) -> io::Result<()> 
         stream.read_exact(&mut request)?;
         let (key, token) = request.split_at(4);
         let key = i32::from_le_bytes(key.try_into().map_err(io::Error::other)?);
-        let token = u64::from_le_bytes(token.try_into().map_err(io::Error::other)?);
+        let token = i64::from_le_bytes(token.try_into().map_err(io::Error::other)?);
         let accepted = {
             let mut contents = contents.lock().unwrap_or_else(PoisonError::into_inner);
             let newest = contents.newest.entry(key).or_insert(0);
@@ -114,7 +114,7 @@ impl Client {
     }
 
     /// Was it taken?
-    pub(crate) fn write(&mut self, key: i32, token: u64) -> io::Result<bool> {
+    pub(crate) fn write(&mut self, key: i32, token: i64) -> io::Result<bool> {
         let mut request = Request::default();
         request[..4].copy_from_slice(&key.to_le_bytes());
         request[4..].copy_from_slice(&token.to_le_bytes());

@@ -89,7 +89,7 @@ fn await_released(mgr: &Manager, url: &str, role: &Role) -> anyhow::Result<()> {
         let left: i64 = client
             .query_one(
                 "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) \
-                 WHERE locktype = 'advisory' AND application_name = $1",
+                 WHERE locktype = 'advisory' AND objsubid = 1 AND application_name = $1",
                 &[&application_name(role)],
             )?
             .get(0);

@@ -52,9 +52,27 @@ impl Pooler {
     /// There is no PgBouncer, which [`is_missing`](crate::is_missing) knows, or it does not
     /// start.
     pub fn before(server: &Server, mode: PoolMode, size: usize) -> io::Result<Pooler> {
+        Pooler::with_settings(server, mode, size, &[])
+    }
+
+    /// Like [`before`](Pooler::before), with more `settings` of the section `pgbouncer`.
+    ///
+    /// # Errors
+    ///
+    /// There is no PgBouncer, or it does not start.
+    pub fn with_settings(
+        server: &Server,
+        mode: PoolMode,
+        size: usize,
+        settings: &[(&str, &str)],
+    ) -> io::Result<Pooler> {
         let cluster = Cluster::new()?;
         cluster.make_data_folder()?;
         let port = free_port()?;
+        let more: String = settings
+            .iter()
+            .map(|(name, value)| format!("{name} = {value}\n"))
+            .collect();
         let config = format!(
             "[databases]\n\
              * = host={} port={} user=postgres\n\
@@ -62,7 +80,8 @@ impl Pooler {
              listen_addr = 127.0.0.1\n\
              listen_port = {port}\n\
              unix_socket_dir =\n\
-             auth_type = any\n",
+             auth_type = any\n\
+             {more}",
             server.folder().display(),
             server.port(),
         );
@@ -103,8 +122,8 @@ impl Pooler {
             .stderr(log)
             .process_group(0)
             .spawn()?;
+        let url = self.url();
         let child = self.running.insert(child);
-        let url = format!("host=127.0.0.1 port={} user=postgres", self.port);
         let deadline = Instant::now() + PATIENCE;
         while Client::connect(&url, NoTls).is_err() {
             if child.try_wait()?.is_some() || Instant::now() > deadline {
@@ -114,6 +133,11 @@ impl Pooler {
             thread::sleep(LOOK);
         }
         Ok(())
+    }
+
+    /// Its loopback port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// A connection string that goes through it.

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -27,9 +27,10 @@ pub struct Proxy {
 #[derive(Debug, Default)]
 struct Weather {
     over: AtomicBool,
-    /// The server's port.
-    target: AtomicU16,
+    /// The ports that connections go to, in turn.
+    targets: Mutex<Vec<u16>>,
     accepted: AtomicUsize,
+    answers: AtomicUsize,
     refusing: AtomicBool,
     silent: AtomicBool,
     connect_delay: Mutex<Duration>,
@@ -43,6 +44,8 @@ struct Link {
     client: TcpStream,
     server: TcpStream,
     ended: AtomicBool,
+    /// What came last was a client's, and has no answer yet.
+    asked: AtomicBool,
     /// The next message to the client is its last, and only half of it comes.
     torn: AtomicBool,
 }
@@ -54,25 +57,34 @@ impl Proxy {
     ///
     /// There is no port for it.
     pub fn to(server: &Server) -> io::Result<Proxy> {
+        Proxy::among(&[server.port()])
+    }
+
+    /// A way to the loopback ports `targets`: each connection goes to the next one, as with a
+    /// balancer.
+    ///
+    /// # Errors
+    ///
+    /// There is no port for it.
+    pub fn among(targets: &[u16]) -> io::Result<Proxy> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let port = listener.local_addr()?.port();
         let weather = Arc::<Weather>::default();
+        *locked(&weather.targets) = targets.to_vec();
         let acceptor = thread::spawn({
             let weather = Arc::clone(&weather);
             move || accept(&weather, &listener)
         });
-        let proxy = Proxy {
+        Ok(Proxy {
             port,
             weather,
             acceptor: Some(acceptor),
-        };
-        proxy.retarget(server);
-        Ok(proxy)
+        })
     }
 
     /// From now on new connections go to `server`, as when an address moves.
     pub fn retarget(&self, server: &Server) {
-        self.weather.target.store(server.port(), SeqCst);
+        *locked(&self.weather.targets) = vec![server.port()];
     }
 
     /// A connection string that goes this way.
@@ -86,6 +98,11 @@ impl Proxy {
     /// How many connections have been made to it?
     pub fn accepted(&self) -> usize {
         self.weather.accepted.load(SeqCst)
+    }
+
+    /// How often a server has answered a client: the round trips after the connects.
+    pub fn answers(&self) -> usize {
+        self.weather.answers.load(SeqCst)
     }
 
     /// From now on new connections are closed at once, if `refuse`.
@@ -155,21 +172,25 @@ fn accept(weather: &Arc<Weather>, listener: &TcpListener) {
             if weather.over.load(SeqCst) {
                 return;
             }
-            weather.accepted.fetch_add(1, SeqCst);
+            let number = weather.accepted.fetch_add(1, SeqCst);
             if !weather.refusing.load(SeqCst) {
                 scope.spawn(move || {
                     // A connection that fails is what this is for.
-                    relay(weather, client).ok();
+                    relay(weather, client, number).ok();
                 });
             }
         }
     });
 }
 
-fn relay(weather: &Weather, client: TcpStream) -> io::Result<()> {
+fn relay(weather: &Weather, client: TcpStream, number: usize) -> io::Result<()> {
     weather.pause(*locked(&weather.connect_delay));
     weather.keep_silence();
-    let server = TcpStream::connect(("127.0.0.1", weather.target.load(SeqCst)))?;
+    let target = {
+        let targets = locked(&weather.targets);
+        targets[number % targets.len()]
+    };
+    let server = TcpStream::connect(("127.0.0.1", target))?;
     for stream in [&client, &server] {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LOOK))?;
@@ -178,6 +199,7 @@ fn relay(weather: &Weather, client: TcpStream) -> io::Result<()> {
         client,
         server,
         ended: AtomicBool::new(false),
+        asked: AtomicBool::new(false),
         torn: AtomicBool::new(false),
     });
     {
@@ -212,6 +234,9 @@ impl Link {
                 return;
             }
             let to_client = std::ptr::eq(to, &self.client);
+            if read > 0 && self.asked.swap(!to_client, SeqCst) && to_client {
+                weather.answers.fetch_add(1, SeqCst);
+            }
             let torn = to_client && read > 0 && self.torn.load(SeqCst);
             let pass_on = if torn { read / 2 } else { read };
             if to.write_all(&buffer[..pass_on]).is_err() || torn || read == 0 {

@@ -1,0 +1,157 @@
+//! The ways to connect.
+
+use std::env;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+
+use super::Builder;
+use crate::core::Core;
+use crate::dsn::Environment;
+use crate::error::Error;
+use crate::handle::Handle;
+use crate::link::Starting;
+use crate::manager::Manager;
+use crate::target::Target;
+use crate::{watchdog, worker};
+
+impl Builder {
+    /// Connects and starts the worker.
+    ///
+    /// A connection is only taken if locks are proven to mean something on it: the server is
+    /// a primary, is recent enough and really keeps locks; when a client goes its locks go; and
+    /// while one stays, its session and its locks stay. For this two connections are made, one
+    /// after the other, so that one free slot is enough: the first leaves a lock behind, and the
+    /// second one finds it gone. A pooler that lends one session to many clients, in transaction
+    /// or statement mode, or that does not reset its sessions, is refused. So it is at every
+    /// reconnect. All in all it takes 12 round trips, one after the other, where a login with
+    /// a password (SCRAM) and without TLS takes four.
+    ///
+    /// The session keeps one advisory lock for its whole life, on a key of two numbers: the
+    /// first one is 1684824939 (`dlck` in ASCII), the second one is random. It shows in
+    /// `pg_locks` which sessions are managers'.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) for a malformed connection string or a
+    /// setting that cannot work; [`Unavailable`](crate::ErrorKind::Unavailable) if the
+    /// server cannot be reached, has no connection slot or does not answer within the
+    /// [`connect_timeout`](Builder::connect_timeout), and if this process has no file
+    /// descriptors or threads left;
+    /// [`Login`](crate::ErrorKind::Login) if it refuses the login or does not have the
+    /// database;
+    /// [`Standby`](crate::ErrorKind::Standby), [`Pooler`](crate::ErrorKind::Pooler),
+    /// [`NotLocking`](crate::ErrorKind::NotLocking) and
+    /// [`ServerTooOld`](crate::ErrorKind::ServerTooOld) if locks would mean nothing there;
+    /// [`LockTableFull`](crate::ErrorKind::LockTableFull) if not even one fits in;
+    /// [`Fencing`](crate::ErrorKind::Fencing) if there can be no tokens;
+    /// [`Tls`](crate::ErrorKind::Tls) if there can be no TLS or the server's certificate is
+    /// refused;
+    /// [`Database`](crate::ErrorKind::Database) for any other error of the server.
+    /// [`Error::is_transient`] says which may pass.
+    pub fn connect(self) -> Result<Manager, Error> {
+        let (outcome, first) = bounded(1);
+        let handle = self.start(Some(Starting {
+            outcome,
+            persistent: false,
+        }))?;
+        first.recv().map_err(|_| panicked())??;
+        Ok(Manager::new(handle))
+    }
+
+    /// Like [`connect`](Builder::connect), for a program that may start before its database
+    /// does: tries again while the errors are [transient](Error::is_transient), spaced by the
+    /// [`reconnect_backoff`](Builder::reconnect_backoff), until `patience` has passed. An
+    /// attempt that is then under way is left to itself.
+    ///
+    /// # Errors
+    ///
+    /// The first error that is not transient, at once, or the last one that was: those of
+    /// [`connect`](Builder::connect).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let mgr = distlock::Manager::builder("host=db user=app")
+    ///     .connect_within(Duration::from_secs(60))?;
+    /// # drop(mgr);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connect_within(self, patience: Duration) -> Result<Manager, Error> {
+        let deadline = Instant::now().checked_add(patience);
+        let (outcome, first) = bounded(1);
+        let handle = self.start(Some(Starting {
+            outcome,
+            persistent: true,
+        }))?;
+        let connected = match deadline {
+            Some(deadline) => first.recv_deadline(deadline),
+            None => first.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match connected {
+            Ok(outcome) => outcome?,
+            Err(RecvTimeoutError::Disconnected) => return Err(panicked()),
+            Err(RecvTimeoutError::Timeout) => {
+                let failed = handle.core.failed_start();
+                handle.close().ok();
+                return Err(failed.unwrap_or_else(|| {
+                    Error::unavailable("the database did not answer within the time given")
+                }));
+            }
+        }
+        Ok(Manager::new(handle))
+    }
+
+    /// Makes the manager at once and connects in the background, again and again, for a
+    /// program that is to run whether or not its database does. Until then the manager is as
+    /// in an outage: acquires wait for the outcome of the first connect, and after that they
+    /// fail, or wait on, as [`wait_while_unavailable`](Builder::wait_while_unavailable) says.
+    /// [`Manager::health`] tells how it stands.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) for a malformed connection string or a setting
+    /// that cannot work; [`Unavailable`](crate::ErrorKind::Unavailable) if there are no
+    /// threads to be had. All else is the acquires' to meet.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mgr = distlock::Manager::builder("host=db user=app").connect_lazy()?;
+    /// if let Some(cause) = mgr.health().cause {
+    ///     eprintln!("not connected yet: {cause}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connect_lazy(self) -> Result<Manager, Error> {
+        self.start(None).map(Manager::new)
+    }
+
+    /// Starts the threads. The worker connects: no session ever is on the caller's thread,
+    /// where its end could be a panic of the driver's (in an asynchronous runtime).
+    fn start(self, starting: Option<Starting>) -> Result<Arc<Handle>, Error> {
+        let settings = self.settings.checked()?;
+        let variable = |name: &str| env::var_os(name);
+        let variables: Environment<'_> = &variable;
+        let environment = self.reads_environment.then_some(variables);
+        let mut target = Target::new(&self.server, environment, &settings, self.tls)?;
+        target.credentials = self.credentials;
+        let (queue, requests) = bounded(settings.queue_capacity);
+        let (alarm, alarms) = bounded(1);
+        let core = Core::new(target, settings, requests, alarm);
+        let handle = Arc::new(Handle {
+            core: Arc::clone(&core),
+            queue,
+        });
+        watchdog::spawn(&core, alarms)?;
+        worker::spawn(&core, &mut core.state.lock(), Duration::ZERO, starting)?;
+        Ok(handle)
+    }
+}
+
+fn panicked() -> Error {
+    Error::unavailable("the lock manager's worker has panicked")
+}

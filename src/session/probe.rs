@@ -1,0 +1,131 @@
+//! The statements of the [preflight](super::preflight).
+//!
+//! Each is a simple query, which takes one round trip and prepares nothing. Each begins by
+//! turning a role's or database's `statement_timeout` off, for itself alone. All functions
+//! and operators are named with their schema: the session's `search_path` is not ours yet.
+
+use crate::key::Key;
+
+/// The first half of the markers, which are keys of two `integer`s: `dlck` in ASCII. Each
+/// session of a manager holds one marker for its whole life, its second half by chance.
+pub(super) const MARKER_CLASS: i32 = i32::from_be_bytes(*b"dlck");
+
+/// The marker with the second half `marker`.
+pub(super) fn marker_key(marker: i32) -> Key {
+    Key::from((MARKER_CLASS, marker))
+}
+
+/// All that a session calls to lock and unlock.
+const FUNCTIONS: [&str; 8] = [
+    "pg_try_advisory_lock(bigint)",
+    "pg_try_advisory_lock(integer, integer)",
+    "pg_try_advisory_lock_shared(bigint)",
+    "pg_try_advisory_lock_shared(integer, integer)",
+    "pg_advisory_unlock(bigint)",
+    "pg_advisory_unlock(integer, integer)",
+    "pg_advisory_unlock_shared(bigint)",
+    "pg_advisory_unlock_shared(integer, integer)",
+];
+
+const LIMITLESS: &str = "SET LOCAL statement_timeout = 0;";
+
+const PRIMARY: &str = "NOT pg_catalog.pg_is_in_recovery()";
+
+const PID: &str = "pg_catalog.pg_backend_pid()";
+
+/// When the server was started: two servers differ in it.
+const SERVER: &str = "(EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()) \
+     OPERATOR(pg_catalog.*) 1000000)::bigint";
+
+const ADVISORY: &str = "locktype OPERATOR(pg_catalog.=) 'advisory' AND granted";
+
+const OWN: &str = "pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()";
+
+/// Takes `probe`, says whether `pg_locks` shows it, and all else that a server is judged by.
+/// If the probe of an earlier connect is still there, says so and takes none.
+pub(super) fn leave(probe: i64, earlier: Option<i64>) -> String {
+    let functions = FUNCTIONS
+        .map(|function| format!("'pg_catalog.{function}'"))
+        .join(", ");
+    let kept = match earlier {
+        Some(earlier) => format!("EXISTS (SELECT {})", holders_of(earlier)),
+        None => "false".to_owned(),
+    };
+    format!(
+        "{LIMITLESS} \
+         SELECT pg_catalog.current_setting('server_version_num') AS version, \
+         {PRIMARY} AS primary, {PID} AS pid, {SERVER} AS server, {time} AS time, \
+         (SELECT pg_catalog.string_agg(f, ', ') FROM pg_catalog.unnest(ARRAY[{functions}]) AS f \
+         WHERE NOT pg_catalog.has_function_privilege(f, 'EXECUTE')) AS forbidden, \
+         {kept} AS kept; \
+         SELECT CASE WHEN {PRIMARY} AND NOT {kept} \
+         THEN pg_catalog.pg_try_advisory_lock({probe}) END AS locked; \
+         SELECT EXISTS (SELECT {holders} AND {OWN}) AS shown",
+        time = micros("pg_catalog.clock_timestamp()"),
+        holders = holders_of(probe),
+    )
+}
+
+/// Takes the marker with the second half `marker` if nobody holds `probe` any more, whose
+/// holder was the server process `first`.
+pub(super) fn mark(probe: i64, first: i32, marker: i32) -> String {
+    format!(
+        "{LIMITLESS} \
+         SELECT {PRIMARY} AS primary, {PID} AS pid, {SERVER} AS server, \
+         (SELECT {born} FROM pg_catalog.pg_stat_activity WHERE {OWN}) AS born, \
+         EXISTS (SELECT FROM pg_catalog.pg_stat_activity \
+         WHERE pid OPERATOR(pg_catalog.=) {first}) AS survived, \
+         keeper, CASE WHEN keeper IS NULL \
+         THEN pg_catalog.pg_try_advisory_lock({MARKER_CLASS}, {marker}) END AS marked \
+         FROM (SELECT pg_catalog.max(pid) AS keeper {holders}) AS probe",
+        born = micros("backend_start"),
+        holders = holders_of(probe),
+    )
+}
+
+/// Which locks this session holds, and whether the marker is one of them.
+pub(super) fn find(marker: i32) -> String {
+    let half = marker.cast_unsigned();
+    format!(
+        "{LIMITLESS} \
+         SELECT {PID} AS pid, pg_catalog.count(*) AS locks, pg_catalog.bool_or( \
+         classid OPERATOR(pg_catalog.=) {MARKER_CLASS}::pg_catalog.oid \
+         AND objid OPERATOR(pg_catalog.=) {half}::pg_catalog.oid \
+         AND objsubid OPERATOR(pg_catalog.=) 2) AS marked \
+         FROM pg_catalog.pg_locks WHERE {ADVISORY} AND {OWN}"
+    )
+}
+
+/// Gives `probe` back if this session is the one that has it.
+pub(super) fn give_back(probe: i64) -> String {
+    format!(
+        "{LIMITLESS} SELECT CASE WHEN EXISTS (SELECT {} AND {OWN}) \
+         THEN pg_catalog.pg_advisory_unlock({probe}) END AS done",
+        holders_of(probe)
+    )
+}
+
+/// Gives the marker back if this session is the server process `pid`, which took it.
+pub(super) fn unmark(marker: i32, pid: i32) -> String {
+    format!(
+        "{LIMITLESS} SELECT CASE WHEN {PID} OPERATOR(pg_catalog.=) {pid} \
+         THEN pg_catalog.pg_advisory_unlock({MARKER_CLASS}, {marker}) END AS done"
+    )
+}
+
+/// The rows of `pg_locks` for who holds the key `number`.
+fn holders_of(number: i64) -> String {
+    let number = number.cast_unsigned();
+    let (high, low) = (number >> 32, number & 0xFFFF_FFFF);
+    format!(
+        "FROM pg_catalog.pg_locks WHERE {ADVISORY} \
+         AND classid OPERATOR(pg_catalog.=) {high}::pg_catalog.oid \
+         AND objid OPERATOR(pg_catalog.=) {low}::pg_catalog.oid \
+         AND objsubid OPERATOR(pg_catalog.=) 1"
+    )
+}
+
+/// A point in time as a whole number of microseconds.
+fn micros(time: &str) -> String {
+    format!("(EXTRACT(epoch FROM {time}) OPERATOR(pg_catalog.*) 1000000)::bigint")
+}

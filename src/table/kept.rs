@@ -1,0 +1,32 @@
+//! Locks whose guard is gone and that are kept until their time.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::key::Key;
+
+/// By the end of their time; the number of the hold tells equal ones apart.
+#[derive(Default)]
+pub(super) struct Kept(BTreeMap<(Instant, u64), Key>);
+
+impl Kept {
+    pub(super) fn put(&mut self, until: Instant, id: u64, key: Key) {
+        self.0.insert((until, id), key);
+    }
+
+    /// When the first one is over.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.0.first_key_value().map(|(&(until, _), _)| until)
+    }
+
+    /// One whose time is over, with the number of its hold.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<(u64, Key)> {
+        let first = self.0.first_entry().filter(|first| first.key().0 <= now)?;
+        let ((_, id), key) = first.remove_entry();
+        Some((id, key))
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}

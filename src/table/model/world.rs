@@ -1,0 +1,134 @@
+//! What is true outside of the table: the server, the other process, who waits and who holds.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::super::{Desk, Refusal};
+use crate::key::Key;
+use crate::request::{Mode, Patience, Token};
+
+#[derive(Clone, Copy)]
+pub(super) struct Waiting {
+    pub(super) key: Key,
+    pub(super) mode: Mode,
+    pub(super) patience: Patience,
+    pub(super) left: bool,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    pub(super) key: Key,
+    pub(super) mode: Mode,
+    pub(super) id: u64,
+    /// Its guard is gone, and it is kept until then.
+    pub(super) kept: Option<Instant>,
+}
+
+pub(super) struct World {
+    pub(super) now: Instant,
+    pub(super) fenced: bool,
+    pub(super) max_locks: Option<usize>,
+    /// At the server.
+    pub(super) ours: BTreeMap<i64, Mode>,
+    pub(super) theirs: BTreeMap<i64, Mode>,
+    pub(super) last_token: i64,
+    /// By number, and so in the order of arrival.
+    pub(super) waiting: BTreeMap<u32, Waiting>,
+    pub(super) held: BTreeMap<u32, Held>,
+    pub(super) newest_token: i64,
+}
+
+pub(super) fn exclude(one: Mode, other: Mode) -> bool {
+    one == Mode::Exclusive || other == Mode::Exclusive
+}
+
+impl World {
+    /// Is somebody inside, or in the line before, with whom `waiter` cannot be inside?
+    pub(super) fn must_wait(&self, waiter: u32) -> bool {
+        let Waiting { key, mode, .. } = self.waiting[&waiter];
+        let mut inside = self.held.values().filter(|held| held.key == key);
+        let mut before = self.waiting.range(..waiter).map(|(_, other)| other);
+        inside.any(|held| exclude(held.mode, mode))
+            || before.any(|other| other.key == key && exclude(other.mode, mode))
+    }
+
+    /// Those whose guards are out.
+    pub(super) fn guards(&self) -> impl Iterator<Item = u32> {
+        let has_guard = |(&waiter, held): (&u32, &Held)| held.kept.is_none().then_some(waiter);
+        self.held.iter().filter_map(has_guard)
+    }
+
+    /// Does somebody wait to share what others here share already?
+    pub(super) fn somebody_could_join(&self) -> bool {
+        self.waiting.iter().any(|(&waiter, waiting)| {
+            waiting.mode == Mode::Shared
+                && self.held.values().any(|held| held.key == waiting.key)
+                && !self.must_wait(waiter)
+        })
+    }
+}
+
+impl Desk<u32> for World {
+    fn grant(
+        &mut self,
+        waiter: u32,
+        key: Key,
+        mode: Mode,
+        id: u64,
+        token: Option<Token>,
+        _: bool,
+    ) -> bool {
+        let waiting = self.waiting.remove(&waiter).expect("answered once");
+        assert!((waiting.key, waiting.mode) == (key, mode));
+        if waiting.left {
+            return false;
+        }
+        assert_eq!(
+            self.ours.get(&key.as_i64()),
+            Some(&mode),
+            "not at the server"
+        );
+        let mut fellows = self.held.values().filter(|held| held.key == key);
+        assert!(fellows.all(|held| !exclude(held.mode, mode)), "two inside");
+        let mut earlier = self.waiting.range(..waiter).map(|(_, other)| other);
+        assert!(
+            earlier.all(|other| other.key != key || other.left),
+            "overtaken"
+        );
+        assert_eq!(token.is_some(), self.fenced);
+        if let Some(token) = token.map(i64::from) {
+            assert!(self.newest_token < token, "a stale token");
+            self.newest_token = token;
+        }
+        let kept = None;
+        self.held.insert(
+            waiter,
+            Held {
+                key,
+                mode,
+                id,
+                kept,
+            },
+        );
+        true
+    }
+
+    fn released(&mut self, id: u64) {
+        let mut held = self.held.iter();
+        let (&holder, held) = held.find(|(_, held)| held.id == id).expect("it is held");
+        assert!(held.kept.is_none_or(|until| until <= self.now), "too early");
+        self.held.remove(&holder);
+    }
+
+    fn refuse(&mut self, waiter: u32, refusal: Refusal) {
+        let waiting = self.waiting.remove(&waiter).expect("answered once");
+        match refusal {
+            Refusal::Busy => assert_eq!(waiting.patience, Patience::Once),
+            Refusal::LimitReached => {
+                assert!(self.max_locks.is_some_and(|max| self.held.len() >= max));
+            }
+        }
+    }
+
+    fn contended(&mut self) {}
+}

@@ -1,0 +1,72 @@
+//! What a holder can know while it holds.
+
+use std::thread;
+use std::time::Duration;
+
+use distlock::{CancelToken, Ended};
+use serial_test::serial;
+
+use crate::support::*;
+
+const LEASE: Duration = Duration::from_secs(4);
+
+#[test]
+#[serial]
+fn the_time_left_is_that_of_the_lease() {
+    let _clean = clean();
+    let mgr = builder().lease(LEASE).connect().unwrap();
+    let guard = mgr.lock("lease").unwrap();
+    let left = || guard.time_left().unwrap();
+    // Nine tenths of the lease count, and a heartbeat makes them whole again.
+    assert!(left() <= LEASE * 9 / 10);
+    for _ in 0..3 {
+        let before = left();
+        eventually(|| left() > before);
+    }
+    // The same with state of its own.
+    let watch = guard.watch();
+    assert!(left() > Duration::ZERO && left() <= LEASE * 9 / 10);
+    terminate_sessions(&mut server().client());
+    watch.wait();
+    assert_eq!(guard.time_left(), Some(Duration::ZERO));
+    assert_eq!(watch.wait_at_risk(LEASE), Some(Ended::SessionLost));
+
+    let without = builder().lease(None).connect().unwrap();
+    let guard = without.lock("no lease").unwrap();
+    assert_eq!(guard.time_left(), None);
+    drop(guard);
+}
+
+#[test]
+#[serial]
+fn a_lock_that_a_token_gave_back_has_no_time_left() {
+    let _clean = clean();
+    let mgr = manager();
+    let (stop, release) = (CancelToken::new(), CancelToken::new());
+    let acquire = mgr.acquire("job").cancel(&stop).release_on(&release);
+    let guard = acquire.lock().unwrap();
+    stop.cancel();
+    assert!(guard.time_left() > Some(Duration::ZERO), "it is still ours");
+    release.cancel();
+    assert_eq!(guard.time_left(), Some(Duration::ZERO));
+}
+
+#[test]
+#[serial]
+fn a_silent_server_puts_a_hold_at_risk_before_it_is_lost() {
+    let _clean = clean();
+    let mgr = builder().lease(LEASE).connect().unwrap();
+    let guard = mgr.lock("risk").unwrap();
+    let wait = thread::spawn({
+        let watch = guard.watch();
+        move || watch.wait_at_risk(LEASE / 2)
+    });
+    // A while, in which the lease is renewed again and again.
+    let before = mgr.stats().round_trips;
+    eventually(|| mgr.stats().round_trips > before + 60);
+    assert!(!wait.is_finished());
+    let paused = Paused::new(backends(&mut server().client()));
+    assert_eq!(finish(vec![wait]), [None]);
+    assert!(!guard.is_lost(), "there is time to stop");
+    drop(paused);
+}

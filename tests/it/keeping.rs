@@ -1,0 +1,156 @@
+//! Locks that stay with their manager until a time after the grant.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use distlock::{CancelToken, Ended, Guard};
+use serial_test::serial;
+
+use crate::support::*;
+
+/// Long enough for a look from elsewhere on a busy machine.
+const TIME: Duration = Duration::from_millis(1500);
+
+/// For what must not be seen to end.
+const LONG: Duration = Duration::from_secs(3600);
+
+#[test]
+#[serial]
+fn a_lock_is_not_free_before_its_time() {
+    let _clean = clean();
+    let give_back: [fn(Guard); 2] = [drop, |guard| guard.unlock().unwrap()];
+    for give_back in give_back {
+        // The time outlasts the lease, which goes on being renewed.
+        let lease = Duration::from_millis(400);
+        let (mgr, other) = (builder().lease(lease).connect().unwrap(), manager());
+        let before = Instant::now();
+        let guard = mgr.acquire("job").hold_at_least(TIME).lock().unwrap();
+        let watch = guard.watch();
+        give_back(guard);
+        assert_eq!(watch.ended(), Some(Ended::Unlocked));
+        let waits = [mgr.clone(), other].map(|mgr| {
+            thread::spawn(move || {
+                let _guard = mgr.lock("job").unwrap();
+                Instant::now()
+            })
+        });
+        for inside in finish(waits.into()) {
+            assert!(inside - before >= TIME, "after {:?}", inside - before);
+        }
+        assert_eq!(mgr.stats().lost, 0);
+    }
+}
+
+#[test]
+#[serial]
+fn a_hold_that_outlasts_its_time_ends_with_its_guard() {
+    let _clean = clean();
+    let (mgr, other) = (manager(), manager());
+    let time = Duration::from_millis(1);
+    let guard = mgr.acquire("job").hold_at_least(time).lock().unwrap();
+    eventually(|| other.try_lock("job").is_ok_and(|guard| guard.is_none()));
+    thread::sleep(2 * time);
+    guard.unlock().unwrap();
+    assert!(other.try_lock("job").unwrap().is_some());
+}
+
+#[test]
+#[serial]
+fn an_unlock_does_not_wait_and_a_kept_lock_counts() {
+    let _clean = clean();
+    let mgr = builder().max_locks(1).connect().unwrap();
+    let guard = mgr.acquire("job").hold_at_least(LONG).lock().unwrap();
+    let unlock = thread::spawn(move || guard.unlock());
+    finish(vec![unlock]).remove(0).unwrap();
+    assert_eq!((mgr.stats().held, mgr.stats().released), (1, 0));
+    assert!(
+        mgr.try_lock("job").is_err(),
+        "the manager's one lock is out"
+    );
+    assert!(manager().try_lock("job").unwrap().is_none());
+    // What a close ends is as free as ever.
+    mgr.close().unwrap();
+    assert!(manager().try_lock("job").unwrap().is_some());
+}
+
+#[test]
+#[serial]
+fn a_lock_is_kept_though_every_manager_is_gone() {
+    let _clean = clean();
+    let other = manager();
+    let mgr = manager();
+    let before = Instant::now();
+    drop(mgr.acquire("job").hold_at_least(TIME).lock().unwrap());
+    drop(mgr);
+    let guard = other.lock("job").unwrap();
+    assert!(before.elapsed() >= TIME, "{:?}", before.elapsed());
+    drop(guard);
+    // And then the session goes.
+    eventually(|| backends(&mut server().client()).len() == 1);
+}
+
+#[test]
+#[serial]
+fn shares_are_kept_as_well() {
+    let _clean = clean();
+    let (mgr, other) = (manager(), manager());
+    let share = |time| mgr.acquire("shared").shared().hold_at_least(time).lock();
+    let before = Instant::now();
+    for time in [TIME, Duration::ZERO, TIME / 2] {
+        drop(share(time).unwrap());
+    }
+    assert!(other.try_lock_shared("shared").unwrap().is_some());
+    let _writer = other.lock("shared").unwrap();
+    assert!(before.elapsed() >= TIME);
+}
+
+#[test]
+#[serial]
+fn with_the_session_goes_the_lock() {
+    let _clean = clean();
+    let mgr = manager();
+    drop(mgr.acquire("job").hold_at_least(LONG).lock().unwrap());
+    let fellow = mgr.lock("fellow").unwrap();
+    terminate_sessions(&mut server().client());
+    assert_eq!(fellow.watch().wait(), Ended::SessionLost);
+    drop(manager().lock("job").unwrap());
+    assert_eq!((mgr.stats().held, mgr.stats().lost), (0, 2));
+}
+
+#[test]
+#[serial]
+fn release_on_does_not_wait_for_the_time() {
+    let _clean = clean();
+    let mgr = manager();
+    let token = CancelToken::new();
+    let acquire = mgr.acquire("job").hold_at_least(LONG).release_on(&token);
+    let guard = acquire.lock().unwrap();
+    token.cancel();
+    drop(manager().lock("job").unwrap());
+    assert!(guard.is_lost());
+}
+
+/// The recipe: programs that start by clocks of their own do a quick job once.
+#[test]
+#[serial]
+fn a_job_that_is_started_everywhere_is_done_once() {
+    let _clean = clean();
+    let done = AtomicUsize::new(0);
+    let managers = [(); 4].map(|()| manager());
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for (n, mgr) in (0..).zip(&managers) {
+            let done = &done;
+            scope.spawn(move || {
+                thread::sleep(Duration::from_millis(5 * n));
+                let job = mgr.acquire("nightly").hold_at_least(TIME);
+                job.try_with_lock(|_| done.fetch_add(1, Ordering::SeqCst))
+                    .unwrap();
+            });
+        }
+    });
+    // Twice is right if the machine was so busy that the time had passed.
+    let all_in_time = start.elapsed() < TIME;
+    assert!(!all_in_time || done.into_inner() == 1);
+}

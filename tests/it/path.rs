@@ -1,0 +1,232 @@
+//! What stands between a manager and its server: every kind of path on which a lock would not
+//! be worth anything is refused, and every other one works.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use distlock::{Builder, ErrorKind, Manager};
+use postgres::{Client, NoTls};
+use serial_test::serial;
+use throwaway_postgres::{PoolMode, Pooler, Proxy, Server};
+
+use crate::support::*;
+
+/// Enough for a connect here, and half of it for what does not go away.
+const SHORT: Duration = Duration::from_secs(2);
+
+fn quick(url: &str) -> Builder {
+    Manager::builder(url).connect_timeout(SHORT)
+}
+
+#[test]
+#[serial]
+fn several_transaction_poolers_behind_one_address_are_refused() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    for number in [2, 3] {
+        let poolers: Vec<_> = (0..number)
+            .map(|_| Pooler::before(&server, PoolMode::Transaction, 3).unwrap())
+            .collect();
+        let ports: Vec<_> = poolers.iter().map(Pooler::port).collect();
+        let balancer = Proxy::among(&ports).unwrap();
+        for _ in 0..4 {
+            let error = quick(&balancer.url()).connect().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Pooler, "{number}: {error}");
+        }
+    }
+}
+
+#[test]
+#[serial]
+fn a_transaction_pooler_with_no_client_slot_left_is_refused() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    for mode in [PoolMode::Transaction, PoolMode::Statement] {
+        let slots = [("max_client_conn", "1")];
+        let pooler = Pooler::with_settings(&server, mode, 3, &slots).unwrap();
+        let error = quick(&pooler.url()).connect().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Pooler, "{mode:?}: {error}");
+        // With the only slot taken, nothing can be told.
+        let _client = Client::connect(&pooler.url(), NoTls).unwrap();
+        let error = quick(&pooler.url()).connect().unwrap_err();
+        assert_ne!(error.kind(), ErrorKind::Pooler, "{mode:?}: {error}");
+    }
+}
+
+#[test]
+#[serial]
+fn a_transaction_pooler_that_is_slow_to_log_in_is_refused() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let pooler = Pooler::before(&server, PoolMode::Transaction, 3).unwrap();
+    let network = Proxy::among(&[pooler.port()]).unwrap();
+    network.delay_connects(Duration::from_millis(1200));
+    let error = Manager::connect(&network.url()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Pooler, "{error}");
+    network.delay_connects(Duration::ZERO);
+    network.delay_data(Duration::from_millis(50));
+    let error = Manager::connect(&network.url()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Pooler, "{error}");
+}
+
+#[test]
+#[serial]
+fn a_busy_transaction_pooler_is_refused_every_time() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let pooler = Pooler::before(&server, PoolMode::Transaction, 3).unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = Client::connect(&pooler.url(), NoTls).unwrap();
+                while !over.load(SeqCst) {
+                    client.simple_query("SELECT pg_sleep(0.001)").unwrap();
+                }
+            });
+        }
+        let kinds: Vec<_> = (0..30)
+            .map(|_| {
+                Manager::connect(&pooler.url())
+                    .map(drop)
+                    .unwrap_err()
+                    .kind()
+            })
+            .collect();
+        over.store(true, SeqCst);
+        assert!(
+            kinds.iter().all(|kind| *kind == ErrorKind::Pooler),
+            "{kinds:?}"
+        );
+    });
+}
+
+#[test]
+#[serial]
+fn a_transaction_pooler_that_resets_its_sessions_is_refused() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let reset = [("server_reset_query_always", "1")];
+    for (mode, size) in [(PoolMode::Transaction, 1), (PoolMode::Statement, 3)] {
+        let pooler = Pooler::with_settings(&server, mode, size, &reset).unwrap();
+        let error = quick(&pooler.url()).connect().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Pooler, "{mode:?}: {error}");
+    }
+    let once = [("server_lifetime", "0")];
+    let pooler = Pooler::with_settings(&server, PoolMode::Transaction, 3, &once).unwrap();
+    let error = quick(&pooler.url()).connect().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Pooler, "{error}");
+}
+
+#[test]
+#[serial]
+fn paths_of_different_kinds_behind_one_address_are_not_taken() {
+    let server = Server::start().unwrap();
+    let other = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let pooler = Pooler::before(&server, PoolMode::Transaction, 3).unwrap();
+    let mixed = Proxy::among(&[server.port(), pooler.port()]).unwrap();
+    let servers = Proxy::among(&[server.port(), other.port()]).unwrap();
+    for _ in 0..3 {
+        // From the pooler's side and from the server's.
+        for offset in 0..2 {
+            (0..offset).for_each(|_| drop(Client::connect(&mixed.url(), NoTls)));
+            let kind = quick(&mixed.url()).connect().unwrap_err().kind();
+            assert!(
+                matches!(kind, ErrorKind::Pooler | ErrorKind::Unavailable),
+                "{kind:?}"
+            );
+        }
+        let error = quick(&servers.url()).connect().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    }
+}
+
+#[test]
+#[serial]
+fn what_is_refused_is_left_as_it_was() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let pooler = Pooler::before(&server, PoolMode::Transaction, 1).unwrap();
+    let mut other = Client::connect(&pooler.url(), NoTls).unwrap();
+    let settings = "SELECT string_agg(name || '=' || setting, ',' ORDER BY name) FROM pg_settings \
+         WHERE name <> 'application_name'";
+    let mut state = || -> String {
+        let row = other.simple_query(settings).unwrap().remove(1);
+        let postgres::SimpleQueryMessage::Row(row) = row else {
+            panic!("no row");
+        };
+        row.get(0).unwrap().to_owned()
+    };
+    let before = state();
+    for _ in 0..3 {
+        assert_eq!(
+            quick(&pooler.url()).connect().unwrap_err().kind(),
+            ErrorKind::Pooler
+        );
+    }
+    assert_eq!(state(), before);
+}
+
+#[test]
+#[serial]
+fn a_manager_that_is_refused_again_and_again_leaves_one_lock_at_most() {
+    let server = Server::start().unwrap();
+    let mut pooler = Pooler::before(&server, PoolMode::Session, 3).unwrap();
+    let mgr = quick(&pooler.url())
+        .reconnect_backoff(Duration::from_millis(10), Duration::from_millis(10))
+        .connect()
+        .unwrap();
+    pooler.restart(PoolMode::Transaction, 3).unwrap();
+    let mut client = server.client();
+    let mut refusals = 0;
+    eventually(|| {
+        let error = mgr.try_lock("key").unwrap_err();
+        refusals += usize::from(error.kind() == ErrorKind::Pooler);
+        refusals > 200
+    });
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    let left: i64 = client.query_one(locks, &[]).unwrap().get(0);
+    assert!(left <= 1, "{left} locks are left in pooled sessions");
+}
+
+#[test]
+#[serial]
+fn one_free_slot_is_enough() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut client = server.client();
+    client
+        .batch_execute("CREATE ROLE single LOGIN CONNECTION LIMIT 1")
+        .unwrap();
+    let url = server.url().replace("user=postgres", "user=single");
+    let slots = [("max_client_conn", "1")];
+    let pooler = Pooler::with_settings(&server, PoolMode::Session, 1, &slots).unwrap();
+    for url in [&url, &pooler.url()] {
+        for _ in 0..10 {
+            let mgr = Manager::connect(url).unwrap();
+            drop(mgr.lock("single").unwrap());
+            terminate_sessions(&mut client);
+            // So is it for a reconnect.
+            eventually(|| mgr.try_lock("single").is_ok());
+            mgr.close().unwrap();
+            // The process of the last connection, and with it its slot.
+            eventually(|| backends(&mut client).is_empty());
+        }
+    }
+}
+
+#[test]
+#[serial]
+fn a_connect_takes_few_round_trips() {
+    let _clean = clean();
+    let network = Proxy::to(server()).unwrap();
+    let url = format!("{} sslmode=disable", network.url());
+    let mgr = Manager::connect(&url).unwrap();
+    // Each connection: the TCP connect and the login, which is one round trip without a
+    // password and three with one. The first one asks once, the second one three times.
+    assert_eq!(network.accepted(), 2);
+    assert_eq!(network.answers(), 2 + 1 + 3);
+    mgr.close().unwrap();
+}
