@@ -225,9 +225,8 @@ impl Builder {
 
     /// How long the holder of a lock may be silent, in whole milliseconds: frozen,
     /// or cut off from the server. The server then ends its session
-    /// ([`idle_session_timeout`], PostgreSQL 14 and later; on an older server there is
-    /// no lease, with a warning logged) and its locks are free. The holder stops
-    /// believing in them a tenth of the lease earlier, by its own clock
+    /// ([`idle_session_timeout`]) and its locks are free. The holder stops believing in
+    /// them a tenth of the lease earlier, by its own clock
     /// ([`Ended::LeaseExpired`](crate::Ended::LeaseExpired)). At least four heartbeats.
     /// `None` turns it off. A manager that has held nothing for a quarter of the lease
     /// tells the server so, once, and may then be silent for ever.
@@ -305,7 +304,7 @@ impl Builder {
     }
 
     /// How often the server looks, while a statement runs, whether this end is still
-    /// there ([`client_connection_check_interval`], PostgreSQL 14 and later). Zero: never.
+    /// there ([`client_connection_check_interval`]). Zero: never.
     ///
     /// Default: 1 s.
     ///

@@ -262,6 +262,19 @@ mod tests {
     }
 
     #[test]
+    fn the_queue_has_a_greatest_capacity() {
+        let with = |queue_capacity| Settings {
+            queue_capacity,
+            ..Settings::default()
+        };
+        assert!(with(MAX_QUEUE_CAPACITY).checked().is_ok());
+        assert!(with(MAX_QUEUE_CAPACITY + 1).checked().is_err());
+        // What is said of the memory that it takes.
+        let bytes = size_of::<crate::request::Message>();
+        assert!((50..150).contains(&bytes), "{bytes} bytes for each request");
+    }
+
+    #[test]
     fn times_of_the_network_are_rounded_up_and_cut() {
         const MS: Duration = Duration::from_millis(1);
         let rounded = |idle, retries| {
