@@ -46,7 +46,8 @@ pub(crate) fn unless_missing<T>(made: io::Result<T>, test: &str) -> Option<T> {
             let test = test.split("::{{").next().unwrap_or_default();
             let test = test.strip_prefix("it::").unwrap_or(test);
             // Not `eprintln!`: of a test that does not fail that is never shown.
-            writeln!(io::stderr(), "skipped: {test}: {error}").unwrap();
+            let line = format!("skipped: {test}: {error}\n");
+            io::stderr().write_all(line.as_bytes()).unwrap();
             None
         }
         made => Some(made.unwrap()),

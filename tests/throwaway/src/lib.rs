@@ -38,7 +38,7 @@ mod proxy;
 mod server;
 
 pub use builder::Builder;
-pub use missing::is_missing;
+pub use missing::{is_missing, missing};
 pub use pooler::{PoolMode, Pooler};
 pub use process::{pause, resume};
 pub use proxy::Proxy;

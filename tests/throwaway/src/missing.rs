@@ -16,7 +16,8 @@ impl fmt::Display for Missing {
 
 impl Error for Missing {}
 
-pub(crate) fn missing(kind: io::ErrorKind, what: String) -> io::Error {
+/// An error that [`is_missing`] knows.
+pub fn missing(kind: io::ErrorKind, what: String) -> io::Error {
     io::Error::new(kind, Missing(what))
 }
 

@@ -59,7 +59,7 @@ impl Pooler {
     ///
     /// # Errors
     ///
-    /// There is no PgBouncer, or it does not start.
+    /// As of [`before`](Pooler::before).
     pub fn with_settings(
         server: &Server,
         mode: PoolMode,
