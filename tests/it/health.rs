@@ -134,7 +134,7 @@ fn a_start_waits_for_nothing_that_does_not_pass() {
         .connect_within(10 * FOREVER)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Login);
-    let error = Manager::builder("host=")
+    let error = Manager::builder("host=x sslmode=often")
         .connect_within(10 * FOREVER)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
