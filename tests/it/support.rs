@@ -192,14 +192,16 @@ impl Drop for Paused {
     }
 }
 
-/// Has `function` of a bigint answer `answer` while there is a row in `imposed`.
+/// Has `function` of a bigint answer `answer` while there is a row in `imposed`: to the
+/// session that the row names, or to all if it names none.
 pub(crate) fn impose(client: &mut Client, function: &str, answer: &str) {
     client
         .batch_execute(&format!(
-            "CREATE TABLE imposed (); \
+            "CREATE TABLE imposed (pid int); \
              ALTER FUNCTION {function}(bigint) RENAME TO honest; \
              CREATE FUNCTION {function}(n bigint) RETURNS boolean VOLATILE LANGUAGE sql AS \
-             'SELECT CASE WHEN EXISTS (SELECT FROM public.imposed) THEN {answer} \
+             'SELECT CASE WHEN EXISTS (SELECT FROM public.imposed \
+             WHERE coalesce(pid = pg_catalog.pg_backend_pid(), true)) THEN {answer} \
              ELSE pg_catalog.honest(n) END'"
         ))
         .unwrap();
