@@ -3,7 +3,13 @@
 CARGO := cargo
 SOAK_MINUTES := 10
 
-.PHONY: help demo test models soak lint package ci bench setup
+# The servers that `make servers` fetches; continuous integration runs on the last one.
+SERVERS := 14.23.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17
+# Where they are kept, and the folders of programs that `make matrix` takes.
+FETCHED := target/servers
+PG_BINDIRS = $(wildcard /usr/lib/postgresql/*/bin $(FETCHED)/*/bin)
+
+.PHONY: help demo test matrix servers newest models soak lint package ci bench setup
 # The targets share one build folder; side by side they would only wait for its lock.
 .NOTPARALLEL:
 
@@ -22,6 +28,18 @@ test: setup ## Run all tests against a real server
 	$(CARGO) run --locked --example leader
 	$(CARGO) run --locked --example rotating_password
 	$(CARGO) run --locked --example in_async
+
+matrix: setup ## Run the integration suite on every server of PG_BINDIRS
+	@CARGO=$(CARGO) scripts/matrix $(PG_BINDIRS)
+
+servers: ## Fetch PostgreSQL 14, 16, 17 and 18 for the matrix
+	@for version in $(SERVERS); do scripts/fetch-postgres $$version $(FETCHED)/$$version || exit 1; done
+
+# Where there is no way to fetch it, such as no npm, the other checks go on.
+newest: setup ## Run the integration suite on PostgreSQL 18, fetched
+	@if folder=$$(scripts/fetch-postgres $(lastword $(SERVERS)) $(FETCHED)/$(lastword $(SERVERS))); \
+	then CARGO=$(CARGO) scripts/matrix "$$folder"; \
+	else echo "skipped: the integration suite on PostgreSQL $(lastword $(SERVERS))" >&2; fi
 
 # With a build folder of its own: another cfg is another build of everything.
 MODEL := RUSTFLAGS="--cfg distlock_model" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/models
@@ -42,7 +60,7 @@ lint: setup ## Format, clippy and docs, warnings are errors
 package: setup ## Build the package as it would be published
 	$(CARGO) package --locked -p distlock
 
-ci: lint test models package demo ## All that continuous integration runs
+ci: lint test newest models package demo ## All that continuous integration runs
 
 bench: setup ## Measure beside the bare client and the peers, write benches/results
 	$(CARGO) bench --locked -p distlock -p peers

@@ -114,7 +114,9 @@ impl Builder {
     }
 
     /// How many requests may lie in the worker's queue. When it is full callers wait
-    /// for room, the timed ones until their deadline. 0 is refused.
+    /// for room, the timed ones until their deadline. The memory for all of them is taken by
+    /// [`connect`](Builder::connect), about 100 bytes each. 0 and more than 2<sup>20</sup>
+    /// (1,048,576) are refused.
     ///
     /// Default: 1024.
     pub fn queue_capacity(mut self, requests: usize) -> Builder {
@@ -223,9 +225,8 @@ impl Builder {
 
     /// How long the holder of a lock may be silent, in whole milliseconds: frozen,
     /// or cut off from the server. The server then ends its session
-    /// ([`idle_session_timeout`], PostgreSQL 14 and later; on an older server there is
-    /// no lease, with a warning logged) and its locks are free. The holder stops
-    /// believing in them a tenth of the lease earlier, by its own clock
+    /// ([`idle_session_timeout`]) and its locks are free. The holder stops believing in
+    /// them a tenth of the lease earlier, by its own clock
     /// ([`Ended::LeaseExpired`](crate::Ended::LeaseExpired)). At least four heartbeats.
     /// `None` turns it off. A manager that has held nothing for a quarter of the lease
     /// tells the server so, once, and may then be silent for ever.
@@ -309,7 +310,7 @@ impl Builder {
     }
 
     /// How often the server looks, while a statement runs, whether this end is still
-    /// there ([`client_connection_check_interval`], PostgreSQL 14 and later). Zero: never.
+    /// there ([`client_connection_check_interval`]). Zero: never.
     ///
     /// Default: 1 s.
     ///

@@ -9,6 +9,10 @@ use crate::key::Namespace;
 /// The shortest lease that leaves room for a heartbeat to be late.
 const MIN_LEASE_HEARTBEATS: u32 = 4;
 
+/// The room for all of them is taken when the manager is made; a program with more callers
+/// than this at once has other troubles first.
+const MAX_QUEUE_CAPACITY: usize = 1 << 20;
+
 /// A century. Nobody waits longer, and times this far ahead can still be reckoned with.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -175,6 +179,9 @@ impl Settings {
         if self.queue_capacity == 0 {
             return refused("queue_capacity must be at least 1");
         }
+        if self.queue_capacity > MAX_QUEUE_CAPACITY {
+            return refused("queue_capacity must be at most 2^20 (1,048,576) requests");
+        }
         let nonzero = [
             (self.heartbeat, "heartbeat must be longer than zero"),
             (
@@ -252,6 +259,19 @@ mod tests {
         for unfit in ["token", ".token", "locks.", "a.b.c", "a.\"b\"", &long] {
             assert!(name(unfit).parts().is_none(), "{unfit}");
         }
+    }
+
+    #[test]
+    fn the_queue_has_a_greatest_capacity() {
+        let with = |queue_capacity| Settings {
+            queue_capacity,
+            ..Settings::default()
+        };
+        assert!(with(MAX_QUEUE_CAPACITY).checked().is_ok());
+        assert!(with(MAX_QUEUE_CAPACITY + 1).checked().is_err());
+        // What is said of the memory that it takes.
+        let bytes = size_of::<crate::request::Message>();
+        assert!((50..150).contains(&bytes), "{bytes} bytes for each request");
     }
 
     #[test]

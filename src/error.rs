@@ -60,7 +60,8 @@ pub enum ErrorKind {
     /// The server accepts the lock functions but keeps no locks (they do not show in
     /// `pg_locks`).
     NotLocking,
-    /// The server is older than PostgreSQL 12.
+    /// The server is older than PostgreSQL 14, the first that can keep a
+    /// [lease](crate::Builder::lease).
     ServerTooOld,
     /// There is no fencing token: the sequence is missing and may not be made, is not
     /// fit, or could not be drawn from. The message says what helps.

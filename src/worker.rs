@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 
 use crate::abandoned::Working;
 use crate::core::{Core, State, Waiter};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::link::{Link, Starting};
 use crate::pulse::Pulse;
 use crate::request::{Answer, Message, Note, Patience, Request};
@@ -353,10 +353,9 @@ impl Worker {
         }
         if let Some(key) = stray {
             // What else has gone astray cannot be known: start afresh.
-            let error = Error::new(
-                ErrorKind::Lost,
-                format!("the session did not hold the lock {key} that it gave back"),
-            );
+            let error = Error::unavailable(format!(
+                "the session did not hold the lock {key} that it gave back"
+            ));
             self.lose(state, Ended::SessionLost, error);
         } else {
             state.confirm_unlocks();

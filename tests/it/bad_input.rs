@@ -271,9 +271,11 @@ fn a_server_that_talks_rubbish_is_unavailable() {
 fn a_setting_that_cannot_work_is_a_config_error_that_names_it() {
     const MS: Duration = Duration::from_millis(1);
     const ZERO: Duration = Duration::ZERO;
-    let cases: [(&str, Change); 12] = [
+    let cases: [(&str, Change); 14] = [
         ("max_locks", |b| b.max_locks(0)),
         ("queue_capacity", |b| b.queue_capacity(0)),
+        ("queue_capacity", |b| b.queue_capacity((1 << 20) + 1)),
+        ("queue_capacity", |b| b.queue_capacity(usize::MAX)),
         ("heartbeat", |b| b.heartbeat(ZERO)),
         ("connect_timeout", |b| b.connect_timeout(ZERO)),
         ("response_timeout", |b| b.response_timeout(ZERO)),

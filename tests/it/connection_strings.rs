@@ -127,7 +127,7 @@ const REFUSED: &[&str] = &[
 #[test]
 #[serial]
 fn a_connection_string_leads_where_psql_goes() {
-    let two = two();
+    let two = or_skip!(two());
     let _clean = (clean_on(&two.a), clean_on(&two.b));
     let mut wrong = Vec::new();
     for text in TAKEN {
@@ -159,7 +159,7 @@ fn a_connection_string_leads_where_psql_goes() {
 #[test]
 #[serial]
 fn what_psql_refuses_is_a_config_error() {
-    let two = two();
+    let two = or_skip!(two());
     let _clean = (clean_on(&two.a), clean_on(&two.b));
     let mut wrong = Vec::new();
     for text in REFUSED {
@@ -210,7 +210,7 @@ fn what_cannot_be_had_is_refused_by_its_name() {
 #[test]
 #[serial]
 fn without_a_host_it_is_the_local_server() {
-    let two = two();
+    let two = or_skip!(two());
     let _clean = clean_on(&two.a);
     let socket = DefaultSocket::of(&two.a);
     for text in [
@@ -230,7 +230,7 @@ fn without_a_host_it_is_the_local_server() {
 #[test]
 #[serial]
 fn a_password_file_of_the_connection_string_is_used() {
-    let two = two();
+    let two = or_skip!(two());
     let _clean = (clean_on(&two.a), clean_on(&two.b));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pass word");
@@ -286,7 +286,7 @@ fn a_password_file_of_the_connection_string_is_used() {
 #[test]
 #[serial]
 fn a_config_of_the_drivers_does_as_well() {
-    let two = two();
+    let two = or_skip!(two());
     let _clean = (clean_on(&two.a), clean_on(&two.b));
     let mut config = postgres::Config::new();
     config

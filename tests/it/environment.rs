@@ -135,7 +135,7 @@ const LOCKED: &str = "host=127.0.0.1 port={A} user=locked dbname=app";
 #[test]
 #[serial]
 fn the_environment_leads_where_psql_goes() {
-    let two = two();
+    let two = or_skip!(two());
     let _clean = (clean_on(&two.a), clean_on(&two.b));
     let home = tempfile::tempdir().unwrap();
     let rows = [
@@ -189,7 +189,7 @@ fn the_environment_leads_where_psql_goes() {
 #[test]
 #[serial]
 fn a_service_leads_where_psql_goes() {
-    let two = two();
+    let two = or_skip!(two());
     let _clean = (clean_on(&two.a), clean_on(&two.b));
     let home = tempfile::tempdir().unwrap();
     let file = two.fill(
@@ -234,7 +234,7 @@ fn a_service_leads_where_psql_goes() {
 #[test]
 #[serial]
 fn a_password_file_does_what_it_does_for_psql() {
-    let two = two();
+    let two = or_skip!(two());
     let _clean = (clean_on(&two.a), clean_on(&two.b));
     let home = tempfile::tempdir().unwrap();
     let pgpass = home.path().join(".pgpass");
@@ -265,7 +265,7 @@ fn a_password_file_does_what_it_does_for_psql() {
 #[test]
 #[serial]
 fn connect_reads_no_environment() {
-    let two = two();
+    let two = or_skip!(two());
     let _clean = (clean_on(&two.a), clean_on(&two.b));
     let home = tempfile::tempdir().unwrap();
     let pass = home.path().join(".pgpass");

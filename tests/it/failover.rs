@@ -1,5 +1,6 @@
 //! A primary and its synchronous standby, which takes its place.
 
+use std::io;
 use std::thread;
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use throwaway_postgres::{Server, Shutdown};
 use crate::support::*;
 
 /// A primary that waits for its standby at every commit.
-fn pair() -> (Server, Server) {
-    let primary = Server::start().unwrap();
-    let standby = Server::builder().standby_of(&primary).start().unwrap();
+fn pair() -> io::Result<(Server, Server)> {
+    let primary = Server::start()?;
+    let standby = Server::builder().standby_of(&primary).start()?;
     primary.await_standby();
-    (primary, standby)
+    Ok((primary, standby))
 }
 
 fn url_of(servers: &[&Server]) -> String {
@@ -36,7 +37,7 @@ fn url_of(servers: &[&Server]) -> String {
 #[test]
 #[serial]
 fn a_standby_is_refused() {
-    let (primary, standby) = pair();
+    let (primary, standby) = or_skip!(pair());
     let _clean = clean_on(&primary);
     let error = Manager::connect(&standby.url()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Standby, "{error}");
@@ -51,7 +52,7 @@ fn a_standby_is_refused() {
 #[test]
 #[serial]
 fn the_manager_goes_over_to_the_new_primary_and_tokens_keep_growing() {
-    let (primary, standby) = pair();
+    let (primary, standby) = or_skip!(pair());
     let _clean = clean_on(&standby);
     let url = url_of(&[&primary, &standby]);
     let [one, two] = [(); 2].map(|()| {
@@ -100,7 +101,7 @@ fn the_manager_goes_over_to_the_new_primary_and_tokens_keep_growing() {
 #[test]
 #[serial]
 fn no_token_comes_out_that_the_standby_does_not_have() {
-    let (primary, standby) = pair();
+    let (primary, standby) = or_skip!(pair());
     let _clean = clean_on(&standby);
     let connect = |server: &Server| {
         Manager::builder(&server.url())
@@ -145,7 +146,7 @@ fn no_token_comes_out_that_the_standby_does_not_have() {
 #[test]
 #[serial]
 fn a_primary_without_its_standby_does_not_fill_up_with_sessions() {
-    let (primary, _standby) = pair();
+    let (primary, _standby) = or_skip!(pair());
     let _clean = clean_on(&primary);
     let mgr = Manager::builder(&primary.url())
         .fencing("public.distlock_token")

@@ -1,6 +1,7 @@
 //! What stands between a manager and its server: every kind of path on which a lock would not
 //! be worth anything is refused, and every other one works.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
@@ -25,9 +26,10 @@ fn several_transaction_poolers_behind_one_address_are_refused() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
     for number in [2, 3] {
-        let poolers: Vec<_> = (0..number)
-            .map(|_| Pooler::before(&server, PoolMode::Transaction, 3).unwrap())
+        let poolers: io::Result<Vec<_>> = (0..number)
+            .map(|_| Pooler::before(&server, PoolMode::Transaction, 3))
             .collect();
+        let poolers = or_skip!(poolers);
         let ports: Vec<_> = poolers.iter().map(Pooler::port).collect();
         let balancer = Proxy::among(&ports).unwrap();
         for _ in 0..4 {
@@ -44,7 +46,7 @@ fn a_transaction_pooler_with_no_client_slot_left_is_refused() {
     let _clean = clean_on(&server);
     for mode in [PoolMode::Transaction, PoolMode::Statement] {
         let slots = [("max_client_conn", "1")];
-        let pooler = Pooler::with_settings(&server, mode, 3, &slots).unwrap();
+        let pooler = or_skip!(Pooler::with_settings(&server, mode, 3, &slots));
         let error = quick(&pooler.url()).connect().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Pooler, "{mode:?}: {error}");
         // With the only slot taken, nothing can be told.
@@ -59,7 +61,7 @@ fn a_transaction_pooler_with_no_client_slot_left_is_refused() {
 fn a_transaction_pooler_that_is_slow_to_log_in_is_refused() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
-    let pooler = Pooler::before(&server, PoolMode::Transaction, 3).unwrap();
+    let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 3));
     let network = Proxy::among(&[pooler.port()]).unwrap();
     network.delay_connects(Duration::from_millis(1200));
     let error = Manager::connect(&network.url()).unwrap_err();
@@ -75,7 +77,7 @@ fn a_transaction_pooler_that_is_slow_to_log_in_is_refused() {
 fn a_busy_transaction_pooler_is_refused_every_time() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
-    let pooler = Pooler::before(&server, PoolMode::Transaction, 3).unwrap();
+    let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 3));
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..4 {
@@ -109,12 +111,17 @@ fn a_transaction_pooler_that_resets_its_sessions_is_refused() {
     let _clean = clean_on(&server);
     let reset = [("server_reset_query_always", "1")];
     for (mode, size) in [(PoolMode::Transaction, 1), (PoolMode::Statement, 3)] {
-        let pooler = Pooler::with_settings(&server, mode, size, &reset).unwrap();
+        let pooler = or_skip!(Pooler::with_settings(&server, mode, size, &reset));
         let error = quick(&pooler.url()).connect().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Pooler, "{mode:?}: {error}");
     }
     let once = [("server_lifetime", "0")];
-    let pooler = Pooler::with_settings(&server, PoolMode::Transaction, 3, &once).unwrap();
+    let pooler = or_skip!(Pooler::with_settings(
+        &server,
+        PoolMode::Transaction,
+        3,
+        &once
+    ));
     let error = quick(&pooler.url()).connect().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Pooler, "{error}");
 }
@@ -125,7 +132,7 @@ fn paths_of_different_kinds_behind_one_address_are_not_taken() {
     let server = Server::start().unwrap();
     let other = Server::start().unwrap();
     let _clean = clean_on(&server);
-    let pooler = Pooler::before(&server, PoolMode::Transaction, 3).unwrap();
+    let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 3));
     let mixed = Proxy::among(&[server.port(), pooler.port()]).unwrap();
     let servers = Proxy::among(&[server.port(), other.port()]).unwrap();
     for _ in 0..3 {
@@ -148,7 +155,7 @@ fn paths_of_different_kinds_behind_one_address_are_not_taken() {
 fn what_is_refused_is_left_as_it_was() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
-    let pooler = Pooler::before(&server, PoolMode::Transaction, 1).unwrap();
+    let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 1));
     let mut other = Client::connect(&pooler.url(), NoTls).unwrap();
     let settings = "SELECT string_agg(name || '=' || setting, ',' ORDER BY name) FROM pg_settings \
          WHERE name <> 'application_name'";
@@ -173,7 +180,7 @@ fn what_is_refused_is_left_as_it_was() {
 #[serial]
 fn a_manager_that_is_refused_again_and_again_leaves_one_lock_at_most() {
     let server = Server::start().unwrap();
-    let mut pooler = Pooler::before(&server, PoolMode::Session, 3).unwrap();
+    let mut pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 3));
     let mgr = quick(&pooler.url())
         .reconnect_backoff(Duration::from_millis(10), Duration::from_millis(10))
         .connect()
@@ -202,7 +209,7 @@ fn one_free_slot_is_enough() {
         .unwrap();
     let url = server.url().replace("user=postgres", "user=single");
     let slots = [("max_client_conn", "1")];
-    let pooler = Pooler::with_settings(&server, PoolMode::Session, 1, &slots).unwrap();
+    let pooler = or_skip!(Pooler::with_settings(&server, PoolMode::Session, 1, &slots));
     for url in [&url, &pooler.url()] {
         for _ in 0..10 {
             let mgr = Manager::connect(url).unwrap();

@@ -16,7 +16,7 @@ use crate::support::*;
 fn a_pool_in_session_mode_keeps_locks() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
-    let pooler = Pooler::before(&server, PoolMode::Session, 10).unwrap();
+    let pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 10));
     let pooled = Manager::connect(&pooler.url()).unwrap();
     let direct = Manager::connect(&server.url()).unwrap();
     let guard = pooled.lock("pooled").unwrap();
@@ -33,7 +33,7 @@ fn a_session_pool_that_is_used_up_is_no_other_kind_of_pool() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
     // The second connection, which is to tell, never gets a session of its own.
-    let pooler = Pooler::before(&server, PoolMode::Session, 1).unwrap();
+    let pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 1));
     let pooled = Manager::connect(&pooler.url()).unwrap();
     let direct = Manager::connect(&server.url()).unwrap();
     let guard = pooled.lock("pooled").unwrap();
@@ -49,7 +49,7 @@ fn a_pool_that_lends_its_sessions_out_is_refused() {
     let _clean = clean_on(&server);
     for mode in [PoolMode::Transaction, PoolMode::Statement] {
         for size in [1, 10] {
-            let pooler = Pooler::before(&server, mode, size).unwrap();
+            let pooler = or_skip!(Pooler::before(&server, mode, size));
             let error = Manager::connect(&pooler.url()).unwrap_err();
             assert_eq!(
                 error.kind(),
@@ -66,7 +66,7 @@ fn a_pool_that_lends_its_sessions_out_is_refused() {
 fn so_is_one_that_becomes_such_a_pool_later() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
-    let mut pooler = Pooler::before(&server, PoolMode::Session, 10).unwrap();
+    let mut pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 10));
     let mgr = Manager::connect(&pooler.url()).unwrap();
     let guard = mgr.lock("held").unwrap();
     pooler.restart(PoolMode::Transaction, 10).unwrap();
@@ -84,7 +84,7 @@ fn so_is_one_that_becomes_such_a_pool_later() {
 fn a_session_pool_that_is_used_up_is_none_however_short_the_time_to_connect() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
-    let pooler = Pooler::before(&server, PoolMode::Session, 1).unwrap();
+    let pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 1));
     let pooled = Manager::builder(&pooler.url())
         .connect_timeout(Duration::from_millis(900))
         .connect()
@@ -98,7 +98,7 @@ fn a_busy_pool_that_lends_its_sessions_out_is_refused_too() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
     for size in [1, 2] {
-        let pooler = Pooler::before(&server, PoolMode::Transaction, size).unwrap();
+        let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, size));
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             // Those of the second connection have to wait longer than it is waited for.

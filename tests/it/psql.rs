@@ -1,13 +1,14 @@
 //! Two servers, and where `psql` and this crate connect to.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use distlock::{Builder, Error};
-use throwaway_postgres::Server;
+use throwaway_postgres::{Server, missing};
 
 /// The lock by which a session is found.
 pub(crate) const KEY: i64 = 4711;
@@ -21,12 +22,17 @@ pub(crate) struct Two {
 
 pub(crate) const PASSWORD: &str = r"open:sesame\";
 
-pub(crate) fn two() -> &'static Two {
+/// Both servers; an error if there is no `psql` to compare with.
+pub(crate) fn two() -> io::Result<&'static Two> {
     static TWO: OnceLock<Two> = OnceLock::new();
-    TWO.get_or_init(|| {
+    Command::new("psql")
+        .arg("--version")
+        .output()
+        .map_err(|error| missing(error.kind(), format!("no psql to compare with: {error}")))?;
+    Ok(TWO.get_or_init(|| {
         let (a, b) = (start(), start());
         Two { a, b }
-    })
+    }))
 }
 
 /// The operating system's user, whom libpq logs in by default.

@@ -17,13 +17,12 @@ fn a_session_pool_without_a_reset_is_refused() {
     let server = Server::start().unwrap();
     for reset in ["", "SELECT 1"] {
         for size in [1, 3] {
-            let pooler = Pooler::with_settings(
+            let pooler = or_skip!(Pooler::with_settings(
                 &server,
                 PoolMode::Session,
                 size,
                 &[("server_reset_query", reset)],
-            )
-            .unwrap();
+            ));
             let error = Manager::connect(&pooler.url()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Pooler, "{reset} {size}: {error}");
             assert!(error.to_string().contains("server_reset_query"), "{error}");
@@ -37,7 +36,7 @@ fn a_session_pool_whose_reset_fails_keeps_no_lock() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
     let reset = [("server_reset_query", "SELECT 1/0")];
-    let pooler = Pooler::with_settings(&server, PoolMode::Session, 1, &reset).unwrap();
+    let pooler = or_skip!(Pooler::with_settings(&server, PoolMode::Session, 1, &reset));
     let direct = Manager::connect(&server.url()).unwrap();
     for _ in 0..3 {
         match Manager::connect(&pooler.url()) {
@@ -58,7 +57,12 @@ fn a_session_pool_whose_reset_fails_keeps_no_lock() {
 fn a_session_begins_clean_whatever_the_last_client_left() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
-    let pooler = Pooler::with_settings(&server, PoolMode::Session, 1, &[LOCKS_ONLY]).unwrap();
+    let pooler = or_skip!(Pooler::with_settings(
+        &server,
+        PoolMode::Session,
+        1,
+        &[LOCKS_ONLY]
+    ));
     let mut client = Client::connect(&pooler.url(), NoTls).unwrap();
     let statement = client.prepare("SELECT 1").unwrap(); // s0, which is the driver's first here, too
     client
@@ -85,7 +89,12 @@ fn a_session_begins_clean_whatever_the_last_client_left() {
 fn a_session_is_given_back_clean() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
-    let pooler = Pooler::with_settings(&server, PoolMode::Session, 1, &[LOCKS_ONLY]).unwrap();
+    let pooler = or_skip!(Pooler::with_settings(
+        &server,
+        PoolMode::Session,
+        1,
+        &[LOCKS_ONLY]
+    ));
     let settings = "SELECT name, setting FROM pg_settings ORDER BY name";
     let mut client = Client::connect(&pooler.url(), NoTls).unwrap();
     let read = |client: &mut Client| -> Vec<(String, String)> {

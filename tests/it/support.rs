@@ -1,6 +1,7 @@
-//! What all tests stand on: one server, a clean end, waiting for events.
+//! What all tests stand on: one server, a clean end, waiting for events, a way to skip.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::sync::OnceLock;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +25,33 @@ pub(crate) fn manager() -> Manager {
 
 pub(crate) fn builder() -> Builder {
     Manager::builder(&server().url())
+}
+
+/// What `made` has made. Where this machine does not have what it takes, such as a program,
+/// the test ends here and says so.
+macro_rules! or_skip {
+    ($made:expr) => {
+        // The name of a closure begins with that of its function.
+        match $crate::support::unless_missing($made, std::any::type_name_of_val(&|| ())) {
+            Some(made) => made,
+            None => return,
+        }
+    };
+}
+pub(crate) use or_skip;
+
+pub(crate) fn unless_missing<T>(made: io::Result<T>, test: &str) -> Option<T> {
+    match made {
+        Err(error) if throwaway_postgres::is_missing(&error) => {
+            let test = test.split("::{{").next().unwrap_or_default();
+            let test = test.strip_prefix("it::").unwrap_or(test);
+            // Not `eprintln!`: of a test that does not fail that is never shown.
+            let line = format!("skipped: {test}: {error}\n");
+            io::stderr().write_all(line.as_bytes()).unwrap();
+            None
+        }
+        made => Some(made.unwrap()),
+    }
 }
 
 /// Waits until `what` is true.

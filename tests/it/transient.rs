@@ -19,7 +19,7 @@ fn a_pooler_that_takes_no_more_clients_is_unavailable() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
     let full = [("max_client_conn", "1")];
-    let pooler = Pooler::with_settings(&server, PoolMode::Session, 5, &full).unwrap();
+    let pooler = or_skip!(Pooler::with_settings(&server, PoolMode::Session, 5, &full));
     let mut other = None;
     eventually(|| {
         other = Client::connect(&pooler.url(), NoTls).ok();
@@ -45,7 +45,12 @@ fn so_is_one_whose_server_takes_no_more_clients() {
         .unwrap();
     let _clean = clean_on(&server);
     let settings = [("server_login_retry", "1"), ("query_wait_timeout", "2")];
-    let pooler = Pooler::with_settings(&server, PoolMode::Session, 5, &settings).unwrap();
+    let pooler = or_skip!(Pooler::with_settings(
+        &server,
+        PoolMode::Session,
+        5,
+        &settings
+    ));
     // All there are, the pooler's own session with them.
     let mut others: Vec<Client> = Vec::new();
     eventually(|| {
@@ -79,7 +84,7 @@ fn a_database_that_is_disabled_may_be_enabled_again() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
     let admin = [("admin_users", "postgres")];
-    let pooler = Pooler::with_settings(&server, PoolMode::Session, 5, &admin).unwrap();
+    let pooler = or_skip!(Pooler::with_settings(&server, PoolMode::Session, 5, &admin));
     drop(Manager::connect(&pooler.url()).unwrap());
     let console = pooler.url().replace("dbname=postgres", "dbname=pgbouncer");
     let mut console = Client::connect(&console, NoTls).unwrap();

@@ -70,8 +70,9 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// There is no PostgreSQL, or it does not start; then the error has its log.
-    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if there can be no disk.
+    /// There is no PostgreSQL, or it does not start; then the error has its log. One that
+    /// [`is_missing`](crate::is_missing) knows if there can be no disk, or no standby
+    /// because `pg_basebackup` is not among the server's programs.
     pub fn start(self) -> io::Result<Server> {
         let cluster = Cluster::new()?;
         // Who has mounted something has to unmount it.

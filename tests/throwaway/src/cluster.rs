@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::account::Account;
 use crate::binaries;
+use crate::missing::missing;
 
 /// A temporary folder for the data, the socket and the log, and who may use it.
 #[derive(Debug)]
@@ -86,9 +87,9 @@ impl Cluster {
     /// Gives the data a file system of its own, of so many megabytes.
     pub(crate) fn mount(&self, megabytes: u32) -> io::Result<()> {
         let Some(account) = self.account else {
-            return Err(io::Error::new(
+            return Err(missing(
                 io::ErrorKind::PermissionDenied,
-                "only root can mount a small disk",
+                "only root can mount a small disk".into(),
             ));
         };
         fs::create_dir(self.data())?;
@@ -100,13 +101,19 @@ impl Cluster {
             .output()?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+            return Err(missing(io::ErrorKind::PermissionDenied, text));
         }
         account.own(&self.data())
     }
 
     /// A copy of a running server's files, which will follow it.
     pub(crate) fn copy(&self, primary: &str) -> io::Result<()> {
+        if !self.binaries.join("pg_basebackup").exists() {
+            return Err(missing(
+                io::ErrorKind::NotFound,
+                format!("no pg_basebackup in {}", self.binaries.display()),
+            ));
+        }
         let output = self
             .command("pg_basebackup")
             .arg("--pgdata")

@@ -31,12 +31,14 @@ mod binaries;
 mod builder;
 mod cluster;
 mod guardian;
+mod missing;
 mod pooler;
 mod process;
 mod proxy;
 mod server;
 
 pub use builder::Builder;
+pub use missing::{is_missing, missing};
 pub use pooler::{PoolMode, Pooler};
 pub use process::{pause, resume};
 pub use proxy::Proxy;

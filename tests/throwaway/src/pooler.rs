@@ -14,6 +14,7 @@ use postgres::{Client, NoTls};
 use crate::builder::free_port;
 use crate::cluster::Cluster;
 use crate::guardian::Guardian;
+use crate::missing::missing;
 use crate::server::Server;
 
 /// How long it may take to start.
@@ -48,7 +49,8 @@ impl Pooler {
     ///
     /// # Errors
     ///
-    /// There is no PgBouncer, or it does not start.
+    /// There is no PgBouncer, which [`is_missing`](crate::is_missing) knows, or it does not
+    /// start.
     pub fn before(server: &Server, mode: PoolMode, size: usize) -> io::Result<Pooler> {
         Pooler::with_settings(server, mode, size, &[])
     }
@@ -57,7 +59,7 @@ impl Pooler {
     ///
     /// # Errors
     ///
-    /// There is no PgBouncer, or it does not start.
+    /// As of [`before`](Pooler::before).
     pub fn with_settings(
         server: &Server,
         mode: PoolMode,
@@ -169,9 +171,9 @@ fn program() -> io::Result<PathBuf> {
         .map(|folder| folder.join("pgbouncer"))
         .find(|program| program.exists())
         .ok_or_else(|| {
-            io::Error::new(
+            missing(
                 io::ErrorKind::NotFound,
-                "no PgBouncer found; `apt-get install pgbouncer` brings one",
+                "no PgBouncer found; `apt-get install pgbouncer` brings one".into(),
             )
         })
 }
