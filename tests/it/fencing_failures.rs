@@ -14,7 +14,7 @@ const SEQUENCE: &str = "public.distlock_token";
 #[test]
 #[serial]
 fn an_error_that_lasts_costs_a_round_trip_for_all_and_not_for_each() {
-    const THREADS: i64 = 200;
+    const THREADS: usize = 200;
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
     let mut client = server.client();
@@ -27,9 +27,9 @@ fn an_error_that_lasts_costs_a_round_trip_for_all_and_not_for_each() {
         .unwrap();
     let held: Vec<_> = (1000..1100).map(|n: i64| mgr.lock(n).unwrap()).collect();
     let before = mgr.stats().round_trips;
-    let together = Barrier::new(THREADS as usize);
+    let together = Barrier::new(THREADS);
     thread::scope(|scope| {
-        for n in 0..THREADS {
+        for n in (0_i64..).take(THREADS) {
             let (mgr, together) = (&mgr, &together);
             scope.spawn(move || {
                 together.wait();
