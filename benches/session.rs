@@ -58,7 +58,8 @@ fn loss(criterion: &mut Criterion) {
             (0..count)
                 .map(|round| {
                     let guard = mgr.lock(0).expect("nobody else wants it");
-                    let pid = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'";
+                    let pid =
+                        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1";
                     let row = client.query_one(pid, &[]).expect("the server is there");
                     spread(round);
                     let start = Instant::now();
