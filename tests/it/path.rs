@@ -230,10 +230,17 @@ fn a_connect_takes_few_round_trips() {
     let _clean = clean();
     let network = Proxy::to(server()).unwrap();
     let url = format!("{} sslmode=disable", network.url());
-    let mgr = Manager::connect(&url).unwrap();
+    let mut taken = || {
+        let before = (network.accepted(), network.answers());
+        let mgr = Manager::connect(&url).unwrap();
+        let after = (network.accepted(), network.answers());
+        mgr.close().unwrap();
+        (after.0 - before.0, after.1 - before.1)
+    };
     // Each connection: the TCP connect and the login, which is one round trip without a
-    // password and three with one. The first one asks once, the second one three times.
-    assert_eq!(network.accepted(), 2);
-    assert_eq!(network.answers(), 2 + 1 + 3);
-    mgr.close().unwrap();
+    // password and three with one. The first one asks once, the second one three times; and
+    // once more each time that it finds the first one's process still about to end, which a
+    // busy machine may let happen to any of them, but not to all.
+    let least = (0..20).map(|_| taken()).min().unwrap();
+    assert_eq!(least, (2, 2 + 1 + 3));
 }
