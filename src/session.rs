@@ -16,6 +16,7 @@ mod preflight;
 mod probe;
 mod recovery;
 mod sql;
+mod verify;
 
 use std::sync::Arc;
 use std::thread;
@@ -23,12 +24,13 @@ use std::time::Duration;
 
 use postgres::error::SqlState;
 use postgres::types::ToSql;
-use postgres::{CancelToken, Client, Row, Statement};
+use postgres::{CancelToken, Client, Row, SimpleQueryMessage, Statement};
 use tracing::debug;
 
 use self::failures::Drought;
 use self::sql::{BEGIN, DROP_SNAPSHOT, END, LOCK, RENEW, UNLOCK, UNLOCK_AND_LOCK};
 use self::sql::{code, scalar};
+use self::verify::Verification;
 use crate::clock;
 use crate::config::SequenceName;
 use crate::descriptors;
@@ -86,6 +88,7 @@ pub(crate) struct Session {
     /// With fencing, where tokens come from.
     sequence: Option<SequenceName>,
     drought: Drought,
+    verification: Verification,
     batch_sql: String,
     // Prepared when first needed: few programs need all of them, and each costs a round trip.
     lock: Option<Statement>,
@@ -159,7 +162,10 @@ impl Session {
             sent => self.run(sent, outcomes),
         };
         match done {
-            Ok(()) => self.renew(started),
+            Ok(()) => {
+                self.verification.check().map_err(Lost)?;
+                self.renew(started);
+            }
             Err(error) if self.is_gone(&error) => return Err(lost(error)),
             Err(error) => self.recover(sent, &error, outcomes, beat)?,
         }
@@ -184,11 +190,47 @@ impl Session {
 
     /// Shows the server that this side lives, and this side that the server does.
     pub(crate) fn heartbeat(&mut self, beat: Beat<'_>) -> Result<(), Lost> {
-        match self.transaction {
-            None => self.persist(|client| client.check_connection())?,
-            Some(_) => self.persist(|client| client.batch_execute(DROP_SNAPSHOT))?,
+        match (self.verification.due(), self.transaction) {
+            (Some(verify), _) => self.verify(&verify)?,
+            (None, None) => self.persist(|client| client.check_connection())?,
+            (None, Some(_)) => self.query(|client| client.batch_execute(DROP_SNAPSHOT))?,
         }
         self.tend_transaction(beat)
+    }
+
+    fn verify(&mut self, statement: &str) -> Result<(), Lost> {
+        let statement = format!("{statement}; {DROP_SNAPSHOT}");
+        let is_true = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if matches!(row.try_get(0), Ok(Some("t"))));
+        let answer = self.query(|client| client.simple_query(&statement))?;
+        self.verification.answered(answer.iter().any(is_true));
+        self.verification.check().map_err(Lost)
+    }
+
+    /// Does `query`, which changes nothing, again if somebody has cancelled it. Then the
+    /// transaction, if there was one, has failed with it.
+    fn query<T>(
+        &mut self,
+        query: impl Fn(&mut Client) -> Result<T, postgres::Error>,
+    ) -> Result<T, Lost> {
+        let mut attempt = 1;
+        loop {
+            let started = clock::now();
+            match query(&mut self.client) {
+                Ok(answer) => {
+                    self.renew(started);
+                    return Ok(answer);
+                }
+                Err(error)
+                    if attempt < ATTEMPTS && is_cancelled(&error) && !self.is_gone(&error) =>
+                {
+                    attempt += 1;
+                    if self.transaction.take().is_some() {
+                        self.persist(|client| client.batch_execute(END))?;
+                    }
+                }
+                Err(error) => return Err(lost(error)),
+            }
+        }
     }
 
     /// Has a transaction open while there are many locks: then the cost of a statement
@@ -301,6 +343,8 @@ impl Session {
                 Ok(0) | Err(_) => Outcome::Refused,
                 Ok(number) => Outcome::Done(Token::new(number)),
             }));
+        } else if self.verification.with_each_batch().is_some() {
+            self.run_plain(batch, outcomes)?;
         } else if let [op] = *batch
             && let Some(number) = scalar(op)
         {
@@ -320,10 +364,20 @@ impl Session {
             outcomes.push(said(matches!(rows, 1 | 3)));
             outcomes.push(said(matches!(rows, 1 | 2)));
         } else {
-            let row = self.run_batch(batch)?;
-            let answers: &str = row.try_get(0)?;
-            outcomes.extend(answers.bytes().map(|byte| said(byte == b'1')));
+            self.run_plain(batch, outcomes)?;
         }
+        Ok(())
+    }
+
+    /// By the general statement, without tokens.
+    fn run_plain(
+        &mut self,
+        batch: &[Op],
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), postgres::Error> {
+        let row = self.run_batch(batch)?;
+        let answers: &str = row.try_get(0)?;
+        outcomes.extend(answers.bytes().map(|byte| said(byte == b'1')));
         Ok(())
     }
 
@@ -335,7 +389,12 @@ impl Session {
         self.numbers.extend(batch.iter().map(|op| op.key.as_i64()));
         let statement = prepared(&mut self.batch, &mut self.client, &self.batch_sql)?;
         let params: [&(dyn ToSql + Sync); 2] = [&self.codes, &self.numbers];
-        self.client.query_one(statement, &params)
+        let row = self.client.query_one(statement, &params)?;
+        if self.verification.with_each_batch().is_some() {
+            let is_the_one: Option<bool> = row.try_get(1)?;
+            self.verification.answered(is_the_one == Some(true));
+        }
+        Ok(row)
     }
 
     fn is_gone(&self, error: &postgres::Error) -> bool {

@@ -9,6 +9,7 @@ use tracing::warn;
 use super::errors::refused;
 use super::failures::Drought;
 use super::preflight::{self, Proven};
+use super::verify::Verification;
 use super::{ATTEMPTS, Session, fence, is_cancelled, probe, sql};
 use crate::config::Settings;
 use crate::error::Error;
@@ -42,15 +43,19 @@ impl Session {
     ) -> Result<Session, Error> {
         let Proven {
             mut client,
+            pid,
+            is_pooled,
             version,
             marker,
         } = preflight::connect(target)?;
         let name = target.config.get_application_name().unwrap_or_default();
-        prepare(&mut client, settings, version, name).map_err(refused)?;
-        let batch_sql = match &settings.fencing {
-            None => sql::batch(),
-            Some(sequence) => sql::fenced_batch(fence::sequence(&mut client, sequence)?),
+        prepare(&mut client, settings, version, name, marker).map_err(refused)?;
+        let sequence = match &settings.fencing {
+            None => None,
+            Some(sequence) => Some(fence::sequence(&mut client, sequence)?),
         };
+        let verification = Verification::new(marker, pid, is_pooled);
+        let batch_sql = sql::batch(sequence, verification.with_each_batch());
         Ok(Session {
             client,
             state: Arc::new(SessionState::new(generation)),
@@ -61,6 +66,7 @@ impl Session {
             transaction: None,
             sequence: settings.fencing.clone(),
             drought: Drought::default(),
+            verification,
             batch_sql,
             lock: None,
             unlock: None,
@@ -80,11 +86,14 @@ fn prepare(
     settings: &Settings,
     version: i32,
     application_name: &str,
+    marker: i32,
 ) -> Result<(), postgres::Error> {
     // With escapes, whose meaning no setting changes.
     let name = application_name.replace('\\', r"\\").replace('\'', "''");
     let mut all = format!(
-        "SET LOCAL statement_timeout = 0; {CLEAN}; {SETTINGS}; SET application_name = E'{name}'"
+        "SET LOCAL statement_timeout = 0; {CLEAN}; {SETTINGS}; \
+         SET application_name = E'{name}'; {}",
+        probe::mark_again(marker),
     );
     if version >= WITH_TRANSACTION_TIMEOUT {
         all += "; SET transaction_timeout = 0";

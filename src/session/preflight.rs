@@ -22,8 +22,12 @@
 //! free slot is enough, of a pool, a role or a server.
 //!
 //! That both connections took the same kind of path is checked as well: they must reach the
-//! same server, and the second one's session must be younger than the first connection, or
-//! else be a pool's that outlived its client.
+//! same server, and a session that is older than the connection to it is a pool's, so the first
+//! one's session must have outlived its client then.
+//!
+//! What a pool lends out, another client can take the probe from, and the marker. So the
+//! session of a pool is looked for more often, and goes on to be [verified](super::verify)
+//! with all that it does.
 //!
 //! Nothing of a session is changed before both are proven.
 
@@ -55,9 +59,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often the marker is looked for in the session of a pool.
+const POOLED_LOOKS: u32 = 4;
+
 /// A connection whose server and path are proven.
 pub(super) struct Proven {
     pub(super) client: Client,
+    /// The server's process.
+    pub(super) pid: i32,
+    /// True if the session is older than the connection to it: there is a pool before it.
+    pub(super) is_pooled: bool,
     /// The server's, such as 150004.
     pub(super) version: i32,
     /// The second half of the [marker](probe::MARKER_CLASS) that its session keeps.
@@ -68,8 +79,8 @@ pub(super) struct Proven {
 pub(super) fn connect(target: &Target) -> Result<Proven, Error> {
     for _ in 0..ATTEMPTS {
         let first = leave_probe(target)?;
-        let client = login_behind(target)?;
-        if let Some(proven) = prove(client, &first, target)? {
+        let (client, dialled) = login_behind(target)?;
+        if let Some(proven) = prove(client, dialled, &first, target)? {
             return Ok(proven);
         }
     }
@@ -84,12 +95,14 @@ struct First {
     probe: i64,
     pid: i32,
     version: i32,
-    /// When its server was started, and when the probe was taken, by the server's clock.
+    /// When its server was started, and when its session began, by the server's clock.
     server: i64,
-    time: i64,
+    born: i64,
+    is_pooled: bool,
 }
 
 fn leave_probe(target: &Target) -> Result<First, Error> {
+    let dialled = Instant::now();
     let mut client = login(target)?;
     let probe = RandomState::new()
         .hash_one("a lock for nobody")
@@ -127,28 +140,48 @@ fn leave_probe(target: &Target) -> Result<First, Error> {
         version,
         pid: answer.number("pid")?,
         server: answer.number("server")?,
-        time: answer.number("time")?,
+        born: answer.number("born")?,
+        is_pooled: is_pooled(&answer, dialled)?,
     })
 }
 
-/// The second login. Where there is one slot, the first connection's process may have it yet.
-fn login_behind(target: &Target) -> Result<Client, Error> {
+/// True if the session that gave `answer` is older than the connection to it, which was
+/// `dialled` then. Both ages are of one clock each, so the clocks need not agree.
+fn is_pooled(answer: &Answer, dialled: Instant) -> Result<bool, Error> {
+    // Two clocks are not equally fast.
+    let elapsed = dialled.elapsed();
+    let longest = elapsed + elapsed / 100 + Duration::from_millis(1);
+    let age = answer.number::<i64>("time")? - answer.number::<i64>("born")?;
+    let age = u64::try_from(age).map(Duration::from_micros);
+    // A clock that was set back proves nothing.
+    Ok(!age.is_ok_and(|age| age <= longest))
+}
+
+/// The second login, and when it began. Where there is one slot, the first connection's process
+/// may have it yet.
+fn login_behind(target: &Target) -> Result<(Client, Instant), Error> {
     let mut waiting = Waiting::new(target);
     loop {
+        let dialled = Instant::now();
         match login(target) {
             Err(error) if is_full(&error) && waiting.goes_on() => {}
-            outcome => return outcome,
+            outcome => return Ok((outcome?, dialled)),
         }
     }
 }
 
 /// `None` if the two connections do not compare, and nothing is proven.
-fn prove(mut client: Client, first: &First, target: &Target) -> Result<Option<Proven>, Error> {
+fn prove(
+    mut client: Client,
+    dialled: Instant,
+    first: &First,
+    target: &Target,
+) -> Result<Option<Proven>, Error> {
     let mut waiting = Waiting::new(target);
-    let (marker, pid) = loop {
+    let (marker, pid, is_pooled) = loop {
         let marker = (RandomState::new().hash_one("a marker") >> 32) as u32;
         let marker = marker.cast_signed();
-        let answer = ask(&mut client, &probe::mark(first.probe, first.pid, marker))?;
+        let answer = ask(&mut client, &probe::mark(first.probe, marker))?;
         let pid: i32 = answer.number("pid")?;
         if !answer.is_true("primary") {
             return Err(Error::new(ErrorKind::Standby, STANDBY));
@@ -167,23 +200,30 @@ fn prove(mut client: Client, first: &First, target: &Target) -> Result<Option<Pr
             }
             continue;
         }
-        let is_younger = answer.number::<i64>("born")? >= first.time;
-        let is_same_server = answer.number::<i64>("server")? == first.server;
-        if !is_same_server || !(is_younger || answer.is_true("survived")) {
+        if answer.number::<i64>("server")? != first.server {
             take_back(&mut client, &probe::unmark(marker, pid));
             return Ok(None);
         }
-        break (marker, pid);
+        break (marker, pid, is_pooled(&answer, dialled)?);
     };
-    let answer = ask(&mut client, &probe::find(marker))?;
-    let is_same = answer.number::<i32>("pid")? == pid && answer.is_true("marked");
-    if !is_same || answer.number::<i64>("locks")? != 1 {
-        let marked = probe::unmark(marker, pid);
-        return Err(refuse(&mut client, target, first.probe, Some(marked)));
+    let is_any_pooled = is_pooled || first.is_pooled;
+    for _ in 0..if is_any_pooled { POOLED_LOOKS } else { 1 } {
+        let answer = ask(&mut client, &probe::find(marker, first.pid, first.born))?;
+        let is_same = answer.number::<i32>("pid")? == pid && answer.is_true("marked");
+        if !is_same || answer.number::<i64>("locks")? != 1 {
+            let marked = probe::unmark(marker, pid);
+            return Err(refuse(&mut client, target, first.probe, Some(marked)));
+        }
+        if is_any_pooled && !answer.is_true("survived") {
+            take_back(&mut client, &probe::unmark(marker, pid));
+            return Ok(None);
+        }
     }
     *target.kept_probe.lock() = None;
     Ok(Some(Proven {
         client,
+        pid,
+        is_pooled,
         version: first.version,
         marker,
     }))

@@ -37,6 +37,11 @@ const PID: &str = "pg_catalog.pg_backend_pid()";
 const SERVER: &str = "(EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()) \
      OPERATOR(pg_catalog.*) 1000000)::bigint";
 
+/// When this session began.
+const BORN: &str = "(SELECT (EXTRACT(epoch FROM backend_start) \
+     OPERATOR(pg_catalog.*) 1000000)::bigint FROM pg_catalog.pg_stat_activity \
+     WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())";
+
 const ADVISORY: &str = "locktype OPERATOR(pg_catalog.=) 'advisory' AND granted";
 
 const OWN: &str = "pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()";
@@ -55,6 +60,7 @@ pub(super) fn leave(probe: i64, earlier: Option<i64>) -> String {
         "{LIMITLESS} \
          SELECT pg_catalog.current_setting('server_version_num') AS version, \
          {PRIMARY} AS primary, {PID} AS pid, {SERVER} AS server, {time} AS time, \
+         {BORN} AS born, \
          (SELECT pg_catalog.string_agg(f, ', ') FROM pg_catalog.unnest(ARRAY[{functions}]) AS f \
          WHERE NOT pg_catalog.has_function_privilege(f, 'EXECUTE')) AS forbidden, \
          {kept} AS kept; \
@@ -66,33 +72,35 @@ pub(super) fn leave(probe: i64, earlier: Option<i64>) -> String {
     )
 }
 
-/// Takes the marker with the second half `marker` if nobody holds `probe` any more, whose
-/// holder was the server process `first`.
-pub(super) fn mark(probe: i64, first: i32, marker: i32) -> String {
+/// Takes the marker with the second half `marker` if nobody holds `probe` any more.
+pub(super) fn mark(probe: i64, marker: i32) -> String {
     format!(
         "{LIMITLESS} \
          SELECT {PRIMARY} AS primary, {PID} AS pid, {SERVER} AS server, \
-         (SELECT {born} FROM pg_catalog.pg_stat_activity WHERE {OWN}) AS born, \
-         EXISTS (SELECT FROM pg_catalog.pg_stat_activity \
-         WHERE pid OPERATOR(pg_catalog.=) {first}) AS survived, \
+         {BORN} AS born, {time} AS time, \
          keeper, CASE WHEN keeper IS NULL \
          THEN pg_catalog.pg_try_advisory_lock({MARKER_CLASS}, {marker}) END AS marked \
          FROM (SELECT pg_catalog.max(pid) AS keeper {holders}) AS probe",
-        born = micros("backend_start"),
+        time = micros("pg_catalog.clock_timestamp()"),
         holders = holders_of(probe),
     )
 }
 
-/// Which locks this session holds, and whether the marker is one of them.
-pub(super) fn find(marker: i32) -> String {
+/// Which locks this session holds, whether the marker is one of them, and whether the server
+/// process `first`, which was started at `born`, is still there.
+pub(super) fn find(marker: i32, first: i32, born: i64) -> String {
     let half = marker.cast_unsigned();
     format!(
         "{LIMITLESS} \
-         SELECT {PID} AS pid, pg_catalog.count(*) AS locks, pg_catalog.bool_or( \
+         SELECT {PID} AS pid, EXISTS (SELECT FROM pg_catalog.pg_stat_activity \
+         WHERE pid OPERATOR(pg_catalog.=) {first} \
+         AND {start} OPERATOR(pg_catalog.=) {born}) AS survived, \
+         pg_catalog.count(*) AS locks, pg_catalog.bool_or( \
          classid OPERATOR(pg_catalog.=) {MARKER_CLASS}::pg_catalog.oid \
          AND objid OPERATOR(pg_catalog.=) {half}::pg_catalog.oid \
          AND objsubid OPERATOR(pg_catalog.=) 2) AS marked \
-         FROM pg_catalog.pg_locks WHERE {ADVISORY} AND {OWN}"
+         FROM pg_catalog.pg_locks WHERE {ADVISORY} AND {OWN}",
+        start = micros("backend_start"),
     )
 }
 
@@ -110,6 +118,21 @@ pub(super) fn unmark(marker: i32, pid: i32) -> String {
     format!(
         "{LIMITLESS} SELECT CASE WHEN {PID} OPERATOR(pg_catalog.=) {pid} \
          THEN pg_catalog.pg_advisory_unlock({MARKER_CLASS}, {marker}) END AS done"
+    )
+}
+
+/// Takes the marker once more, so that [`verified`] never gives it up.
+pub(super) fn mark_again(marker: i32) -> String {
+    format!("SELECT pg_catalog.pg_try_advisory_lock({MARKER_CLASS}, {marker})")
+}
+
+/// True in the session that is the server process `pid` and holds the marker twice. It is
+/// given back once and taken again, which the server does without its lock table.
+pub(super) fn verified(marker: i32, pid: i32) -> String {
+    format!(
+        "CASE WHEN {PID} OPERATOR(pg_catalog.=) {pid} \
+         THEN CASE WHEN pg_catalog.pg_advisory_unlock({MARKER_CLASS}, {marker}) \
+         THEN pg_catalog.pg_try_advisory_lock({MARKER_CLASS}, {marker}) END END"
     )
 }
 

@@ -117,7 +117,7 @@ impl Session {
     /// Looks the sequence up that was dropped: somebody may have made it anew.
     fn find_again(&mut self, sequence: &SequenceName) -> Result<(), Error> {
         let found = fence::sequence(&mut self.client, sequence)?;
-        self.batch_sql = sql::fenced_batch(found);
+        self.batch_sql = sql::batch(Some(found), self.verification.with_each_batch());
         self.batch = None;
         Ok(())
     }
@@ -159,6 +159,7 @@ impl Session {
         match self.run(steps, outcomes) {
             Err(error) if self.is_gone(&error) => Err(lost(error)),
             answered => {
+                self.verification.check().map_err(Lost)?;
                 self.renew(started);
                 Ok(answered)
             }

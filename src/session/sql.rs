@@ -14,14 +14,25 @@ pub(super) const UNLOCK_AND_LOCK: &str = "SELECT FROM pg_catalog.generate_series
      + CASE WHEN pg_catalog.pg_advisory_unlock($1) THEN 0 ELSE 1 END \
      + CASE WHEN pg_catalog.pg_try_advisory_lock($2) THEN 0 ELSE 2 END)";
 
-/// Any batch. One value for all of it, a character a step, so that the driver's
-/// allocations do not grow with the batch. Two-integer keys come as one number.
-pub(super) fn batch() -> String {
-    format!("SELECT pg_catalog.string_agg(CASE WHEN {STEP} THEN '1' ELSE '0' END, '') FROM {STEPS}")
+/// Any batch, with tokens of `sequence`, if there is to be one, and with the truth of the
+/// expression `verified`, if that is to be known, in a second column.
+pub(super) fn batch(sequence: Option<u32>, verified: Option<&str>) -> String {
+    let answers = sequence.map_or_else(plain_answers, fenced_answers);
+    let verified = verified.map(|verified| format!(", {verified}"));
+    format!(
+        "SELECT {answers}{} FROM {STEPS}",
+        verified.unwrap_or_default()
+    )
 }
 
-/// Any batch, with a fencing token from the sequence with number `sequence` for each
-/// lock that is taken: numbers with commas between, 0 for no.
+/// One value for all of a batch, a character a step, so that the driver's allocations do not
+/// grow with it. Two-integer keys come as one number.
+fn plain_answers() -> String {
+    format!("pg_catalog.string_agg(CASE WHEN {STEP} THEN '1' ELSE '0' END, '')")
+}
+
+/// With a fencing token from the sequence with number `sequence` for each lock that is taken:
+/// numbers with commas between, 0 for no.
 ///
 /// The token is drawn after the lock is taken (`CASE` evaluates in its order, [Conditional
 /// Expressions]), so tokens follow the order of holds. Of 32 draws only one is logged. The
@@ -32,14 +43,14 @@ pub(super) fn batch() -> String {
 /// `xact.c` waits only for a transaction that has logged something.)
 ///
 /// [Conditional Expressions]: https://www.postgresql.org/docs/current/functions-conditional.html
-pub(super) fn fenced_batch(sequence: u32) -> String {
+fn fenced_answers(sequence: u32) -> String {
     let draw = format!(
         "CASE WHEN pg_catalog.pg_logical_emit_message(true, 'distlock', ''::text) IS NOT NULL \
          THEN pg_catalog.nextval({sequence}::pg_catalog.regclass) END"
     );
     format!(
-        "SELECT pg_catalog.string_agg((CASE WHEN code = 8 THEN {draw} WHEN {STEP} THEN \
-         CASE WHEN code < 4 THEN {draw} ELSE 1 END ELSE 0 END)::text, ',') FROM {STEPS}"
+        "pg_catalog.string_agg((CASE WHEN code = 8 THEN {draw} WHEN {STEP} THEN \
+         CASE WHEN code < 4 THEN {draw} ELSE 1 END ELSE 0 END)::text, ',')"
     )
 }
 

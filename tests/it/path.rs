@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use distlock::{Builder, ErrorKind, Manager};
+use distlock::{Builder, Ended, ErrorKind, Manager};
 use postgres::{Client, NoTls};
 use serial_test::serial;
 use throwaway_postgres::{PoolMode, Pooler, Proxy, Server};
@@ -102,6 +102,69 @@ fn a_busy_transaction_pooler_is_refused_every_time() {
             "{kinds:?}"
         );
     });
+}
+
+/// Other clients of the pooler, which give back all locks of whatever session they are lent,
+/// while `work` runs.
+fn among_clients_that_unlock_all(pooler: &Pooler, work: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = Client::connect(&pooler.url(), NoTls).unwrap();
+                while !over.load(SeqCst) {
+                    client
+                        .simple_query("SELECT pg_advisory_unlock_all()")
+                        .unwrap();
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+        }
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        over.store(true, SeqCst);
+        outcome.unwrap();
+    });
+}
+
+/// What is left behind to tell such a pooler can be given back by another client of its, and
+/// then it may be taken for a pool in session mode.
+#[test]
+#[serial]
+fn a_session_that_is_lent_out_after_all_is_given_up() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 3));
+    among_clients_that_unlock_all(&pooler, || {
+        let mut refused = 0;
+        for _ in 0..100 {
+            let Ok(mgr) = quick(&pooler.url()).connect() else {
+                refused += 1;
+                continue;
+            };
+            if let Ok(guard) = mgr.lock("key") {
+                let ended = guard.watch().wait_timeout(FOREVER);
+                assert_eq!(ended, Some(Ended::SessionLost));
+            }
+        }
+        assert!(refused > 0);
+    });
+}
+
+#[test]
+#[serial]
+fn a_pool_that_begins_to_lend_its_sessions_out_is_noticed() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 6));
+    let mgr = quick(&pooler.url()).connect().unwrap();
+    let guard = mgr.lock("key").unwrap();
+    assert_eq!(guard.watch().wait_timeout(SHORT), None);
+    pooler.reload(PoolMode::Transaction, 6).unwrap();
+    among_clients_that_unlock_all(&pooler, || {
+        let ended = guard.watch().wait_timeout(FOREVER);
+        assert_eq!(ended, Some(Ended::SessionLost));
+    });
+    assert_eq!(guard.unlock().unwrap_err().kind(), ErrorKind::Lost);
 }
 
 #[test]

@@ -81,6 +81,7 @@ impl Pooler {
              listen_port = {port}\n\
              unix_socket_dir =\n\
              auth_type = any\n\
+             admin_users = pgbouncer\n\
              {more}",
             server.folder().display(),
             server.port(),
@@ -103,14 +104,7 @@ impl Pooler {
     /// It does not start.
     pub fn restart(&mut self, mode: PoolMode, size: usize) -> io::Result<()> {
         self.stop();
-        let mode = match mode {
-            PoolMode::Session => "session",
-            PoolMode::Transaction => "transaction",
-            PoolMode::Statement => "statement",
-        };
-        let pool = format!("pool_mode = {mode}\ndefault_pool_size = {size}\n");
-        self.cluster
-            .write("pgbouncer.ini", &(self.config.clone() + &pool))?;
+        self.write_config(mode, size)?;
         let log = fs::File::create(self.cluster.log())?;
         let child = self
             .cluster
@@ -133,6 +127,33 @@ impl Pooler {
             thread::sleep(LOOK);
         }
         Ok(())
+    }
+
+    /// Has it become another kind of pool, with its connections kept (`RELOAD`).
+    ///
+    /// # Errors
+    ///
+    /// It does not take the change.
+    pub fn reload(&self, mode: PoolMode, size: usize) -> io::Result<()> {
+        self.write_config(mode, size)?;
+        let admin = format!(
+            "host=127.0.0.1 port={} user=pgbouncer dbname=pgbouncer",
+            self.port
+        );
+        let mut admin = Client::connect(&admin, NoTls).map_err(io::Error::other)?;
+        admin.simple_query("RELOAD").map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    fn write_config(&self, mode: PoolMode, size: usize) -> io::Result<()> {
+        let mode = match mode {
+            PoolMode::Session => "session",
+            PoolMode::Transaction => "transaction",
+            PoolMode::Statement => "statement",
+        };
+        let pool = format!("pool_mode = {mode}\ndefault_pool_size = {size}\n");
+        self.cluster
+            .write("pgbouncer.ini", &(self.config.clone() + &pool))
     }
 
     /// Its loopback port.
