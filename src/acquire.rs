@@ -286,12 +286,11 @@ impl<'a> Acquire<'a> {
             // may be gone by now, and with it the lock.
             match grant.session.ended() {
                 None => {
-                    let grant = Grant {
-                        keep_until: self.hold_at_least.map(|time| Instant::now() + time),
-                        ..grant
-                    };
-                    let guard = Guard::new(Arc::clone(self.handle), grant);
-                    return guard.cancelled_by(self.cancel, self.release_on).map(Some);
+                    let keep_until = self.hold_at_least.map(|time| Instant::now() + time);
+                    let guard = Guard::new(Arc::clone(self.handle), grant)
+                        .cancelled_by(self.cancel, self.release_on)?;
+                    // Last: nobody is to wait for a hold that was cancelled before it began.
+                    return Ok(Some(guard.kept_until(keep_until)));
                 }
                 Some(Ended::Closed) => return Err(Error::closed()),
                 Some(_) if limit.allows_another(attempts) => attempts += 1,

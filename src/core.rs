@@ -232,8 +232,21 @@ impl Core {
         true
     }
 
-    /// Answers all requests in the queue with `error`.
-    pub(crate) fn refuse_queued(&self, error: &Error) {
+    /// Answers for a worker that there is not: all requests in the queue with `error`, and
+    /// unlocks with the loss of their session.
+    pub(crate) fn answer_unmanned(&self, error: &Error) {
+        self.refuse_queued(error);
+        for note in self.notes.lock().iter_mut() {
+            if let Note::Release { grant, reply } = note
+                && let Some(ended) = grant.session.ended()
+                && let Some(reply) = reply.take()
+            {
+                reply.send(Answer::Failed(Error::ended(ended))).ok();
+            }
+        }
+    }
+
+    fn refuse_queued(&self, error: &Error) {
         while let Ok(message) = self.queue.try_recv() {
             if let Message::Acquire(Request { reply, .. }) = message {
                 reply.send(Answer::Failed(error.clone())).ok();

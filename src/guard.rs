@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 
@@ -76,6 +76,12 @@ impl Guard {
         } else {
             Err(Error::cancelled())
         }
+    }
+
+    /// If it goes before, the manager keeps the lock until then.
+    pub(crate) fn kept_until(mut self, keep_until: Option<Instant>) -> Guard {
+        self.grant.keep_until = keep_until;
+        self
     }
 
     fn hold(&self) -> &Arc<Hold> {

@@ -174,19 +174,19 @@ impl Link {
                         starting.outcome.send(Ok(())).ok();
                     }
                 }
-                News::NotConnected { error, .. }
-                    if let Some(starting) =
-                        self.starting.take_if(|starting| !starting.waits_on(&error)) =>
-                {
-                    core.shut(Ended::Closed, &Error::closed());
-                    starting.outcome.send(Err(error)).ok();
-                }
                 News::NotConnected {
                     error,
                     wait,
                     is_first,
                     is_start,
                 } => {
+                    if let Some(starting) =
+                        self.starting.take_if(|starting| !starting.waits_on(&error))
+                    {
+                        core.shut(Ended::Closed, &Error::closed());
+                        starting.outcome.send(Err(error)).ok();
+                        continue;
+                    }
                     let error = &error as &dyn std::error::Error;
                     let what = if is_start {
                         "cannot connect"

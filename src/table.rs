@@ -165,7 +165,7 @@ impl<W> Table<W> {
         }
         let spare = &mut self.spare;
         let entry = self.entries.entry(key).or_insert_with(Entry::new);
-        if patience == Patience::Once && !entry.is_open_to(mode) {
+        if patience == Patience::Once && !entry.is_open_to(mode) && entry.is_known_taken() {
             desk.contended(&waiter);
             return desk.refuse(waiter, Refusal::Busy);
         }
@@ -321,30 +321,41 @@ impl<W> Table<W> {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        while entry.can_hand_over(now) && !(self.limits.fenced && entry.token.is_none()) {
-            let waiter = entry.pop_front().expect("it can be handed over to");
-            self.waiting -= 1;
-            if full.is_some_and(|max| self.held >= max) {
-                desk.refuse(waiter.inner, Refusal::LimitReached);
-                continue;
+        loop {
+            while entry.can_hand_over(now) && !(self.limits.fenced && entry.token.is_none()) {
+                let waiter = entry.pop_front().expect("it can be handed over to");
+                self.waiting -= 1;
+                if full.is_some_and(|max| self.held >= max) {
+                    desk.refuse(waiter.inner, Refusal::LimitReached);
+                    continue;
+                }
+                self.last_id += 1;
+                let id = self.last_id;
+                let token = entry.token;
+                if desk.grant(waiter.inner, key, waiter.mode, id, token, handed_over) {
+                    self.held += 1;
+                    entry.token = None;
+                    entry.holders = match (waiter.mode, entry.holders) {
+                        (Mode::Exclusive, _) => Holders::Exclusive(id),
+                        (Mode::Shared, Holders::Shared(count)) => Holders::Shared(count + 1),
+                        (Mode::Shared, _) => Holders::Shared(1),
+                    };
+                }
             }
-            self.last_id += 1;
-            let id = self.last_id;
-            let token = entry.token;
-            if desk.grant(waiter.inner, key, waiter.mode, id, token, handed_over) {
-                self.held += 1;
-                entry.token = None;
-                entry.holders = match (waiter.mode, entry.holders) {
-                    (Mode::Exclusive, _) => Holders::Exclusive(id),
-                    (Mode::Shared, Holders::Shared(count)) => Holders::Shared(count + 1),
-                    (Mode::Shared, _) => Holders::Shared(1),
-                };
+            // A later holder needs a later one.
+            entry.token = None;
+            if entry.holders == Holders::None {
+                break;
             }
-        }
-        // A later holder needs a later one.
-        entry.token = None;
-        if entry.holders != Holders::None {
-            entry.tell_contended(|waiter| desk.contended(waiter));
+            let refused = entry.tell_taken(|waiter| desk.contended(waiter));
+            if refused.is_empty() {
+                break;
+            }
+            // Those behind them may join the holders now.
+            self.waiting -= refused.len();
+            refused
+                .into_iter()
+                .for_each(|waiter| desk.refuse(waiter, Refusal::Busy));
         }
         if entry.line.as_ref().is_some_and(|line| line.is_idle()) {
             self.spare.extend(entry.line.take());

@@ -134,7 +134,7 @@ fn start_worker(core: &Arc<Core>, pause: Duration) {
         Err(error) => {
             drop(state);
             debug!(error = &error as &dyn std::error::Error, "no worker");
-            core.refuse_queued(&error);
+            core.answer_unmanned(&error);
         }
     }
 }
@@ -146,6 +146,10 @@ mod tests {
 
     use super::*;
     use crate::config::Settings;
+    use crate::error::ErrorKind;
+    use crate::key::Key;
+    use crate::reply::Waited;
+    use crate::request::{Answer, Grant, Mode, Note};
     use crate::target::Target;
     use crate::watch::SessionState;
 
@@ -164,6 +168,34 @@ mod tests {
         drop((state, queue));
         core.shut(Ended::Closed, &Error::closed());
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn an_unlock_is_answered_although_there_is_no_worker() {
+        let settings = Settings::default();
+        let target = Target::parse("host=/nowhere", &settings, None).unwrap();
+        let (_queue, requests) = crossbeam_channel::bounded(1);
+        let (alarm, _alarms) = crossbeam_channel::bounded(1);
+        let core = Core::new(target, settings, requests, alarm);
+        let session = Arc::new(SessionState::new(1));
+        let (pending, reply) = core.replies.open();
+        let grant = Grant {
+            key: Key::from(1),
+            mode: Mode::Exclusive,
+            id: 1,
+            token: None,
+            keep_until: None,
+            session: Arc::clone(&session),
+        };
+        let reply = Some(reply);
+        core.notes.lock().push(Note::Release { grant, reply });
+        session.trip(Ended::SessionLost);
+        core.answer_unmanned(&Error::unavailable("no thread"));
+        let answer = pending.wait(Some(std::time::Instant::now()), None);
+        assert!(matches!(
+            answer,
+            Waited::Answered(Answer::Failed(error)) if error.kind() == ErrorKind::Lost
+        ));
     }
 
     #[test]

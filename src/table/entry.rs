@@ -112,6 +112,41 @@ impl<W> Entry<W> {
         }
     }
 
+    /// Somebody here has the lock: tells so of each waiter that was not told before, and takes
+    /// those of them out that cannot wait and cannot share it.
+    pub(super) fn tell_taken(&mut self, mut tell: impl FnMut(&W)) -> Vec<W> {
+        let mut may_join = matches!(self.holders, Holders::Shared(_));
+        let Some(line) = self.line.as_mut() else {
+            return Vec::new();
+        };
+        let queue = &mut line.queue;
+        let new = queue.iter().rev().take_while(|waiter| !waiter.contended);
+        let mut next = queue.len() - new.count();
+        let mut is_any_hasty = false;
+        for waiter in queue.range_mut(next..) {
+            waiter.contended = true;
+            is_any_hasty |= waiter.patience == Patience::Once;
+            tell(&waiter.inner);
+        }
+        let mut refused = Vec::new();
+        if !is_any_hasty {
+            return refused;
+        }
+        may_join &= queue
+            .range(..next)
+            .all(|waiter| waiter.mode == Mode::Shared);
+        while let Some(waiter) = queue.get(next) {
+            let joins = may_join && waiter.mode == Mode::Shared;
+            if waiter.patience == Patience::Once && !joins {
+                refused.extend(queue.remove(next).map(|waiter| waiter.inner));
+            } else {
+                may_join = joins;
+                next += 1;
+            }
+        }
+        refused
+    }
+
     pub(super) fn pop_front(&mut self) -> Option<Waiter<W>> {
         self.line.as_mut()?.queue.pop_front()
     }
@@ -125,6 +160,14 @@ impl<W> Entry<W> {
                     && self.waiters().all(|waiter| waiter.mode == Mode::Shared)
             }
         }
+    }
+
+    /// Is it certain that somebody has the lock, or that it is others' turn? If not, those who
+    /// wait may all be told yet that nobody knows.
+    pub(super) fn is_known_taken(&self) -> bool {
+        self.holders != Holders::None
+            || self.first().is_some_and(|first| first.contended)
+            || self.line.as_ref().is_some_and(|line| line.is_rest)
     }
 
     /// May the first in the queue have the lock, which the session has already?

@@ -136,14 +136,8 @@ impl Play {
                         left: false,
                     },
                 );
-                let must_wait = self.world.must_wait(waiter);
                 self.table
                     .acquire(key, mode, patience, waiter, self.world.now, &mut self.world);
-                let waits = self.world.waiting.contains_key(&waiter);
-                assert!(
-                    !waits || !must_wait || patience == Patience::Wait,
-                    "no patience"
-                );
             }
             Step::Release { which, twice, keep } if self.world.guards().next().is_some() => {
                 let waiter = *which.get(&self.world.guards().collect::<Vec<_>>());
@@ -201,6 +195,7 @@ impl Play {
         }
         assert_eq!(self.table.held(), self.world.held.len());
         assert_eq!(self.table.waiting(), self.world.waiting.len());
+        assert!(!self.world.is_anybody_kept_waiting(), "no patience");
         let max = self.world.max_locks.unwrap_or(usize::MAX);
         assert!(self.table.held() <= max);
         let server_needed = self.world.fenced || !self.batch.is_empty();

@@ -184,6 +184,22 @@ fn unlock(key: (i32, i32)) -> Op {
 }
 
 #[test]
+fn who_cannot_wait_is_not_told_of_a_holder_before_there_is_one() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..1);
+    scene.once(A, 1);
+    scene.share(A, 2);
+    assert_eq!(scene.book.refused, []);
+    // Had the server failed, both would have been told that.
+    scene.turn();
+    assert_eq!(scene.book.granted, [0]);
+    assert_eq!(scene.book.refused, [(1, Refusal::Busy)]);
+    scene.once(A, 3);
+    assert_eq!(scene.book.refused[1..], [(3, Refusal::Busy)]);
+    assert_eq!(scene.table.waiting(), 1);
+}
+
+#[test]
 fn waiters_are_served_first_in_first_out() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..5);

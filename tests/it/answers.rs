@@ -121,6 +121,28 @@ fn an_overloaded_manager_does_not_say_that_free_locks_are_taken() {
 
 #[test]
 #[serial]
+fn behind_somebody_whom_nobody_has_answered_a_lock_is_not_said_to_be_taken() {
+    let _clean = clean();
+    let network = Proxy::to(server()).unwrap();
+    network.silence(true);
+    let mgr = Manager::builder(&network.url())
+        .connect_timeout(500 * MS)
+        .connect_lazy()
+        .unwrap();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| mgr.lock("key").map(drop));
+        eventually(|| mgr.stats().waiting == 1);
+        for outcome in [mgr.try_lock("key"), first.join().unwrap().map(|()| None)] {
+            let kind = outcome.map(|guard| guard.is_some()).unwrap_err().kind();
+            assert_eq!(kind, ErrorKind::Unavailable);
+        }
+    });
+    network.silence(false);
+    mgr.close().unwrap();
+}
+
+#[test]
+#[serial]
 fn a_call_with_no_time_left_does_not_wait_for_a_silent_server() {
     let _clean = clean();
     let network = Proxy::to(server()).unwrap();

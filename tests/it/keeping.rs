@@ -55,6 +55,40 @@ fn a_hold_that_outlasts_its_time_ends_with_its_guard() {
     assert!(other.try_lock("job").unwrap().is_some());
 }
 
+/// The token is cancelled around the grant, many times in the very moment.
+#[test]
+#[serial]
+fn an_acquire_that_was_cancelled_keeps_nothing() {
+    let _clean = clean();
+    let (mgr, other) = (manager(), manager());
+    let mut cancelled = 0;
+    for n in 0..2000 {
+        let token = CancelToken::new();
+        let outcome = thread::scope(|scope| {
+            scope.spawn(|| {
+                let until = Instant::now() + Duration::from_micros(n % 300);
+                while Instant::now() < until {
+                    std::hint::spin_loop();
+                }
+                token.cancel();
+            });
+            let acquire = mgr
+                .acquire(n.cast_signed())
+                .hold_at_least(LONG)
+                .cancel(&token);
+            acquire.lock().map(drop)
+        });
+        if outcome.is_err() {
+            cancelled += 1;
+            let guard = other.try_lock_for(n.cast_signed(), FOREVER).unwrap();
+            assert!(guard.is_some(), "round {n}");
+        }
+    }
+    assert!(cancelled > 0);
+    // With it go those that came in time and are kept.
+    mgr.close().unwrap();
+}
+
 #[test]
 #[serial]
 fn an_unlock_does_not_wait_and_a_kept_lock_counts() {

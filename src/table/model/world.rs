@@ -52,6 +52,15 @@ impl World {
             || before.any(|other| other.key == key && exclude(other.mode, mode))
     }
 
+    /// Does somebody wait who cannot, for what somebody here has?
+    pub(super) fn is_anybody_kept_waiting(&self) -> bool {
+        self.waiting.iter().any(|(&waiter, waiting)| {
+            waiting.patience == Patience::Once
+                && self.held.values().any(|held| held.key == waiting.key)
+                && self.must_wait(waiter)
+        })
+    }
+
     /// Those whose guards are out.
     pub(super) fn guards(&self) -> impl Iterator<Item = u32> {
         let has_guard = |(&waiter, held): (&u32, &Held)| held.kept.is_none().then_some(waiter);
