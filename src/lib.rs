@@ -399,8 +399,9 @@
 //!   shares overlap without a gap keep a writer of another process waiting.
 //! * From 256 locks on the session is `idle in transaction`, in a transaction that is renewed
 //!   every second or two. A statement's snapshot stays with it until the next statement or
-//!   heartbeat, so it holds VACUUM and CREATE INDEX CONCURRENTLY back for a heartbeat at most
-//!   (30 ms by default). Not with fencing.
+//!   heartbeat, so it holds VACUUM back for a heartbeat at most (30 ms by default). CREATE
+//!   INDEX CONCURRENTLY waits for the end of each transaction that it meets with a snapshot, so
+//!   for two seconds at most. Not with fencing.
 //! * The server's lock table is finite: about
 //!   `max_locks_per_transaction × (max_connections + max_prepared_transactions)` locks
 //!   of all kinds and sessions together.

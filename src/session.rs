@@ -18,6 +18,8 @@ mod recovery;
 mod sql;
 mod verify;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -27,9 +29,9 @@ use postgres::types::ToSql;
 use postgres::{CancelToken, Client, Row, SimpleQueryMessage, Statement};
 use tracing::debug;
 
-use self::failures::Drought;
+use self::failures::Failures;
 use self::sql::{BEGIN, DROP_SNAPSHOT, END, LOCK, RENEW, UNLOCK, UNLOCK_AND_LOCK};
-use self::sql::{code, scalar};
+use self::sql::{Branches, branches, code, scalar};
 use self::verify::Verification;
 use crate::clock;
 use crate::config::SequenceName;
@@ -87,14 +89,15 @@ pub(crate) struct Session {
     transaction: Option<u64>,
     /// With fencing, where tokens come from.
     sequence: Option<SequenceName>,
-    drought: Drought,
+    failures: Failures,
     verification: Verification,
-    batch_sql: String,
+    /// The number of that sequence.
+    sequence_number: Option<u32>,
     // Prepared when first needed: few programs need all of them, and each costs a round trip.
     lock: Option<Statement>,
     unlock: Option<Statement>,
     unlock_and_lock: Option<Statement>,
-    batch: Option<Statement>,
+    batches: HashMap<Branches, Statement>,
     held: Option<Statement>,
     codes: Vec<i16>,
     numbers: Vec<i64>,
@@ -149,17 +152,36 @@ impl Session {
         beat: Beat<'_>,
     ) -> Result<(), Lost> {
         self.arm(beat)?;
-        let refusal = self.drought.refusal();
-        let frees = batch.partition_point(|op| op.action == Action::Unlock);
-        let sent = match refusal {
-            // What frees comes first.
-            Some(_) => &batch[..frees],
-            None => batch,
+        let Some(refusals) = self.failures.of_batch(batch) else {
+            self.send(batch, outcomes, beat)?;
+            return self.tend_transaction(beat);
         };
+        let steps = batch.iter().zip(&refusals);
+        let sent: Vec<Op> = steps
+            .filter(|(_, refusal)| refusal.is_none())
+            .map(|(&op, _)| op)
+            .collect();
+        let mut answers = Vec::with_capacity(sent.len());
+        self.send(&sent, &mut answers, beat)?;
+        let mut answers = answers.into_iter();
+        outcomes.extend(refusals.into_iter().filter_map(|refusal| match refusal {
+            Some(error) => Some(Outcome::Failed(error)),
+            None => answers.next(),
+        }));
+        self.tend_transaction(beat)
+    }
+
+    /// In one round trip if all goes well.
+    fn send(
+        &mut self,
+        batch: &[Op],
+        outcomes: &mut Vec<Outcome>,
+        beat: Beat<'_>,
+    ) -> Result<(), Lost> {
         let started = clock::now();
-        let done = match sent {
+        let done = match batch {
             [] => self.client.check_connection(),
-            sent => self.run(sent, outcomes),
+            batch => self.run(batch, outcomes),
         };
         match done {
             Ok(()) => {
@@ -167,25 +189,21 @@ impl Session {
                 self.renew(started);
             }
             Err(error) if self.is_gone(&error) => return Err(lost(error)),
-            Err(error) => self.recover(sent, &error, outcomes, beat)?,
+            Err(error) => self.recover(batch, &error, outcomes, beat)?,
         }
-        check_complete(sent, outcomes)?;
-        if let Some(error) = refusal {
-            outcomes.resize_with(batch.len(), || Outcome::Failed(error.clone()));
-        } else if outcomes[frees..]
-            .iter()
-            .any(|outcome| matches!(outcome, Outcome::Done(_)))
-        {
-            self.drought.end();
-        }
-        for (op, outcome) in batch.iter().zip(&*outcomes) {
-            match (op.action, outcome) {
-                (Action::Lock, Outcome::Done(_)) => self.locks += 1,
-                (Action::Unlock, Outcome::Done(_)) => self.locks -= 1,
-                (Action::Draw, _) | (_, Outcome::Refused | Outcome::Failed(_)) => {}
+        check_complete(batch, outcomes)?;
+        for (&op, outcome) in batch.iter().zip(&*outcomes) {
+            if !matches!(outcome, Outcome::Done(_)) {
+                continue;
             }
+            match op.action {
+                Action::Lock => self.locks += 1,
+                Action::Unlock => self.locks -= 1,
+                Action::Draw => {}
+            }
+            self.failures.done(op);
         }
-        self.tend_transaction(beat)
+        Ok(())
     }
 
     /// Shows the server that this side lives, and this side that the server does.
@@ -391,7 +409,14 @@ impl Session {
         self.codes.extend(batch.iter().map(code));
         self.numbers.clear();
         self.numbers.extend(batch.iter().map(|op| op.key.as_i64()));
-        let statement = prepared(&mut self.batch, &mut self.client, &self.batch_sql)?;
+        let statement = match self.batches.entry(branches(batch)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let verified = self.verification.with_each_batch();
+                let sql = sql::batch(*new.key(), self.sequence_number, verified);
+                new.insert(self.client.prepare(&sql)?)
+            }
+        };
         let params: [&(dyn ToSql + Sync); 2] = [&self.codes, &self.numbers];
         let row = self.client.query_one(statement, &params)?;
         if self.verification.with_each_batch().is_some() {

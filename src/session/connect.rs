@@ -1,16 +1,17 @@
 //! Making a session: the login, what must be true of the server and of the path to it, and
 //! how the session is set up to hold locks.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use postgres::Client;
 use tracing::warn;
 
 use super::errors::refused;
-use super::failures::Drought;
+use super::failures::Failures;
 use super::preflight::{self, Proven};
 use super::verify::Verification;
-use super::{ATTEMPTS, Session, fence, is_cancelled, probe, sql};
+use super::{ATTEMPTS, Session, fence, is_cancelled, probe};
 use crate::config::Settings;
 use crate::error::Error;
 use crate::target::Target;
@@ -50,12 +51,11 @@ impl Session {
         } = preflight::connect(target)?;
         let name = target.config.get_application_name().unwrap_or_default();
         prepare(&mut client, settings, version, name, marker).map_err(refused)?;
-        let sequence = match &settings.fencing {
+        let sequence_number = match &settings.fencing {
             None => None,
             Some(sequence) => Some(fence::sequence(&mut client, sequence)?),
         };
         let verification = Verification::new(marker, pid, is_pooled);
-        let batch_sql = sql::batch(sequence, verification.with_each_batch());
         Ok(Session {
             client,
             state: Arc::new(SessionState::new(generation)),
@@ -65,13 +65,13 @@ impl Session {
             locks: 0,
             transaction: None,
             sequence: settings.fencing.clone(),
-            drought: Drought::default(),
+            failures: Failures::new(settings.fencing.is_some()),
             verification,
-            batch_sql,
+            sequence_number,
             lock: None,
             unlock: None,
             unlock_and_lock: None,
-            batch: None,
+            batches: HashMap::new(),
             held: None,
             codes: Vec::new(),
             numbers: Vec::new(),

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use postgres::error::SqlState;
+
 use crate::backoff;
 use crate::clock::{self, nanos};
 use crate::error::{Error, ErrorKind};
@@ -14,13 +16,13 @@ use crate::table::{Action, Op};
 /// How many steps of one batch are tried one by one before the rest of it is given up.
 const MOST_SINGLE_STEPS: u32 = 32;
 
-/// How long no token is asked for after a draw has failed: doubled each time.
+/// How long what has failed is not tried again: doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What fails together.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
     /// All tokens come from one sequence.
     Token,
     /// All locks are in one table.
@@ -30,6 +32,13 @@ enum Kind {
 }
 
 impl Kind {
+    pub(super) fn function(op: Op) -> Kind {
+        Kind::Function {
+            mode: op.mode,
+            is_two: op.key.is_two(),
+        }
+    }
+
     fn of(op: Op, error: &Error) -> Kind {
         match error.kind() {
             ErrorKind::Fencing => Kind::Token,
@@ -38,94 +47,122 @@ impl Kind {
         }
     }
 
-    fn function(op: Op) -> Kind {
-        Kind::Function {
-            mode: op.mode,
-            is_two: op.key.is_two(),
-        }
-    }
-
     /// True if `step` fails with what fails.
     fn concerns(self, step: Op, fenced: bool) -> bool {
         match self {
-            Kind::Token => fenced,
+            Kind::Token => fenced && step.action != Action::Unlock,
             Kind::Room => step.action == Action::Lock,
             Kind::Function { .. } => step.action == Action::Lock && self == Kind::function(step),
         }
     }
 }
 
-/// The failures of one batch.
-#[derive(Default)]
-pub(super) struct Failures {
-    fenced: bool,
-    known: Vec<(Kind, Error)>,
-    single_steps: u32,
-}
-
-impl Failures {
-    pub(super) fn new(fenced: bool) -> Self {
-        Failures {
-            fenced,
-            ..Failures::default()
-        }
-    }
-
-    /// `step` is not to be tried: it would fail with this error.
-    pub(super) fn of(&self, step: Op) -> Option<Error> {
-        let known = self
-            .known
-            .iter()
-            .find(|(kind, _)| kind.concerns(step, self.fenced));
-        match known {
-            Some((_, error)) => Some(error.clone()),
-            None if self.single_steps >= MOST_SINGLE_STEPS => Some(Error::unavailable(
-                "the server could not do this together with other requests, and there were too \
-                 many to do them one by one",
-            )),
-            None => None,
-        }
-    }
-
-    /// One more step is tried by itself.
-    pub(super) fn count_step(&mut self) {
-        self.single_steps += 1;
-    }
-
-    pub(super) fn add(&mut self, op: Op, error: &Error) {
-        self.known.push((Kind::of(op, error), error.clone()));
-    }
-
-    /// Why there is no token, if that is so.
-    pub(super) fn token(&self) -> Option<&Error> {
-        let token = self.known.iter().find(|(kind, _)| *kind == Kind::Token);
-        token.map(|(_, error)| error)
-    }
-}
-
-/// Since tokens have failed: until when they are not asked for again.
-#[derive(Default)]
-pub(super) struct Drought {
-    error: Option<Error>,
+/// One that is known, and until when what concerns it is refused without asking the server.
+struct Failure {
+    kind: Kind,
+    error: Error,
     attempt: u32,
     until: u64,
 }
 
-impl Drought {
-    pub(super) fn begin(&mut self, error: Error) {
-        let pause = backoff::exponential(self.attempt, FIRST_PAUSE, LONGEST_PAUSE);
-        self.until = clock::now().saturating_add(nanos(pause));
-        self.attempt = self.attempt.saturating_add(1);
-        self.error = Some(error);
+/// What a session knows of what fails there.
+pub(super) struct Failures {
+    fenced: bool,
+    known: Vec<Failure>,
+}
+
+impl Failures {
+    /// With fencing every lock needs a token.
+    pub(super) fn new(fenced: bool) -> Self {
+        Failures {
+            fenced,
+            known: Vec::new(),
+        }
     }
 
-    pub(super) fn end(&mut self) {
-        *self = Drought::default();
+    /// `step` is not to be tried at the time `now`: it would fail with this error.
+    pub(super) fn of(&self, step: Op, now: u64) -> Option<Error> {
+        let concerns =
+            |failure: &&Failure| failure.kind.concerns(step, self.fenced) && now < failure.until;
+        let known = self.known.iter().find(concerns)?;
+        Some(known.error.clone())
     }
 
-    /// What answers to whoever needs a token now, if the server is not to be asked.
-    pub(super) fn refusal(&self) -> Option<Error> {
-        self.error.clone().filter(|_| clock::now() < self.until)
+    /// The same for each step of `batch`; nothing if all may be tried.
+    pub(super) fn of_batch(&self, batch: &[Op]) -> Option<Vec<Option<Error>>> {
+        if self.known.is_empty() {
+            return None;
+        }
+        let now = clock::now();
+        let makes_room = batch.iter().any(|op| op.action == Action::Unlock);
+        let refusal = |&step: &Op| {
+            self.of(step, now)
+                .filter(|error| !(makes_room && error.kind() == ErrorKind::LockTableFull))
+        };
+        let refusals: Vec<_> = batch.iter().map(refusal).collect();
+        refusals.iter().any(Option::is_some).then_some(refusals)
+    }
+
+    /// The server could not do `op`: nor can it do the rest of its kind, with which it was
+    /// asked, nor what comes within a while if the error is one that lasts.
+    pub(super) fn add(&mut self, op: Op, error: &Error) {
+        let kind = Kind::of(op, error);
+        let attempt = match self.known.iter().position(|failure| failure.kind == kind) {
+            Some(known) if clock::now() < self.known[known].until => return,
+            Some(known) => self.known.swap_remove(known).attempt + 1,
+            None => 0,
+        };
+        let pause = match is_lasting(error) {
+            true => backoff::exponential(attempt, FIRST_PAUSE, LONGEST_PAUSE),
+            false => Duration::ZERO,
+        };
+        self.known.push(Failure {
+            kind,
+            error: error.clone(),
+            attempt,
+            until: clock::now().saturating_add(nanos(pause)),
+        });
+    }
+
+    /// The server has done `op`.
+    pub(super) fn done(&mut self, op: Op) {
+        let fenced = self.fenced;
+        // What is given back makes room.
+        self.known.retain(|failure| match op.action {
+            Action::Unlock => failure.kind != Kind::Room,
+            Action::Lock | Action::Draw => !failure.kind.concerns(op, fenced),
+        });
+    }
+}
+
+/// True if the next one to ask can only be told the same.
+fn is_lasting(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    let code = source
+        .and_then(|source| source.downcast_ref::<postgres::Error>())
+        .and_then(postgres::Error::code);
+    matches!(error.kind(), ErrorKind::Fencing | ErrorKind::LockTableFull)
+        || code == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+}
+
+/// How many steps of one batch may be tried one by one.
+pub(super) struct SingleSteps(u32);
+
+impl SingleSteps {
+    pub(super) fn new() -> Self {
+        SingleSteps(0)
+    }
+
+    /// One more; an error if it would be too many.
+    pub(super) fn count(&mut self) -> Result<(), Error> {
+        if self.0 >= MOST_SINGLE_STEPS {
+            return Err(Error::unavailable(
+                "the server could not do this together with other requests, and there were too \
+                 many to do them one by one",
+            ));
+        }
+        self.0 += 1;
+        Ok(())
     }
 }
 
@@ -149,39 +186,57 @@ mod tests {
         let error = |kind| Error::new(kind, "no");
         let fails = |kind, fenced, step| {
             let mut failures = Failures::new(fenced);
+            let before = clock::now();
             failures.add(lock, &error(kind));
-            failures.of(step).is_some()
+            failures.of(step, before).is_some()
         };
         assert!(fails(ErrorKind::Fencing, true, draw) && fails(ErrorKind::Fencing, true, share));
         assert!(fails(ErrorKind::LockTableFull, true, share));
         assert!(!fails(ErrorKind::LockTableFull, true, draw));
         assert!(fails(ErrorKind::Database, false, lock));
         assert!(!fails(ErrorKind::Database, false, share));
+        let unlock = op(Action::Unlock, Mode::Exclusive);
+        for kind in [
+            ErrorKind::Fencing,
+            ErrorKind::LockTableFull,
+            ErrorKind::Database,
+        ] {
+            assert!(!fails(kind, true, unlock));
+        }
     }
 
     #[test]
     fn a_batch_has_an_end_although_each_step_may_be_tried() {
-        let mut failures = Failures::new(false);
-        let lock = op(Action::Lock, Mode::Exclusive);
+        let mut steps = SingleSteps::new();
         for _ in 0..MOST_SINGLE_STEPS {
-            assert!(failures.of(lock).is_none());
-            failures.count_step();
+            assert!(steps.count().is_ok());
         }
-        assert_eq!(
-            failures.of(lock).map(|error| error.kind()),
-            Some(ErrorKind::Unavailable)
-        );
+        assert!(steps.count().is_err());
     }
 
     #[test]
-    fn tokens_are_asked_for_again_after_a_while() {
-        let mut drought = Drought::default();
-        assert!(drought.refusal().is_none());
-        drought.begin(Error::new(ErrorKind::Fencing, "no"));
-        assert!(drought.refusal().is_some());
-        drought.until = clock::now();
-        assert!(drought.refusal().is_none());
-        drought.end();
-        assert_eq!(drought.attempt, 0);
+    fn what_fails_is_tried_again_after_a_while_and_each_time_later() {
+        let lock = op(Action::Lock, Mode::Exclusive);
+        let mut failures = Failures::new(false);
+        assert!(failures.of_batch(&[lock]).is_none());
+        for attempt in 0..3 {
+            failures.add(lock, &Error::new(ErrorKind::LockTableFull, "no"));
+            assert!(failures.of_batch(&[lock]).is_some());
+            assert_eq!(failures.known[0].attempt, attempt);
+            failures.known[0].until = clock::now();
+            assert!(failures.of_batch(&[lock]).is_none());
+        }
+        failures.done(lock);
+        assert!(failures.known.is_empty());
+    }
+
+    #[test]
+    fn what_is_given_back_makes_room() {
+        let mut failures = Failures::new(false);
+        let lock = op(Action::Lock, Mode::Exclusive);
+        failures.add(lock, &Error::new(ErrorKind::LockTableFull, "no"));
+        assert!(failures.of(lock, clock::now()).is_some());
+        failures.done(op(Action::Unlock, Mode::Shared));
+        assert!(failures.of(lock, clock::now()).is_none());
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use postgres::error::SqlState;
 
-use super::failures::Failures;
-use super::sql::{self, END, HELD};
+use super::failures::{Kind, SingleSteps};
+use super::sql::{END, HELD};
 use super::{ATTEMPTS, Beat, Lost, Outcome, Session};
 use super::{check_complete, fence, is_cancelled, lost, prepared};
 use crate::clock;
@@ -30,36 +30,35 @@ impl Session {
             self.persist(|client| client.batch_execute(END))?;
         }
         let mut held = self.held(beat)?;
-        let mut failures = Failures::new(self.sequence.is_some());
+        let began = clock::now();
         // In a transaction that has failed before, no step was tried.
         let untried = error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
         let is_found_again = match self.sequence.clone() {
             Some(sequence) if fence::is_gone(error) => match self.find_again(&sequence) {
                 Ok(()) => true,
                 Err(error) => {
-                    failures.add(batch[0], &error);
+                    self.failures.add(batch[0], &error);
                     false
                 }
             },
             _ => false,
         };
-        let rest = |session: &Self, held: &HashSet<_>, which: fn(Action) -> bool| -> Vec<Op> {
-            let left = batch.iter().filter_map(|&op| session.rest_of(op, held));
-            left.filter(|op| which(op.action)).collect()
-        };
-        // Where nothing is wrong with any step, all go again, and else those that give locks
-        // back: a big batch has too many to go one by one.
-        let again = match untried || is_found_again || is_cancelled(error) {
-            true => rest(self, &held, |_| true),
-            false => rest(self, &held, |action| action == Action::Unlock),
-        };
+        let is_innocent = untried || is_found_again || is_cancelled(error);
         let mut answered = HashMap::new();
-        match self.run_again(&again, beat)? {
-            Some(answers) => answered.extend(again.iter().map(|op| op.key).zip(answers)),
-            None => held = self.held(beat)?,
+        for group in groups(batch, is_innocent) {
+            let left: Vec<Op> = group
+                .iter()
+                .filter_map(|&op| self.rest_of(op, &held))
+                .filter(|&step| self.failures.of(step, began).is_none())
+                .collect();
+            match self.run_again(&left, beat)? {
+                Some(answers) => answered.extend(left.iter().map(|op| op.key).zip(answers)),
+                None => held = self.held(beat)?,
+            }
         }
         outcomes.clear();
         let mut without_token = Vec::new();
+        let mut single_steps = SingleSteps::new();
         for &op in batch {
             let outcome = match (answered.remove(&op.key), self.rest_of(op, &held)) {
                 (Some(answer), _) => answer,
@@ -67,29 +66,32 @@ impl Session {
                 (None, Some(unlock)) if unlock.action == Action::Unlock => {
                     self.retry(unlock, beat)?
                 }
-                (None, Some(step)) => match failures.of(step) {
-                    Some(error) => {
-                        if step.action != op.action {
-                            without_token.push(op);
+                (None, Some(step)) => {
+                    let known = match self.failures.of(step, began) {
+                        Some(error) => Err(error),
+                        None => single_steps.count(),
+                    };
+                    match known {
+                        Err(error) => {
+                            if step.action != op.action {
+                                without_token.push(op);
+                            }
+                            Outcome::Failed(error)
                         }
-                        Outcome::Failed(error)
-                    }
-                    None => {
-                        failures.count_step();
-                        match step.action == op.action {
-                            true => self.retry(step, beat)?,
-                            false => self.complete(op, step, beat)?,
+                        Ok(()) => {
+                            let outcome = match step.action == op.action {
+                                true => self.retry(step, beat)?,
+                                false => self.complete(op, step, beat)?,
+                            };
+                            if let Outcome::Failed(error) = &outcome {
+                                self.failures.add(op, error);
+                            }
+                            outcome
                         }
                     }
-                },
+                }
             };
-            if let Outcome::Failed(error) = &outcome {
-                failures.add(op, error);
-            }
             outcomes.push(outcome);
-        }
-        if let Some(error) = failures.token() {
-            self.drought.begin(error.clone());
         }
         self.give_all_back(&without_token, beat)
     }
@@ -117,8 +119,8 @@ impl Session {
     /// Looks the sequence up that was dropped: somebody may have made it anew.
     fn find_again(&mut self, sequence: &SequenceName) -> Result<(), Error> {
         let found = fence::sequence(&mut self.client, sequence)?;
-        self.batch_sql = sql::batch(Some(found), self.verification.with_each_batch());
-        self.batch = None;
+        self.sequence_number = Some(found);
+        self.batches.clear();
         Ok(())
     }
 
@@ -132,7 +134,7 @@ impl Session {
         Some(Op { action, ..op })
     }
 
-    /// What a cancelled batch has left to do, in one round trip. `None` if that failed, too.
+    /// Some steps in one round trip. `None` if that failed, too.
     fn run_again(&mut self, rest: &[Op], beat: Beat<'_>) -> Result<Option<Vec<Outcome>>, Lost> {
         let mut outcomes = Vec::with_capacity(rest.len());
         if !rest.is_empty() && self.attempt(rest, &mut outcomes, beat)?.is_err() {
@@ -259,6 +261,27 @@ impl Session {
         }
         unreachable!("the loop returns")
     }
+}
+
+/// What of a batch goes again together, because it fails together. All of it where nothing is
+/// wrong with any step; else first what gives locks back, and then, if there is more than one,
+/// what calls the same function, so that one that cannot be called is no other's failure. The
+/// rest is for one step at a time.
+fn groups(batch: &[Op], is_innocent: bool) -> Vec<Vec<Op>> {
+    if is_innocent {
+        return vec![batch.to_vec()];
+    }
+    let mut groups: Vec<(Option<Kind>, Vec<Op>)> = Vec::new();
+    for &op in batch {
+        let kind = (op.action != Action::Unlock).then(|| Kind::function(op));
+        match groups.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, group)) => group.push(op),
+            None => groups.push((kind, vec![op])),
+        }
+    }
+    let kinds = groups.iter().filter(|(kind, _)| kind.is_some()).count();
+    groups.retain(|(kind, group)| kind.is_none() || (kinds > 1 && group.len() > 1));
+    groups.into_iter().map(|(_, group)| group).collect()
 }
 
 fn not_held() -> Lost {

@@ -14,10 +14,24 @@ pub(super) const UNLOCK_AND_LOCK: &str = "SELECT FROM pg_catalog.generate_series
      + CASE WHEN pg_catalog.pg_advisory_unlock($1) THEN 0 ELSE 1 END \
      + CASE WHEN pg_catalog.pg_try_advisory_lock($2) THEN 0 ELSE 2 END)";
 
-/// Any batch, with tokens of `sequence`, if there is to be one, and with the truth of the
-/// expression `verified`, if that is to be known, in a second column.
-pub(super) fn batch(sequence: Option<u32>, verified: Option<&str>) -> String {
-    let answers = sequence.map_or_else(plain_answers, fenced_answers);
+/// What a general statement can do: the branches of its steps, a bit each.
+pub(super) type Branches = u16;
+
+/// The branches that `batch` needs.
+pub(super) fn branches(batch: &[Op]) -> Branches {
+    batch.iter().fold(0, |all, op| all | 1 << code(op))
+}
+
+/// Any batch that needs no other `branches`: the server checks the right to call whatever a
+/// statement names, and looks all of it up each time. With tokens of `sequence`, if there is to
+/// be one, and with the truth of the expression `verified`, if that is to be known, in a second
+/// column.
+pub(super) fn batch(branches: Branches, sequence: Option<u32>, verified: Option<&str>) -> String {
+    let step = step(branches);
+    let answers = match sequence {
+        None => plain_answers(&step),
+        Some(sequence) => fenced_answers(&step, sequence),
+    };
     let verified = verified.map(|verified| format!(", {verified}"));
     format!(
         "SELECT {answers}{} FROM {STEPS}",
@@ -27,8 +41,8 @@ pub(super) fn batch(sequence: Option<u32>, verified: Option<&str>) -> String {
 
 /// One value for all of a batch, a character a step, so that the driver's allocations do not
 /// grow with it. Two-integer keys come as one number.
-fn plain_answers() -> String {
-    format!("pg_catalog.string_agg(CASE WHEN {STEP} THEN '1' ELSE '0' END, '')")
+fn plain_answers(step: &str) -> String {
+    format!("pg_catalog.string_agg(CASE WHEN {step} THEN '1' ELSE '0' END, '')")
 }
 
 /// With a fencing token from the sequence with number `sequence` for each lock that is taken:
@@ -43,27 +57,44 @@ fn plain_answers() -> String {
 /// `xact.c` waits only for a transaction that has logged something.)
 ///
 /// [Conditional Expressions]: https://www.postgresql.org/docs/current/functions-conditional.html
-fn fenced_answers(sequence: u32) -> String {
+fn fenced_answers(step: &str, sequence: u32) -> String {
     let draw = format!(
         "CASE WHEN pg_catalog.pg_logical_emit_message(true, 'distlock', ''::text) IS NOT NULL \
          THEN pg_catalog.nextval({sequence}::pg_catalog.regclass) END"
     );
     format!(
-        "pg_catalog.string_agg((CASE WHEN code = 8 THEN {draw} WHEN {STEP} THEN \
+        "pg_catalog.string_agg((CASE WHEN code = {DRAW} THEN {draw} WHEN {step} THEN \
          CASE WHEN code < 4 THEN {draw} ELSE 1 END ELSE 0 END)::text, ',')"
     )
 }
 
-const STEP: &str = "CASE code \
-     WHEN 0 THEN pg_catalog.pg_try_advisory_lock(n) \
-     WHEN 1 THEN pg_catalog.pg_try_advisory_lock_shared(n) \
-     WHEN 2 THEN pg_catalog.pg_try_advisory_lock((n >> 32)::int4, (n << 32 >> 32)::int4) \
-     WHEN 3 THEN pg_catalog.pg_try_advisory_lock_shared((n >> 32)::int4, (n << 32 >> 32)::int4) \
-     WHEN 4 THEN pg_catalog.pg_advisory_unlock(n) \
-     WHEN 5 THEN pg_catalog.pg_advisory_unlock_shared(n) \
-     WHEN 6 THEN pg_catalog.pg_advisory_unlock((n >> 32)::int4, (n << 32 >> 32)::int4) \
-     WHEN 7 THEN pg_catalog.pg_advisory_unlock_shared((n >> 32)::int4, (n << 32 >> 32)::int4) \
-     END";
+/// By its [`code`], the call of a step for the number `n`.
+const CALLS: [&str; 8] = [
+    "pg_try_advisory_lock(n)",
+    "pg_try_advisory_lock_shared(n)",
+    "pg_try_advisory_lock((n >> 32)::int4, (n << 32 >> 32)::int4)",
+    "pg_try_advisory_lock_shared((n >> 32)::int4, (n << 32 >> 32)::int4)",
+    "pg_advisory_unlock(n)",
+    "pg_advisory_unlock_shared(n)",
+    "pg_advisory_unlock((n >> 32)::int4, (n << 32 >> 32)::int4)",
+    "pg_advisory_unlock_shared((n >> 32)::int4, (n << 32 >> 32)::int4)",
+];
+
+/// The code of a step that draws a token.
+const DRAW: i16 = 8;
+
+fn step(branches: Branches) -> String {
+    let whens: String = CALLS
+        .iter()
+        .enumerate()
+        .filter(|(code, _)| branches & 1 << code != 0)
+        .map(|(code, call)| format!(" WHEN {code} THEN pg_catalog.{call}"))
+        .collect();
+    match whens.is_empty() {
+        true => "false".to_owned(),
+        false => format!("CASE code{whens} END"),
+    }
+}
 
 const STEPS: &str = "ROWS FROM (pg_catalog.unnest($1::int2[]), pg_catalog.unnest($2::int8[])) \
      AS step(code, n)";
@@ -73,7 +104,7 @@ pub(super) const HELD: &str = "SELECT (classid::int8 << 32) | objid::int8, objsu
      mode = 'ExclusiveLock' FROM pg_catalog.pg_locks \
      WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted";
 
-/// Begins a transaction, with the isolation that keeps no snapshot between statements.
+/// Begins a transaction, with the isolation that takes a new snapshot for each statement.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// Ends a transaction and begins another.
@@ -91,10 +122,10 @@ pub(super) fn scalar(op: Op) -> Option<i64> {
     (op.mode == Mode::Exclusive && !op.key.is_two()).then(|| op.key.as_i64())
 }
 
-/// The step's branch in [`STEP`]; drawing a token has one of its own.
+/// The step's branch in a general statement.
 pub(super) fn code(op: &Op) -> i16 {
     if op.action == Action::Draw {
-        return 8;
+        return DRAW;
     }
     let shared = i16::from(op.mode == Mode::Shared);
     let two = i16::from(op.key.is_two());

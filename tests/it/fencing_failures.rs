@@ -52,6 +52,48 @@ fn an_error_that_lasts_costs_a_round_trip_for_all_and_not_for_each() {
     eventually(|| mgr.try_lock(1).is_ok_and(|guard| guard.is_some()));
 }
 
+/// A lock function that may not be called any more fails its own calls, and no others.
+#[test]
+#[serial]
+fn a_right_that_is_revoked_costs_nobody_else_a_lock() {
+    const THREADS: usize = 200;
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mut client = server.client();
+    client
+        .batch_execute(
+            "CREATE ROLE app LOGIN; \
+             GRANT EXECUTE ON FUNCTION pg_try_advisory_lock_shared(bigint) TO app",
+        )
+        .unwrap();
+    let mgr = Manager::connect(&server.url().replace("user=postgres", "user=app")).unwrap();
+    client
+        .batch_execute(
+            "REVOKE EXECUTE ON FUNCTION pg_try_advisory_lock_shared(bigint) FROM app, PUBLIC",
+        )
+        .unwrap();
+    let together = Barrier::new(THREADS + 1);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            together.wait();
+            for _ in 0..100 {
+                let error = mgr.lock_shared("shared").unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+            }
+        });
+        for n in (0_i64..).take(THREADS) {
+            let (mgr, together) = (&mgr, &together);
+            scope.spawn(move || {
+                together.wait();
+                for _ in 0..20 {
+                    assert!(mgr.try_lock(n).unwrap().is_some());
+                }
+            });
+        }
+    });
+    assert_eq!(mgr.stats().lost, 0);
+}
+
 #[test]
 #[serial]
 fn a_sequence_that_was_made_anew_is_found_again() {

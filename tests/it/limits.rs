@@ -304,6 +304,39 @@ fn a_failure_in_the_middle_of_a_big_batch_costs_nobody_a_lock() {
 
 #[test]
 #[serial]
+fn whoever_cancels_a_heartbeat_ends_no_hold_of_many() {
+    let server = Server::start().unwrap();
+    let _clean = clean_on(&server);
+    let mgr = Manager::builder(&server.url())
+        .heartbeat(Duration::from_millis(1))
+        .connect()
+        .unwrap();
+    let guards: Vec<_> = (0..300_i64).map(|key| mgr.lock(key).unwrap()).collect();
+    let mut client = server.client();
+    let [pid] = backends(&mut client)[..] else {
+        panic!("one session");
+    };
+    let cancelled = || {
+        server
+            .log()
+            .matches("canceling statement due to user")
+            .count()
+    };
+    // Each by itself: three at a time are taken for a server that is not well.
+    eventually(|| {
+        let before = mgr.stats().round_trips;
+        client
+            .execute("SELECT pg_cancel_backend($1)", &[&pid])
+            .unwrap();
+        eventually(|| mgr.stats().round_trips > before + 10);
+        cancelled() >= 20
+    });
+    assert!(guards.iter().all(|guard| !guard.is_lost()));
+    assert_eq!(mgr.stats().lost, 0);
+}
+
+#[test]
+#[serial]
 fn the_transaction_that_many_locks_open_does_not_get_old() {
     let _clean = clean();
     let mgr = builder().heartbeat(FOREVER).lease(None).connect().unwrap();

@@ -293,7 +293,7 @@ fn a_connect_takes_few_round_trips() {
     let _clean = clean();
     let network = Proxy::to(server()).unwrap();
     let url = format!("{} sslmode=disable", network.url());
-    let mut taken = || {
+    let taken = || {
         let before = (network.accepted(), network.answers());
         let mgr = Manager::connect(&url).unwrap();
         let after = (network.accepted(), network.answers());
