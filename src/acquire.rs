@@ -61,6 +61,11 @@ impl Limit {
         match (self, end) {
             (Limit::Until(deadline), Some(end)) if deadline > end => (Limit::Until(end), true),
             (Limit::Forever, Some(end)) => (Limit::Until(end), true),
+            // What it waits for then is the database.
+            (Limit::Once(deadline), Some(end)) => {
+                let sooner = deadline.map_or(end, |deadline| deadline.min(end));
+                (Limit::Once(Some(sooner)), false)
+            }
             (limit, _) => (limit, false),
         }
     }

@@ -191,8 +191,8 @@ impl Builder {
     /// [`WaitLimit`](crate::ErrorKind::WaitLimit) and the key's number. So a deadlock, which
     /// nobody detects, ends in an error that says where. Set it well above what a wait may
     /// take when all is well. What keeps a caller waiting because the database is away is
-    /// [`Unavailable`](crate::ErrorKind::Unavailable), as ever. `None` turns it off; zero is
-    /// refused.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), as ever, also of `try_lock`, which waits
+    /// for nothing else. `None` turns it off; zero is refused.
     ///
     /// Default: none.
     ///
@@ -246,7 +246,8 @@ impl Builder {
     /// holder that does not know yet that it has lost its lock (Kleppmann, [How to do
     /// distributed locking], 2016).
     ///
-    /// Tokens are drawn from `sequence`, which is made if it is missing and the role may.
+    /// Tokens are drawn from `sequence`, which the first connect makes if it is missing and
+    /// the role may.
     /// The name must have its schema, is taken as it is, and needs no quotes. All who
     /// write to one store must draw from one sequence. A token comes with the lock, in
     /// the same round trip, and so does that of a hand-over inside the process; each such
@@ -257,8 +258,9 @@ impl Builder {
     ///
     /// A failed draw (a right that was revoked, a sequence at its end, a full disk) is an error
     /// of the acquires that need a token, and the server is not asked again before a pause: 50
-    /// ms at first, a second at the most. A sequence that was dropped and made anew is found
-    /// again; its tokens begin where it begins, so that is for whoever made it to see to.
+    /// ms at first, a second at the most. A sequence that was dropped is not made
+    /// again: until somebody does, who has to see to it that its tokens go on from those that
+    /// were given, there are none.
     ///
     /// Default: no tokens.
     ///

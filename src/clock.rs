@@ -69,6 +69,26 @@ mod tests {
         assert_eq!(pause(NEVER, 1), None);
     }
 
+    proptest::proptest! {
+        /// A model of a machine with two clocks, of which one stops while it is suspended. Each
+        /// suspend is a time on that one, and a length.
+        #[test]
+        fn a_sleeper_is_awake_a_second_after_a_suspend(
+            due in 1_u64..60_000,
+            suspends in proptest::collection::btree_map(0_u64..60_000, 0_u64..600_000, 0..8),
+        ) {
+            const MILLI: u64 = 1_000_000;
+            let boot = |awake: u64| awake + suspends.range(..=awake).map(|(_, long)| long).sum::<u64>();
+            let mut awake = 0;
+            while boot(awake) < due {
+                let pause = pause(due * MILLI, boot(awake) * MILLI).expect("it is due some time");
+                awake += u64::try_from(pause.as_millis()).unwrap().max(1);
+            }
+            let first = (0..=awake).find(|&awake| boot(awake) >= due).expect("it is past it");
+            proptest::prop_assert!(awake - first <= 1_000, "{} after {}", awake, first);
+        }
+    }
+
     /// Neither the time of day, which can be set, nor a clock that stops with the machine.
     #[cfg(target_os = "linux")]
     #[test]

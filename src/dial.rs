@@ -17,7 +17,7 @@ use crate::abandoned::Abandoned;
 use crate::config::Settings;
 use crate::descriptors;
 use crate::error::{Error, ErrorKind};
-use crate::session::Session;
+use crate::session::{Missing, Session};
 use crate::target::Target;
 
 /// What it takes to connect.
@@ -26,6 +26,8 @@ pub(crate) struct Dialer {
     pub(crate) target: Target,
     pub(crate) settings: Settings,
     pub(crate) abandoned: Abandoned,
+    /// What to do about a sequence for tokens that is not there.
+    pub(crate) missing: Missing,
 }
 
 impl Dialer {
@@ -70,7 +72,8 @@ impl Dialer {
             let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / left;
             let (address, settings) = (address.within(share), self.settings.clone());
-            let connect = move || Session::connect(&address, &settings, generation);
+            let missing = self.missing;
+            let connect = move || Session::connect(&address, &settings, missing, generation);
             outcome = within(share, &self.abandoned, connect).and_then(|outcome| outcome);
             if outcome.is_ok() {
                 break;

@@ -252,9 +252,9 @@
 //! | Call | Blocks for |
 //! |---|---|
 //! | dropping a [`Guard`] or a [`Manager`]; [`Guard::is_lost`], [`time_left`](Guard::time_left), [`watch`](Guard::watch); [`Watch::ended`]; [`CancelToken::cancel`]; [`Manager::stats`] | nothing: call them anywhere |
-//! | [`Manager::try_lock`], [`Guard::unlock`] | a round trip, or until the server is given up |
-//! | [`Manager::lock`] and the timed calls, [`Manager::with_lock`], [`Watch::wait`] | as long as it takes |
-//! | [`Builder::connect`], [`Manager::close`] | seconds, if the server does not answer |
+//! | [`Manager::try_lock`], shared or not, [`Guard::unlock`] | a round trip, or until the server is given up |
+//! | [`Manager::lock`], shared or not, and the timed calls, [`Manager::with_lock`], all waits of a [`Watch`] | as long as it takes |
+//! | [`Builder::connect`] and [`connect_within`](Builder::connect_within), [`Manager::close`] | seconds, if the server does not answer |
 //!
 //! So all but the first go through the runtime's threads for blocking calls, such as those of
 //! `tokio::task::spawn_blocking`. A guard may be held across an `.await` and go to another

@@ -20,7 +20,7 @@ use crate::core::{Core, State};
 use crate::dial::Dialer;
 use crate::error::Error;
 use crate::health::Outage;
-use crate::session::Session;
+use crate::session::{Missing, Session};
 use crate::watch::Ended;
 
 enum Phase {
@@ -264,6 +264,10 @@ impl Link {
             target: core.target.clone(),
             settings: core.settings.clone(),
             abandoned: core.abandoned.clone(),
+            missing: match state.status.outage().is_some_and(Outage::is_start) {
+                true => Missing::Make,
+                false => Missing::Refuse,
+            },
         };
         match dialer.spawn(state.generation) {
             Ok(outcome) => self.phase = Phase::Dialling(outcome),

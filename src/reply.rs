@@ -135,7 +135,8 @@ impl<T> Replier<T> {
 
     /// The lock was found taken: a caller that gives up later knows that much.
     pub(crate) fn note_refusal(&self) {
-        self.slot.refused.store(self.ticket, Ordering::Release);
+        // The slot may be another call's by now, which is not to be told less.
+        self.slot.refused.fetch_max(self.ticket, Ordering::AcqRel);
     }
 
     fn put(&self, answer: Option<T>) {

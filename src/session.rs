@@ -30,6 +30,7 @@ use postgres::{CancelToken, Client, Row, SimpleQueryMessage, Statement};
 use tracing::debug;
 
 use self::failures::Failures;
+pub(crate) use self::fence::Missing;
 use self::sql::{BEGIN, DROP_SNAPSHOT, END, LOCK, RENEW, UNLOCK, UNLOCK_AND_LOCK};
 use self::sql::{Branches, branches, code, scalar};
 use self::verify::Verification;

@@ -27,7 +27,8 @@ impl Builder {
     /// or statement mode, or that does not reset its sessions, is refused. So it is at every
     /// reconnect. All in all it takes 12 round trips, one after the other, where a login with
     /// a password (SCRAM) and without TLS takes four; and one more for each look that finds
-    /// the first connection's process still at the server, which needs a moment to end.
+    /// the first connection's process still at the server, which needs a moment to end, three
+    /// more behind a pool and three more with fencing.
     ///
     /// The session keeps one advisory lock for its whole life, on a key of two numbers: the
     /// first one is 1684824939 (`dlck` in ASCII), the second one is random. It shows in

@@ -14,8 +14,8 @@ impl Core {
         match self.state.lock().status.outage() {
             Some(outage) => outage.overdue(),
             None => Error::unavailable(
-                "the database did not answer within the timeout: whether the lock is taken is \
-                 not known",
+                "the request was not answered within the timeout: whether the lock is taken is not \
+                 known",
             ),
         }
     }

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::errors::refused;
 use super::failures::Failures;
+use super::fence::Missing;
 use super::preflight::{self, Proven};
 use super::verify::Verification;
 use super::{ATTEMPTS, Session, fence, is_cancelled, probe};
@@ -19,7 +20,8 @@ use crate::watch::SessionState;
 
 /// What `DISCARD ALL` does, which cannot be one of several statements: the last client of a
 /// pooled session may have left anything. But for its locks: there are none, which is proven.
-const CLEAN: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; \
+const CLEAN: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; \
+     SET statement_timeout = 0; CLOSE ALL; \
      UNLISTEN *; DEALLOCATE ALL; DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES";
 
 /// What a role or database may have set is not meant for this session: limits of statements
@@ -36,10 +38,12 @@ const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; \
 const WITH_TRANSACTION_TIMEOUT: i32 = 170_000;
 
 impl Session {
-    /// Connects, which may take long: not on a thread that somebody waits for.
+    /// Connects, which may take long: not on a thread that somebody waits for. With fencing,
+    /// `missing` says what to do about a sequence that is not there.
     pub(crate) fn connect(
         target: &Target,
         settings: &Settings,
+        missing: Missing,
         generation: u64,
     ) -> Result<Session, Error> {
         let Proven {
@@ -53,7 +57,7 @@ impl Session {
         prepare(&mut client, settings, version, name, marker).map_err(refused)?;
         let sequence_number = match &settings.fencing {
             None => None,
-            Some(sequence) => Some(fence::sequence(&mut client, sequence)?),
+            Some(sequence) => Some(fence::sequence(&mut client, sequence, missing)?),
         };
         let verification = Verification::new(marker, pid, is_pooled);
         Ok(Session {

@@ -15,9 +15,22 @@ const LOOK: &str = "SELECT c.oid, c.relkind = 'S' AND c.relpersistence = 'p' \
      FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid \
      WHERE c.oid = pg_catalog.to_regclass($1)";
 
-/// Finds the sequence, or makes it, and has what is drawn from it outlive a crash and a
-/// fail-over. Returns its object identifier.
-pub(super) fn sequence(client: &mut Client, name: &SequenceName) -> Result<u32, Error> {
+/// What to do about a sequence that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It is made, for the first time.
+    Make,
+    /// Somebody has dropped it. Made anew it would give tokens that were given before.
+    Refuse,
+}
+
+/// Finds the sequence, and has what is drawn from it outlive a crash and a fail-over. Returns
+/// its object identifier.
+pub(super) fn sequence(
+    client: &mut Client,
+    name: &SequenceName,
+    missing: Missing,
+) -> Result<u32, Error> {
     client
         .batch_execute(
             "SELECT pg_catalog.set_config('synchronous_commit', CASE \
@@ -28,12 +41,21 @@ pub(super) fn sequence(client: &mut Client, name: &SequenceName) -> Result<u32, 
     if let Some(oid) = find(client, name)? {
         return Ok(oid);
     }
+    if missing == Missing::Refuse {
+        return Err(Error::new(
+            ErrorKind::Fencing,
+            format!(
+                "the sequence {name} is not there any more: whoever dropped it has to make it \
+                 anew, and to have it START above all tokens that were given"
+            ),
+        ));
+    }
     let create = format!("CREATE SEQUENCE IF NOT EXISTS {name} AS bigint CACHE 1 NO CYCLE");
     let created = client.batch_execute(&create);
     // Somebody else may have made it at the same moment, which is no error then.
     match (find(client, name)?, created) {
         (Some(oid), _) => Ok(oid),
-        (None, Err(error)) => Err(missing(name, error)),
+        (None, Err(error)) => Err(cannot_be_used(name, error)),
         (None, Ok(())) => Err(Error::new(
             ErrorKind::Fencing,
             format!("the sequence {name} has gone while it was made"),
@@ -43,7 +65,7 @@ pub(super) fn sequence(client: &mut Client, name: &SequenceName) -> Result<u32, 
 
 fn find(client: &mut Client, name: &SequenceName) -> Result<Option<u32>, Error> {
     let found = client.query_opt(LOOK, &[&name.to_string()]);
-    let Some(row) = found.map_err(|error| missing(name, error))? else {
+    let Some(row) = found.map_err(|error| cannot_be_used(name, error))? else {
         return Ok(None);
     };
     let (oid, fit, allowed) = (row.try_get(0), row.try_get(1), row.try_get(2));
@@ -70,7 +92,7 @@ fn find(client: &mut Client, name: &SequenceName) -> Result<Option<u32>, Error> 
     oid.map(Some).map_err(refused)
 }
 
-fn missing(name: &SequenceName, error: postgres::Error) -> Error {
+fn cannot_be_used(name: &SequenceName, error: postgres::Error) -> Error {
     if error
         .code()
         .is_none_or(|code| code.code().starts_with("57P"))

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use postgres::error::SqlState;
 
 use super::failures::{Kind, SingleSteps};
+use super::fence::Missing;
 use super::sql::{END, HELD};
 use super::{ATTEMPTS, Beat, Lost, Outcome, Session};
 use super::{check_complete, fence, is_cancelled, lost, prepared};
@@ -118,7 +119,7 @@ impl Session {
 
     /// Looks the sequence up that was dropped: somebody may have made it anew.
     fn find_again(&mut self, sequence: &SequenceName) -> Result<(), Error> {
-        let found = fence::sequence(&mut self.client, sequence)?;
+        let found = fence::sequence(&mut self.client, sequence, Missing::Refuse)?;
         self.sequence_number = Some(found);
         self.batches.clear();
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
 
 use distlock::{ErrorKind, Manager};
 use serial_test::serial;
@@ -106,11 +107,33 @@ fn a_sequence_that_was_made_anew_is_found_again() {
         .unwrap();
     let kept = mgr.lock("kept").unwrap();
     client
-        .batch_execute(
-            "DROP SEQUENCE public.distlock_token; \
-             CREATE SEQUENCE public.distlock_token START 1000",
-        )
+        .batch_execute("DROP SEQUENCE public.distlock_token")
         .unwrap();
+    // The manager does not make it: its tokens would begin again. Nor does the next session.
+    let missing = |mgr: &Manager| {
+        let error = mgr.try_lock("missing").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Fencing, "{error}");
+        assert!(error.to_string().contains("START above"), "{error}");
+    };
+    missing(&mgr);
+    let reconnected = Manager::builder(&server.url())
+        .fencing("public.other_token")
+        .reconnect_backoff(Duration::from_millis(1), Duration::from_millis(10))
+        .connect()
+        .unwrap();
+    client
+        .batch_execute("DROP SEQUENCE public.other_token")
+        .unwrap();
+    let all_but_the_oldest = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE application_name = 'distlock' AND backend_start > (SELECT min(backend_start) \
+         FROM pg_stat_activity WHERE application_name = 'distlock')";
+    assert_eq!(client.execute(all_but_the_oldest, &[]).unwrap(), 1);
+    eventually(|| reconnected.try_lock("missing").is_err() && !reconnected.health().connected);
+    missing(&reconnected);
+    client
+        .batch_execute("CREATE SEQUENCE public.distlock_token START 1000")
+        .unwrap();
+    eventually(|| mgr.try_lock("found").is_ok_and(|guard| guard.is_some()));
     let guards: Vec<_> = (0..10).map(|n: i64| mgr.lock(n).unwrap()).collect();
     assert!(guards.iter().all(|guard| guard.token() >= Some(1000)));
     kept.unlock().unwrap();
