@@ -354,8 +354,10 @@ fn a_manager_goes_over_to_the_next_host_while_its_own_is_stopped() {
         first.port(),
         second.port()
     );
+    // Long enough for a connect on a busy machine: each that is too short leaves one behind at
+    // the host that is stopped, and the next one comes later.
     let mgr = Manager::builder(&dsn)
-        .connect_timeout(300 * MS)
+        .connect_timeout(2000 * MS)
         .response_timeout(300 * MS)
         .connect()
         .unwrap();
