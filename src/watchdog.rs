@@ -144,22 +144,29 @@ mod tests {
     // Tests may panic.
     #![allow(clippy::unwrap_used)]
 
+    use crossbeam_channel::Sender;
+
     use super::*;
     use crate::config::Settings;
     use crate::error::ErrorKind;
     use crate::key::Key;
     use crate::reply::Waited;
-    use crate::request::{Answer, Grant, Mode, Note};
+    use crate::request::{Answer, Grant, Message, Mode, Note};
     use crate::target::Target;
     use crate::watch::SessionState;
 
-    #[test]
-    fn a_worker_for_which_there_was_no_thread_is_started_later() {
+    /// A manager's parts, without a thread, and what keeps its queue open.
+    fn core() -> (Arc<Core>, Sender<Message>) {
         let settings = Settings::default();
         let target = Target::parse("host=/nowhere", &settings, None).unwrap();
         let (queue, requests) = crossbeam_channel::bounded(1);
-        let (alarm, _alarms) = crossbeam_channel::bounded(1);
-        let core = Core::new(target, settings, requests, alarm);
+        let (alarm, _) = crossbeam_channel::bounded(1);
+        (Core::new(target, settings, requests, alarm), queue)
+    }
+
+    #[test]
+    fn a_worker_for_which_there_was_no_thread_is_started_later() {
+        let (core, queue) = core();
         core.state.lock().is_unmanned = true;
         look(&core, false);
         let mut state = core.state.lock();
@@ -172,11 +179,7 @@ mod tests {
 
     #[test]
     fn an_unlock_is_answered_although_there_is_no_worker() {
-        let settings = Settings::default();
-        let target = Target::parse("host=/nowhere", &settings, None).unwrap();
-        let (_queue, requests) = crossbeam_channel::bounded(1);
-        let (alarm, _alarms) = crossbeam_channel::bounded(1);
-        let core = Core::new(target, settings, requests, alarm);
+        let (core, _queue) = core();
         let session = Arc::new(SessionState::new(1));
         let (pending, reply) = core.replies.open();
         let grant = Grant {
@@ -200,11 +203,7 @@ mod tests {
 
     #[test]
     fn it_looks_at_the_clock_every_second_while_there_is_a_lease() {
-        let settings = Settings::default();
-        let target = Target::parse("host=/nowhere", &settings, None).unwrap();
-        let (_queue, requests) = crossbeam_channel::bounded(1);
-        let (alarm, _alarms) = crossbeam_channel::bounded(1);
-        let core = Core::new(target, settings, requests, alarm);
+        let (core, _queue) = core();
         assert_eq!(look(&core, false), Some(None), "nothing to look after");
         let session = Arc::new(SessionState::new(1));
         core.state.lock().session = Some(Arc::clone(&session));

@@ -78,16 +78,8 @@ fn a_busy_transaction_pooler_is_refused_every_time() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 3));
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let mut client = Client::connect(&pooler.url(), NoTls).unwrap();
-                while !over.load(SeqCst) {
-                    client.simple_query("SELECT pg_sleep(0.001)").unwrap();
-                }
-            });
-        }
+    let busy = |client: &mut Client| drop(client.simple_query("SELECT pg_sleep(0.001)").unwrap());
+    among_clients(&pooler, busy, || {
         let kinds: Vec<_> = (0..30)
             .map(|_| {
                 Manager::connect(&pooler.url())
@@ -96,7 +88,6 @@ fn a_busy_transaction_pooler_is_refused_every_time() {
                     .kind()
             })
             .collect();
-        over.store(true, SeqCst);
         assert!(
             kinds.iter().all(|kind| *kind == ErrorKind::Pooler),
             "{kinds:?}"
@@ -104,19 +95,15 @@ fn a_busy_transaction_pooler_is_refused_every_time() {
     });
 }
 
-/// Other clients of the pooler, which give back all locks of whatever session they are lent,
-/// while `work` runs.
-fn among_clients_that_unlock_all(pooler: &Pooler, work: impl FnOnce()) {
+/// Runs `work` while four other clients of the pooler do `theirs` again and again.
+fn among_clients(pooler: &Pooler, theirs: impl Fn(&mut Client) + Sync, work: impl FnOnce()) {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 let mut client = Client::connect(&pooler.url(), NoTls).unwrap();
                 while !over.load(SeqCst) {
-                    client
-                        .simple_query("SELECT pg_advisory_unlock_all()")
-                        .unwrap();
-                    thread::sleep(Duration::from_millis(1));
+                    theirs(&mut client);
                 }
             });
         }
@@ -124,6 +111,14 @@ fn among_clients_that_unlock_all(pooler: &Pooler, work: impl FnOnce()) {
         over.store(true, SeqCst);
         outcome.unwrap();
     });
+}
+
+/// Gives back all locks of whatever session the client is lent.
+fn unlock_all(client: &mut Client) {
+    client
+        .simple_query("SELECT pg_advisory_unlock_all()")
+        .unwrap();
+    thread::sleep(Duration::from_millis(1));
 }
 
 /// What is left behind to tell such a pooler can be given back by another client of its, and
@@ -134,7 +129,7 @@ fn a_session_that_is_lent_out_after_all_is_given_up() {
     let server = Server::start().unwrap();
     let _clean = clean_on(&server);
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 3));
-    among_clients_that_unlock_all(&pooler, || {
+    among_clients(&pooler, unlock_all, || {
         let mut refused = 0;
         for _ in 0..100 {
             let Ok(mgr) = quick(&pooler.url()).connect() else {
@@ -160,7 +155,7 @@ fn a_pool_that_begins_to_lend_its_sessions_out_is_noticed() {
     let guard = mgr.lock("key").unwrap();
     assert_eq!(guard.watch().wait_timeout(SHORT), None);
     pooler.reload(PoolMode::Transaction, 6).unwrap();
-    among_clients_that_unlock_all(&pooler, || {
+    among_clients(&pooler, unlock_all, || {
         let ended = guard.watch().wait_timeout(FOREVER);
         assert_eq!(ended, Some(Ended::SessionLost));
     });
