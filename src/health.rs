@@ -89,6 +89,11 @@ impl Status {
         }
     }
 
+    /// True until there is a session for the first time.
+    pub(crate) fn is_start(&self) -> bool {
+        self.outage().is_some_and(Outage::is_start)
+    }
+
     /// There is a session. Returns the outage that ends with it.
     pub(crate) fn connected(&mut self, now: Instant) -> Option<Outage> {
         match std::mem::replace(self, Status::Connected { since: now }) {

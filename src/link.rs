@@ -264,7 +264,7 @@ impl Link {
             target: core.target.clone(),
             settings: core.settings.clone(),
             abandoned: core.abandoned.clone(),
-            missing: match state.status.outage().is_some_and(Outage::is_start) {
+            missing: match state.status.is_start() {
                 true => Missing::Make,
                 false => Missing::Refuse,
             },
@@ -335,7 +335,7 @@ impl Link {
             error: error.clone(),
             wait,
             is_first,
-            is_start: state.status.outage().is_some_and(Outage::is_start),
+            is_start: state.status.is_start(),
         });
         state.refuse(error, settings);
         if is_first {

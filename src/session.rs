@@ -31,11 +31,11 @@ use tracing::debug;
 
 use self::failures::Failures;
 pub(crate) use self::fence::Missing;
+use self::fence::Sequence;
 use self::sql::{BEGIN, DROP_SNAPSHOT, END, LOCK, RENEW, UNLOCK, UNLOCK_AND_LOCK};
 use self::sql::{Branches, branches, code, scalar};
 use self::verify::Verification;
 use crate::clock;
-use crate::config::SequenceName;
 use crate::descriptors;
 use crate::error::Error;
 use crate::key::Key;
@@ -89,11 +89,9 @@ pub(crate) struct Session {
     /// When the open transaction began.
     transaction: Option<u64>,
     /// With fencing, where tokens come from.
-    sequence: Option<SequenceName>,
+    sequence: Option<Sequence>,
     failures: Failures,
     verification: Verification,
-    /// The number of that sequence.
-    sequence_number: Option<u32>,
     // Prepared when first needed: few programs need all of them, and each costs a round trip.
     lock: Option<Statement>,
     unlock: Option<Statement>,
@@ -235,24 +233,14 @@ impl Session {
         &mut self,
         query: impl Fn(&mut Client) -> Result<T, postgres::Error>,
     ) -> Result<T, Lost> {
-        let mut attempt = 1;
-        loop {
-            let started = clock::now();
-            match query(&mut self.client) {
-                Ok(answer) => {
-                    self.renew(started);
-                    return Ok(answer);
-                }
-                Err(error)
-                    if attempt < ATTEMPTS && is_cancelled(&error) && !self.is_gone(&error) =>
-                {
-                    attempt += 1;
-                    if self.transaction.take().is_some() {
-                        self.persist(|client| client.batch_execute(END))?;
-                    }
-                }
-                Err(error) => return Err(lost(error)),
-            }
+        self.attempt_until_done(query, Session::end_failed_transaction)
+    }
+
+    /// A statement has failed, and with it the transaction, if there is one: ends that.
+    fn end_failed_transaction(&mut self) -> Result<(), Lost> {
+        match self.transaction.take() {
+            Some(_) => self.persist(|client| client.batch_execute(END)),
+            None => Ok(()),
         }
     }
 
@@ -282,19 +270,32 @@ impl Session {
         &mut self,
         command: impl Fn(&mut Client) -> Result<(), postgres::Error>,
     ) -> Result<(), Lost> {
-        for attempt in 1.. {
+        self.attempt_until_done(command, |_| Ok(()))
+    }
+
+    /// Does `command` up to [`ATTEMPTS`] times; after each that was cancelled, `cancelled`.
+    fn attempt_until_done<T>(
+        &mut self,
+        command: impl Fn(&mut Client) -> Result<T, postgres::Error>,
+        cancelled: impl Fn(&mut Session) -> Result<(), Lost>,
+    ) -> Result<T, Lost> {
+        let mut attempt = 1;
+        loop {
             let started = clock::now();
             match command(&mut self.client) {
-                Ok(()) => {
+                Ok(answer) => {
                     self.renew(started);
-                    break;
+                    return Ok(answer);
                 }
                 Err(error)
-                    if attempt < ATTEMPTS && is_cancelled(&error) && !self.is_gone(&error) => {}
+                    if attempt < ATTEMPTS && is_cancelled(&error) && !self.is_gone(&error) =>
+                {
+                    attempt += 1;
+                    cancelled(self)?;
+                }
                 Err(error) => return Err(lost(error)),
             }
         }
-        Ok(())
     }
 
     /// How old the open transaction, if there is one, should get.
@@ -359,6 +360,8 @@ impl Session {
 
     /// The round trip. On an error `outcomes` is as it was.
     fn run(&mut self, batch: &[Op], outcomes: &mut Vec<Outcome>) -> Result<(), postgres::Error> {
+        // Only the general statement can verify the session, too.
+        let is_verified = self.verification.with_each_batch().is_some();
         if self.sequence.is_some() {
             let row = self.run_batch(batch)?;
             let answers: &str = row.try_get(0)?;
@@ -366,9 +369,8 @@ impl Session {
                 Ok(0) | Err(_) => Outcome::Refused,
                 Ok(number) => Outcome::Done(Token::new(number)),
             }));
-        } else if self.verification.with_each_batch().is_some() {
-            self.run_plain(batch, outcomes)?;
-        } else if let [op] = *batch
+        } else if !is_verified
+            && let [op] = *batch
             && let Some(number) = scalar(op)
         {
             let (slot, sql) = match op.action {
@@ -378,7 +380,8 @@ impl Session {
             let statement = prepared(slot, &mut self.client, sql)?;
             let rows = self.client.execute(statement, &[&number])?;
             outcomes.push(said(rows == 1));
-        } else if let [unlock, lock] = *batch
+        } else if !is_verified
+            && let [unlock, lock] = *batch
             && (unlock.action, lock.action) == (Action::Unlock, Action::Lock)
             && let (Some(old), Some(new)) = (scalar(unlock), scalar(lock))
         {
@@ -387,20 +390,10 @@ impl Session {
             outcomes.push(said(matches!(rows, 1 | 3)));
             outcomes.push(said(matches!(rows, 1 | 2)));
         } else {
-            self.run_plain(batch, outcomes)?;
+            let row = self.run_batch(batch)?;
+            let answers: &str = row.try_get(0)?;
+            outcomes.extend(answers.bytes().map(|byte| said(byte == b'1')));
         }
-        Ok(())
-    }
-
-    /// By the general statement, without tokens.
-    fn run_plain(
-        &mut self,
-        batch: &[Op],
-        outcomes: &mut Vec<Outcome>,
-    ) -> Result<(), postgres::Error> {
-        let row = self.run_batch(batch)?;
-        let answers: &str = row.try_get(0)?;
-        outcomes.extend(answers.bytes().map(|byte| said(byte == b'1')));
         Ok(())
     }
 
@@ -410,11 +403,12 @@ impl Session {
         self.codes.extend(batch.iter().map(code));
         self.numbers.clear();
         self.numbers.extend(batch.iter().map(|op| op.key.as_i64()));
-        let statement = match self.batches.entry(branches(batch)) {
+        let statement = match self.batches.entry(branches(&self.codes)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
+                let sequence = self.sequence.as_ref().map(|sequence| sequence.number);
                 let verified = self.verification.with_each_batch();
-                let sql = sql::batch(*new.key(), self.sequence_number, verified);
+                let sql = sql::batch(*new.key(), sequence, verified);
                 new.insert(self.client.prepare(&sql)?)
             }
         };
@@ -479,6 +473,12 @@ fn prepared<'a>(
         Some(statement) => Ok(statement),
         None => Ok(slot.insert(client.prepare(sql)?)),
     }
+}
+
+/// The server's code for what `error` was caused by, if it was the server.
+fn sqlstate(error: &Error) -> Option<&SqlState> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<postgres::Error>()?.code()
 }
 
 fn is_cancelled(error: &postgres::Error) -> bool {

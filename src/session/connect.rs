@@ -20,6 +20,7 @@ use crate::watch::SessionState;
 
 /// What `DISCARD ALL` does, which cannot be one of several statements: the last client of a
 /// pooled session may have left anything. But for its locks: there are none, which is proven.
+/// With `RESET ALL` a role's limit of statements is back, which is not for the next of these.
 const CLEAN: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; \
      SET statement_timeout = 0; CLOSE ALL; \
      UNLISTEN *; DEALLOCATE ALL; DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES";
@@ -28,7 +29,7 @@ const CLEAN: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; \
 /// and of idle sessions, transactions that write nothing or must not conflict, functions and
 /// operators of the application's. A lock needs no compiled code, which would take longer
 /// than all the rest.
-const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; \
+const SETTINGS: &str = "SET lock_timeout = 0; \
      SET idle_session_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
      SET default_transaction_read_only = off; SET default_transaction_deferrable = off; \
      SET default_transaction_isolation = 'read committed'; SET jit = off; \
@@ -55,9 +56,9 @@ impl Session {
         } = preflight::connect(target)?;
         let name = target.config.get_application_name().unwrap_or_default();
         prepare(&mut client, settings, version, name, marker).map_err(refused)?;
-        let sequence_number = match &settings.fencing {
+        let sequence = match &settings.fencing {
             None => None,
-            Some(sequence) => Some(fence::sequence(&mut client, sequence, missing)?),
+            Some(name) => Some(fence::sequence(&mut client, name, missing)?),
         };
         let verification = Verification::new(marker, pid, is_pooled);
         Ok(Session {
@@ -68,10 +69,9 @@ impl Session {
             armed: false,
             locks: 0,
             transaction: None,
-            sequence: settings.fencing.clone(),
-            failures: Failures::new(settings.fencing.is_some()),
+            failures: Failures::new(sequence.is_some()),
+            sequence,
             verification,
-            sequence_number,
             lock: None,
             unlock: None,
             unlock_and_lock: None,

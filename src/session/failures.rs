@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use postgres::error::SqlState;
 
+use super::sqlstate;
 use crate::backoff;
 use crate::clock::{self, nanos};
 use crate::error::{Error, ErrorKind};
@@ -137,12 +138,8 @@ impl Failures {
 
 /// True if the next one to ask can only be told the same.
 fn is_lasting(error: &Error) -> bool {
-    let source = std::error::Error::source(error);
-    let code = source
-        .and_then(|source| source.downcast_ref::<postgres::Error>())
-        .and_then(postgres::Error::code);
     matches!(error.kind(), ErrorKind::Fencing | ErrorKind::LockTableFull)
-        || code == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+        || sqlstate(error) == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
 }
 
 /// How many steps of one batch may be tried one by one.

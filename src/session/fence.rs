@@ -15,6 +15,12 @@ const LOOK: &str = "SELECT c.oid, c.relkind = 'S' AND c.relpersistence = 'p' \
      FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid \
      WHERE c.oid = pg_catalog.to_regclass($1)";
 
+/// One that was found: its name, and its object identifier, which needs no quoting.
+pub(super) struct Sequence {
+    pub(super) name: SequenceName,
+    pub(super) number: u32,
+}
+
 /// What to do about a sequence that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
@@ -24,13 +30,12 @@ pub(crate) enum Missing {
     Refuse,
 }
 
-/// Finds the sequence, and has what is drawn from it outlive a crash and a fail-over. Returns
-/// its object identifier.
+/// Finds the sequence, and has what is drawn from it outlive a crash and a fail-over.
 pub(super) fn sequence(
     client: &mut Client,
     name: &SequenceName,
     missing: Missing,
-) -> Result<u32, Error> {
+) -> Result<Sequence, Error> {
     client
         .batch_execute(
             "SELECT pg_catalog.set_config('synchronous_commit', CASE \
@@ -38,8 +43,12 @@ pub(super) fn sequence(
              WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)",
         )
         .map_err(refused)?;
-    if let Some(oid) = find(client, name)? {
-        return Ok(oid);
+    let found = |number| Sequence {
+        name: name.clone(),
+        number,
+    };
+    if let Some(number) = find(client, name)? {
+        return Ok(found(number));
     }
     if missing == Missing::Refuse {
         return Err(Error::new(
@@ -54,7 +63,7 @@ pub(super) fn sequence(
     let created = client.batch_execute(&create);
     // Somebody else may have made it at the same moment, which is no error then.
     match (find(client, name)?, created) {
-        (Some(oid), _) => Ok(oid),
+        (Some(number), _) => Ok(found(number)),
         (None, Err(error)) => Err(cannot_be_used(name, error)),
         (None, Ok(())) => Err(Error::new(
             ErrorKind::Fencing,

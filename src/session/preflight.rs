@@ -41,7 +41,7 @@ use postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::errors::refused;
 use super::login::login;
-use super::{ATTEMPTS, is_cancelled, probe};
+use super::{ATTEMPTS, is_cancelled, probe, sqlstate};
 use crate::error::{Error, ErrorKind};
 use crate::target::Target;
 
@@ -295,14 +295,10 @@ fn not_locking() -> Error {
 
 /// True if the error says that there is no slot for another connection.
 fn is_full(error: &Error) -> bool {
-    let source = std::error::Error::source(error);
-    let code = source
-        .and_then(|source| source.downcast_ref::<postgres::Error>())
-        .and_then(postgres::Error::code);
     // PgBouncer has the second one for whatever it refuses; the kind tells more.
     let is_slot =
         |code| [SqlState::TOO_MANY_CONNECTIONS, SqlState::PROTOCOL_VIOLATION].contains(code);
-    error.kind() == ErrorKind::Unavailable && code.is_some_and(is_slot)
+    error.kind() == ErrorKind::Unavailable && sqlstate(error).is_some_and(is_slot)
 }
 
 /// Runs `statements`, again if they are cancelled.

@@ -37,11 +37,6 @@ const PID: &str = "pg_catalog.pg_backend_pid()";
 const SERVER: &str = "(EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()) \
      OPERATOR(pg_catalog.*) 1000000)::bigint";
 
-/// When this session began.
-const BORN: &str = "(SELECT (EXTRACT(epoch FROM backend_start) \
-     OPERATOR(pg_catalog.*) 1000000)::bigint FROM pg_catalog.pg_stat_activity \
-     WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())";
-
 const ADVISORY: &str = "locktype OPERATOR(pg_catalog.=) 'advisory' AND granted";
 
 const OWN: &str = "pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()";
@@ -59,15 +54,14 @@ pub(super) fn leave(probe: i64, earlier: Option<i64>) -> String {
     format!(
         "{LIMITLESS} \
          SELECT pg_catalog.current_setting('server_version_num') AS version, \
-         {PRIMARY} AS primary, {PID} AS pid, {SERVER} AS server, {time} AS time, \
-         {BORN} AS born, \
+         {PRIMARY} AS primary, {PID} AS pid, {SERVER} AS server, {age}, \
          (SELECT pg_catalog.string_agg(f, ', ') FROM pg_catalog.unnest(ARRAY[{functions}]) AS f \
          WHERE NOT pg_catalog.has_function_privilege(f, 'EXECUTE')) AS forbidden, \
          {kept} AS kept; \
          SELECT CASE WHEN {PRIMARY} AND NOT {kept} \
          THEN pg_catalog.pg_try_advisory_lock({probe}) END AS locked; \
          SELECT EXISTS (SELECT {holders} AND {OWN}) AS shown",
-        time = micros("pg_catalog.clock_timestamp()"),
+        age = age(),
         holders = holders_of(probe),
     )
 }
@@ -77,11 +71,11 @@ pub(super) fn mark(probe: i64, marker: i32) -> String {
     format!(
         "{LIMITLESS} \
          SELECT {PRIMARY} AS primary, {PID} AS pid, {SERVER} AS server, \
-         {BORN} AS born, {time} AS time, \
+         {age}, \
          keeper, CASE WHEN keeper IS NULL \
          THEN pg_catalog.pg_try_advisory_lock({MARKER_CLASS}, {marker}) END AS marked \
          FROM (SELECT pg_catalog.max(pid) AS keeper {holders}) AS probe",
-        time = micros("pg_catalog.clock_timestamp()"),
+        age = age(),
         holders = holders_of(probe),
     )
 }
@@ -145,6 +139,15 @@ fn holders_of(number: i64) -> String {
          AND classid OPERATOR(pg_catalog.=) {high}::pg_catalog.oid \
          AND objid OPERATOR(pg_catalog.=) {low}::pg_catalog.oid \
          AND objsubid OPERATOR(pg_catalog.=) 1"
+    )
+}
+
+/// When this session was `born`, and what `time` it is.
+fn age() -> String {
+    format!(
+        "(SELECT {born} FROM pg_catalog.pg_stat_activity WHERE {OWN}) AS born, {time} AS time",
+        born = micros("backend_start"),
+        time = micros("pg_catalog.clock_timestamp()"),
     )
 }
 

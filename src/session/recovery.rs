@@ -6,7 +6,7 @@ use postgres::error::SqlState;
 
 use super::failures::{Kind, SingleSteps};
 use super::fence::Missing;
-use super::sql::{END, HELD};
+use super::sql::HELD;
 use super::{ATTEMPTS, Beat, Lost, Outcome, Session};
 use super::{check_complete, fence, is_cancelled, lost, prepared};
 use crate::clock;
@@ -26,16 +26,14 @@ impl Session {
         outcomes: &mut Vec<Outcome>,
         beat: Beat<'_>,
     ) -> Result<(), Lost> {
-        if self.transaction.take().is_some() {
-            // It has failed with the statement.
-            self.persist(|client| client.batch_execute(END))?;
-        }
+        self.end_failed_transaction()?;
         let mut held = self.held(beat)?;
         let began = clock::now();
         // In a transaction that has failed before, no step was tried.
         let untried = error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
-        let is_found_again = match self.sequence.clone() {
-            Some(sequence) if fence::is_gone(error) => match self.find_again(&sequence) {
+        let name = self.sequence.as_ref().map(|sequence| sequence.name.clone());
+        let is_found_again = match name {
+            Some(name) if fence::is_gone(error) => match self.find_again(&name) {
                 Ok(()) => true,
                 Err(error) => {
                     self.failures.add(batch[0], &error);
@@ -118,9 +116,9 @@ impl Session {
     }
 
     /// Looks the sequence up that was dropped: somebody may have made it anew.
-    fn find_again(&mut self, sequence: &SequenceName) -> Result<(), Error> {
-        let found = fence::sequence(&mut self.client, sequence, Missing::Refuse)?;
-        self.sequence_number = Some(found);
+    fn find_again(&mut self, name: &SequenceName) -> Result<(), Error> {
+        let found = fence::sequence(&mut self.client, name, Missing::Refuse)?;
+        self.sequence = Some(found);
         self.batches.clear();
         Ok(())
     }

@@ -17,9 +17,9 @@ pub(super) const UNLOCK_AND_LOCK: &str = "SELECT FROM pg_catalog.generate_series
 /// What a general statement can do: the branches of its steps, a bit each.
 pub(super) type Branches = u16;
 
-/// The branches that `batch` needs.
-pub(super) fn branches(batch: &[Op]) -> Branches {
-    batch.iter().fold(0, |all, op| all | 1 << code(op))
+/// The branches that steps with these `codes` need.
+pub(super) fn branches(codes: &[i16]) -> Branches {
+    codes.iter().fold(0, |all, code| all | 1 << code)
 }
 
 /// Any batch that needs no other `branches`: the server checks the right to call whatever a

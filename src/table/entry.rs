@@ -100,8 +100,9 @@ impl<W> Entry<W> {
     }
 
     /// The lock is taken: tells so of each waiter that was not told before. Those are the
-    /// last ones, because all are told at once.
-    pub(super) fn tell_contended(&mut self, mut tell: impl FnMut(&W)) {
+    /// last ones, because all are told at once. Returns how many there are.
+    pub(super) fn tell_contended(&mut self, mut tell: impl FnMut(&W)) -> usize {
+        let mut told = 0;
         let waiters = self
             .line
             .iter_mut()
@@ -109,35 +110,31 @@ impl<W> Entry<W> {
         for waiter in waiters.take_while(|waiter| !waiter.contended) {
             waiter.contended = true;
             tell(&waiter.inner);
+            told += 1;
         }
+        told
     }
 
     /// Somebody here has the lock: tells so of each waiter that was not told before, and takes
     /// those of them out that cannot wait and cannot share it.
-    pub(super) fn tell_taken(&mut self, mut tell: impl FnMut(&W)) -> Vec<W> {
-        let mut may_join = matches!(self.holders, Holders::Shared(_));
+    pub(super) fn tell_taken(&mut self, tell: impl FnMut(&W)) -> Vec<W> {
+        let told = self.tell_contended(tell);
+        let mut refused = Vec::new();
         let Some(line) = self.line.as_mut() else {
-            return Vec::new();
+            return refused;
         };
         let queue = &mut line.queue;
-        let new = queue.iter().rev().take_while(|waiter| !waiter.contended);
-        let mut next = queue.len() - new.count();
-        let mut is_any_hasty = false;
-        for waiter in queue.range_mut(next..) {
-            waiter.contended = true;
-            is_any_hasty |= waiter.patience == Patience::Once;
-            tell(&waiter.inner);
-        }
-        let mut refused = Vec::new();
-        if !is_any_hasty {
+        let mut next = queue.len() - told;
+        let is_hasty = |waiter: &Waiter<W>| waiter.patience == Patience::Once;
+        if !queue.range(next..).any(is_hasty) {
             return refused;
         }
-        may_join &= queue
-            .range(..next)
-            .all(|waiter| waiter.mode == Mode::Shared);
+        let is_shared = |waiter: &Waiter<W>| waiter.mode == Mode::Shared;
+        let mut may_join =
+            matches!(self.holders, Holders::Shared(_)) && queue.range(..next).all(is_shared);
         while let Some(waiter) = queue.get(next) {
-            let joins = may_join && waiter.mode == Mode::Shared;
-            if waiter.patience == Patience::Once && !joins {
+            let joins = may_join && is_shared(waiter);
+            if is_hasty(waiter) && !joins {
                 refused.extend(queue.remove(next).map(|waiter| waiter.inner));
             } else {
                 may_join = joins;
