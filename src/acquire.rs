@@ -10,12 +10,13 @@ use crate::cancel::CancelToken;
 use crate::config::FOREVER;
 use crate::error::Error;
 use crate::guard::Guard;
-use crate::handle::Handle;
 use crate::key::Key;
-use crate::reply::Waited;
-use crate::request::{Answer, Grant, Message, Mode, Note, Patience, Request};
-use crate::watch::Ended;
+use crate::lease::Ended;
+use crate::op::{Mode, Patience};
 use crate::with_lock::{self, WithLockError};
+use crate::worker::handle::Handle;
+use crate::worker::reply::Waited;
+use crate::worker::request::{Answer, Grant, Message, Note, Request};
 
 /// How long a timed call may take that has no time left for its one attempt.
 const ALLOWANCE: Duration = Duration::from_millis(100);

@@ -9,10 +9,10 @@ use postgres::Socket;
 use postgres::tls::{MakeTlsConnect, TlsConnect};
 
 use crate::config::{Keepalives, SequenceName, Settings};
+use crate::connect::target::ConnectConfig;
+use crate::connect::tls::Connector;
 use crate::credentials::{Credentials, Provider};
 use crate::key::Namespace;
-use crate::target::ConnectConfig;
-use crate::tls::Connector;
 
 /// The settings of a [`Manager`](crate::Manager), from
 /// [`Manager::builder`](crate::Manager::builder).

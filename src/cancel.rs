@@ -8,9 +8,9 @@ use std::sync::{Arc, Weak};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
-use crate::handle::Handle;
-use crate::request::Grant;
-use crate::watch::{Ended, Hold};
+use crate::lease::{Ended, Hold};
+use crate::worker::handle::Handle;
+use crate::worker::request::Grant;
 
 /// Ends, from any thread, the waits and the holds of the acquires it was given to, by
 /// [`Acquire::cancel`](crate::Acquire::cancel) or

@@ -270,7 +270,7 @@ mod tests {
         assert!(with(MAX_QUEUE_CAPACITY).checked().is_ok());
         assert!(with(MAX_QUEUE_CAPACITY + 1).checked().is_err());
         // What is said of the memory that it takes.
-        let bytes = size_of::<crate::request::Message>();
+        let bytes = size_of::<crate::worker::request::Message>();
         assert!((50..150).contains(&bytes), "{bytes} bytes for each request");
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key::Key;
-use crate::watch::Ended;
+use crate::lease::Ended;
 
 /// What went wrong, for code that has to decide what to do next.
 ///

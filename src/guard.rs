@@ -8,11 +8,12 @@ use once_cell::sync::OnceCell;
 
 use crate::cancel::CancelToken;
 use crate::error::Error;
-use crate::handle::Handle;
 use crate::key::Key;
-use crate::reply::Waited;
-use crate::request::{Answer, Grant};
-use crate::watch::{Ended, Hold, Watch};
+use crate::lease::{Ended, Hold};
+use crate::watch::Watch;
+use crate::worker::handle::Handle;
+use crate::worker::reply::Waited;
+use crate::worker::request::{Answer, Grant};
 
 /// A lock that is held until the guard is dropped.
 ///

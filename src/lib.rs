@@ -424,51 +424,42 @@
 //!
 //! [advisory lock]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
-mod abandoned;
 mod acquire;
 mod backoff;
 mod builder;
 mod cancel;
 mod clock;
 mod config;
-mod core;
+mod connect;
 mod credentials;
-mod descriptors;
-mod dial;
-mod dsn;
 mod error;
 mod guard;
-mod handle;
 mod health;
 mod key;
-mod link;
+mod lease;
 mod manager;
-mod pulse;
-mod reply;
-mod request;
+mod op;
 mod session;
 mod stats;
 mod sync;
 mod table;
-mod target;
-mod tls;
 mod watch;
-mod watchdog;
 mod with_lock;
 mod worker;
 
 pub use crate::acquire::Acquire;
 pub use crate::builder::Builder;
 pub use crate::cancel::CancelToken;
+pub use crate::connect::target::ConnectConfig;
 pub use crate::credentials::Credentials;
 pub use crate::error::{Error, ErrorKind};
 pub use crate::guard::Guard;
 pub use crate::health::Health;
 pub use crate::key::Key;
+pub use crate::lease::Ended;
 pub use crate::manager::Manager;
 pub use crate::stats::Stats;
-pub use crate::target::ConnectConfig;
-pub use crate::watch::{Ended, Watch};
+pub use crate::watch::Watch;
 pub use crate::with_lock::WithLockError;
 
 /// Compiles the README's examples.

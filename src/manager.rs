@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use crate::acquire::{Acquire, Limit};
 use crate::builder::Builder;
+use crate::connect::target::ConnectConfig;
 use crate::error::Error;
 use crate::guard::Guard;
-use crate::handle::Handle;
 use crate::health::Health;
 use crate::key::Key;
 use crate::stats::Stats;
-use crate::target::ConnectConfig;
 use crate::with_lock::WithLockError;
+use crate::worker::handle::Handle;
 
 /// Takes and keeps locks, over one database connection.
 ///

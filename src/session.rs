@@ -7,16 +7,12 @@
 //!
 //! [Advisory Locks]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
-mod connect;
-mod errors;
+pub(crate) mod errors;
 mod failures;
-mod fence;
-mod login;
-mod preflight;
-mod probe;
+pub(crate) mod marker;
 mod recovery;
-mod sql;
-mod verify;
+pub(crate) mod sequence;
+mod statements;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -29,24 +25,16 @@ use postgres::types::ToSql;
 use postgres::{CancelToken, Client, Row, SimpleQueryMessage, Statement};
 use tracing::debug;
 
+use self::errors::{ATTEMPTS, is_cancelled, lost};
 use self::failures::Failures;
-pub(crate) use self::fence::Missing;
-use self::fence::Sequence;
-use self::sql::{BEGIN, DROP_SNAPSHOT, END, LOCK, RENEW, UNLOCK, UNLOCK_AND_LOCK};
-use self::sql::{Branches, branches, code, scalar};
-use self::verify::Verification;
+use self::marker::Marker;
+use self::sequence::Sequence;
+use self::statements::{BEGIN, DROP_SNAPSHOT, END, LOCK, RENEW, UNLOCK, UNLOCK_AND_LOCK};
+use self::statements::{Branches, branches, code, scalar};
 use crate::clock;
-use crate::descriptors;
 use crate::error::Error;
-use crate::key::Key;
-use crate::request::Token;
-use crate::table::{Action, Op};
-use crate::target::Target;
-use crate::tls::Connector;
-use crate::watch::SessionState;
-
-/// How often a step is tried that the server did not refuse but cancelled.
-const ATTEMPTS: u32 = 3;
+use crate::lease::SessionState;
+use crate::op::{Action, Op, Outcome, Token};
 
 /// With how many locks to open a transaction, and with how few to end it. A statement
 /// outside of one ends with a walk over all locks of the session (`LockReleaseAll`).
@@ -61,25 +49,12 @@ const OLD: u64 = 1_000_000_000;
 /// itself sets out on: many short ones are not taken for one that hangs.
 pub(crate) type Beat<'a> = &'a dyn Fn();
 
-/// What became of one step.
-pub(crate) enum Outcome {
-    /// With fencing, what takes a lock comes with a token.
-    Done(Option<Token>),
-    /// The lock function has said no.
-    Refused,
-    /// The server could not do it, and it has no effect.
-    Failed(Error),
-}
-
 /// The session is of no use any more: its locks must be taken for lost.
 pub(crate) struct Lost(pub(crate) Error);
 
 pub(crate) struct Session {
     client: Client,
     state: Arc<SessionState>,
-    /// Held at the server for the session's whole life, for nobody: it shows that the
-    /// session is a manager's, and that it lives.
-    marker: Key,
     /// How long the server lets the session be silent, if it is to end it at all.
     lease: Option<Duration>,
     /// Does the server watch over the lease now?
@@ -91,7 +66,9 @@ pub(crate) struct Session {
     /// With fencing, where tokens come from.
     sequence: Option<Sequence>,
     failures: Failures,
-    verification: Verification,
+    /// Held at the server for the session's whole life, for nobody: it shows that the
+    /// session is a manager's, and that it lives.
+    marker: Marker,
     // Prepared when first needed: few programs need all of them, and each costs a round trip.
     lock: Option<Statement>,
     unlock: Option<Statement>,
@@ -102,44 +79,42 @@ pub(crate) struct Session {
     numbers: Vec<i64>,
 }
 
-/// Has the server give up a statement that nobody waits for any more, so that its session
-/// can end: a commit waits for a synchronous standby for as long as that is away.
-pub(crate) struct Canceller {
-    token: CancelToken,
-    connector: Connector,
-}
-
-impl Canceller {
-    /// On a thread of its own, because the server may not hear this either.
-    pub(crate) fn cancel(self) {
-        let cancel = move || {
-            // Where the driver finds no descriptors it panics.
-            if descriptors::check().is_err() {
-                return;
-            }
-            if let Err(error) = self.connector.cancel(&self.token) {
-                let error = &error as &dyn std::error::Error;
-                debug!(error, "the statement that is given up cannot be cancelled");
-            }
-        };
-        // Without a thread it is not cancelled.
-        thread::Builder::new()
-            .name("distlock-cancel".into())
-            .spawn(cancel)
-            .ok();
-    }
-}
-
 impl Session {
+    /// The session of `client`, which is connected and set up.
+    pub(crate) fn new(
+        client: Client,
+        marker: Marker,
+        sequence: Option<Sequence>,
+        lease: Option<Duration>,
+        generation: u64,
+    ) -> Session {
+        Session {
+            client,
+            state: Arc::new(SessionState::new(generation)),
+            lease,
+            armed: false,
+            locks: 0,
+            transaction: None,
+            failures: Failures::new(sequence.is_some()),
+            sequence,
+            marker,
+            lock: None,
+            unlock: None,
+            unlock_and_lock: None,
+            batches: HashMap::new(),
+            held: None,
+            codes: Vec::new(),
+            numbers: Vec::new(),
+        }
+    }
+
     pub(crate) fn state(&self) -> &Arc<SessionState> {
         &self.state
     }
 
-    pub(crate) fn canceller(&self, target: &Target) -> Canceller {
-        Canceller {
-            token: self.client.cancel_token(),
-            connector: target.connector.clone(),
-        }
+    /// To cancel the statement under way with.
+    pub(crate) fn cancel_token(&self) -> CancelToken {
+        self.client.cancel_token()
     }
 
     /// Does `batch` at the server, in one round trip if all goes well, and puts the
@@ -184,7 +159,7 @@ impl Session {
         };
         match done {
             Ok(()) => {
-                self.verification.check().map_err(Lost)?;
+                self.marker.check().map_err(Lost)?;
                 self.renew(started);
             }
             Err(error) if self.is_gone(&error) => return Err(lost(error)),
@@ -207,7 +182,7 @@ impl Session {
 
     /// Shows the server that this side lives, and this side that the server does.
     pub(crate) fn heartbeat(&mut self, beat: Beat<'_>) -> Result<(), Lost> {
-        match (self.verification.due(), self.transaction) {
+        match (self.marker.due(), self.transaction) {
             (Some(verify), _) => self.verify(&verify)?,
             (None, None) => self.persist(|client| client.check_connection())?,
             (None, Some(_)) => self.query(|client| client.batch_execute(DROP_SNAPSHOT))?,
@@ -223,8 +198,8 @@ impl Session {
             SimpleQueryMessage::Row(row) => row.try_get(0).ok().flatten() == Some("t"),
             _ => false,
         };
-        self.verification.answered(answer.iter().any(is_true));
-        self.verification.check().map_err(Lost)
+        self.marker.answered(answer.iter().any(is_true));
+        self.marker.check().map_err(Lost)
     }
 
     /// Does `query`, which changes nothing, again if somebody has cancelled it. Then the
@@ -361,7 +336,7 @@ impl Session {
     /// The round trip. On an error `outcomes` is as it was.
     fn run(&mut self, batch: &[Op], outcomes: &mut Vec<Outcome>) -> Result<(), postgres::Error> {
         // Only the general statement can verify the session, too.
-        let is_verified = self.verification.with_each_batch().is_some();
+        let is_verified = self.marker.with_each_batch().is_some();
         if self.sequence.is_some() {
             let row = self.run_batch(batch)?;
             let answers: &str = row.try_get(0)?;
@@ -407,16 +382,16 @@ impl Session {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let sequence = self.sequence.as_ref().map(|sequence| sequence.number);
-                let verified = self.verification.with_each_batch();
-                let sql = sql::batch(*new.key(), sequence, verified);
+                let verified = self.marker.with_each_batch();
+                let sql = statements::batch(*new.key(), sequence, verified);
                 new.insert(self.client.prepare(&sql)?)
             }
         };
         let params: [&(dyn ToSql + Sync); 2] = [&self.codes, &self.numbers];
         let row = self.client.query_one(statement, &params)?;
-        if self.verification.with_each_batch().is_some() {
+        if self.marker.with_each_batch().is_some() {
             let is_the_one: Option<bool> = row.try_get(1)?;
-            self.verification.answered(is_the_one == Some(true));
+            self.marker.answered(is_the_one == Some(true));
         }
         Ok(row)
     }
@@ -473,20 +448,6 @@ fn prepared<'a>(
         Some(statement) => Ok(statement),
         None => Ok(slot.insert(client.prepare(sql)?)),
     }
-}
-
-/// The server's code for what `error` was caused by, if it was the server.
-fn sqlstate(error: &Error) -> Option<&SqlState> {
-    let source = std::error::Error::source(error)?;
-    source.downcast_ref::<postgres::Error>()?.code()
-}
-
-fn is_cancelled(error: &postgres::Error) -> bool {
-    error.code() == Some(&SqlState::QUERY_CANCELED)
-}
-
-fn lost(error: postgres::Error) -> Lost {
-    Lost(Error::unavailable("the connection to the database was lost").caused_by(error))
 }
 
 #[cfg(test)]

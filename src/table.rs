@@ -10,40 +10,22 @@
 //! it for `entry::TENURE`; then the server lock is given up and left alone for as long as
 //! another process may need to look at it.
 
-mod agenda;
+mod batch;
 mod entry;
+mod handoff;
 mod kept;
-mod recent;
-mod turn;
+mod retry_queue;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use self::agenda::Agenda;
 use self::entry::{Entry, Holders, Line, Waiter};
+use self::handoff::Recent;
 use self::kept::Kept;
-use self::recent::Recent;
+use self::retry_queue::Agenda;
 use crate::backoff::Dice;
 use crate::key::Key;
-use crate::request::{Mode, Patience, Token};
-
-/// One step at the server. A batch has at most one for each key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Op {
-    pub(crate) key: Key,
-    pub(crate) mode: Mode,
-    pub(crate) action: Action,
-}
-
-// In the order of a batch: what frees comes before what takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Action {
-    Unlock,
-    /// With fencing also draws the token of the lock's first holder.
-    Lock,
-    /// Draws the token of a further holder, of a lock that the session has.
-    Draw,
-}
+use crate::op::{Mode, Patience, Token};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {

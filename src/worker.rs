@@ -5,6 +5,14 @@
 //! worker never waits for a caller, and never for a connect either: another thread
 //! dials, so that while the database is away requests are still answered.
 
+pub(crate) mod connection;
+pub(crate) mod handle;
+pub(crate) mod in_flight;
+pub(crate) mod reply;
+pub(crate) mod request;
+pub(crate) mod shared;
+pub(crate) mod watchdog;
+
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,15 +21,17 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 
-use crate::abandoned::Working;
-use crate::core::{Core, State, Waiter};
+use crate::connect::abandoned::Working;
 use crate::error::Error;
-use crate::link::{Link, Starting};
-use crate::pulse::Pulse;
-use crate::request::{Answer, Message, Note, Patience, Request};
-use crate::session::{Lost, Outcome, Session};
-use crate::table::{Action, Op};
-use crate::watch::Ended;
+use crate::lease::Ended;
+use crate::op::Outcome;
+use crate::op::Patience;
+use crate::op::{Action, Op};
+use crate::session::{Lost, Session};
+use crate::worker::connection::{Link, Starting};
+use crate::worker::in_flight::Pulse;
+use crate::worker::request::{Answer, Message, Note, Request};
+use crate::worker::shared::{Core, State, Waiter};
 
 /// Requests taken in, and steps sent, in one turn.
 const BATCH_CAP: usize = 1024;

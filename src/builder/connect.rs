@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::Builder;
-use crate::core::Core;
-use crate::dsn::Environment;
+use crate::connect::dsn::Environment;
+use crate::connect::target::Target;
 use crate::error::Error;
-use crate::handle::Handle;
-use crate::link::Starting;
 use crate::manager::Manager;
-use crate::target::Target;
-use crate::{watchdog, worker};
+use crate::worker::connection::Starting;
+use crate::worker::handle::Handle;
+use crate::worker::shared::Core;
+use crate::worker::{self, watchdog};
 
 impl Builder {
     /// Connects and starts the worker.

@@ -1,40 +1,27 @@
-//! What the driver's errors of a connect mean.
-
-use std::error::Error as _;
+//! What the server's errors mean.
 
 use postgres::error::SqlState;
 
+use super::Lost;
 use crate::error::{Error, ErrorKind, is_passing_code};
-use crate::tls;
 
-/// The error of a login that the driver or the server ended.
-pub(super) fn refused_login(error: postgres::Error) -> Error {
-    let (kind, message) = match error.code().map(SqlState::code) {
-        Some("42501") => (
-            ErrorKind::Login,
-            "the server refused the login: the role may not connect to this database",
-        ),
-        // ALLOW_CONNECTIONS is off, or the database is being dropped.
-        Some("55000") => (
-            ErrorKind::Unavailable,
-            "the database takes no connections now",
-        ),
-        _ => return refused(error),
-    };
-    Error::new(kind, message).caused_by(error)
-}
+/// How often a step is tried that the server did not refuse but cancelled.
+pub(crate) const ATTEMPTS: u32 = 3;
 
-/// The error of a connect that the driver or the server ended.
-pub(super) fn refused(error: postgres::Error) -> Error {
+/// The error of a session that the server does not go on with.
+pub(crate) fn refused(error: postgres::Error) -> Error {
     let (kind, message) = match error.as_db_error() {
         Some(said) => judged_by_server(said.code().code(), said.message()),
-        None => judged_by_driver(&error),
+        None => (
+            ErrorKind::Unavailable,
+            "the connection to the database was lost",
+        ),
     };
     Error::new(kind, message).caused_by(error)
 }
 
 /// What the server's own errors mean, by SQLSTATE.
-fn judged_by_server(code: &str, text: &str) -> (ErrorKind, &'static str) {
+pub(crate) fn judged_by_server(code: &str, text: &str) -> (ErrorKind, &'static str) {
     match code {
         "53300" => (
             ErrorKind::Unavailable,
@@ -121,27 +108,43 @@ fn judged_by_pooler(text: &str) -> (ErrorKind, &'static str) {
     }
 }
 
-/// What an error means that is not the server's own. The driver tells them apart by
-/// their texts alone.
-fn judged_by_driver(error: &postgres::Error) -> (ErrorKind, &'static str) {
-    let cause = error.source().map(ToString::to_string);
-    if let Some(advice) = tls::advice(error) {
-        (ErrorKind::Tls, advice)
-    } else if cause.is_some_and(|cause| cause == "password missing") {
-        (
-            ErrorKind::Login,
-            "the server refused the login: it asks for a password, and the connection string \
-             has none",
+/// The server's code for what `error` was caused by, if it was the server.
+pub(crate) fn sqlstate(error: &Error) -> Option<&SqlState> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<postgres::Error>()?.code()
+}
+
+pub(crate) fn is_cancelled(error: &postgres::Error) -> bool {
+    error.code() == Some(&SqlState::QUERY_CANCELED)
+}
+
+pub(crate) fn lost(error: postgres::Error) -> Lost {
+    Lost(Error::unavailable("the connection to the database was lost").caused_by(error))
+}
+
+/// The error of a lock step.
+pub(super) fn lock_error(error: postgres::Error) -> Error {
+    if error.code() == Some(&SqlState::OUT_OF_MEMORY) {
+        Error::new(
+            ErrorKind::LockTableFull,
+            "the server's lock table is full; raise max_locks_per_transaction",
         )
-    } else if error.to_string().starts_with("authentication error") {
-        (
-            ErrorKind::Login,
-            "the login failed: the server does not authenticate in a way that the driver and \
-             the connection string accept",
-        )
+        .caused_by(error)
     } else {
-        (ErrorKind::Unavailable, "cannot connect to the database")
+        Error::new(ErrorKind::Database, "the server could not take the lock").caused_by(error)
     }
+}
+
+/// The error of a draw.
+pub(super) fn draw_error(error: postgres::Error) -> Error {
+    let message = match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            "no fencing token: this role may not draw from the sequence any more"
+        }
+        Some(&SqlState::DISK_FULL) => "no fencing token: the server's disk is full",
+        _ => "the server gave no fencing token",
+    };
+    Error::new(ErrorKind::Fencing, message).caused_by(error)
 }
 
 #[cfg(all(test, not(distlock_model)))]

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use postgres::error::SqlState;
 
-use super::sqlstate;
+use super::errors::sqlstate;
 use crate::backoff;
 use crate::clock::{self, nanos};
 use crate::error::{Error, ErrorKind};
-use crate::request::Mode;
-use crate::table::{Action, Op};
+use crate::op::Mode;
+use crate::op::{Action, Op};
 
 /// How many steps of one batch are tried one by one before the rest of it is given up.
 const MOST_SINGLE_STEPS: u32 = 32;

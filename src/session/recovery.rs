@@ -4,17 +4,19 @@ use std::collections::{HashMap, HashSet};
 
 use postgres::error::SqlState;
 
+use super::errors::{ATTEMPTS, draw_error, is_cancelled, lock_error, lost};
 use super::failures::{Kind, SingleSteps};
-use super::fence::Missing;
-use super::sql::HELD;
-use super::{ATTEMPTS, Beat, Lost, Outcome, Session};
-use super::{check_complete, fence, is_cancelled, lost, prepared};
+use super::sequence::Missing;
+use super::statements::HELD;
+use super::{Beat, Lost, Session};
+use super::{check_complete, prepared, sequence};
 use crate::clock;
 use crate::config::SequenceName;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::key::Key;
-use crate::request::Mode;
-use crate::table::{Action, Op};
+use crate::op::Mode;
+use crate::op::Outcome;
+use crate::op::{Action, Op};
 
 impl Session {
     /// After a batch that failed with `error`: finds out what it did, and does the rest step
@@ -33,7 +35,7 @@ impl Session {
         let untried = error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
         let name = self.sequence.as_ref().map(|sequence| sequence.name.clone());
         let is_found_again = match name {
-            Some(name) if fence::is_gone(error) => match self.find_again(&name) {
+            Some(name) if sequence::is_gone(error) => match self.find_again(&name) {
                 Ok(()) => true,
                 Err(error) => {
                     self.failures.add(batch[0], &error);
@@ -117,7 +119,7 @@ impl Session {
 
     /// Looks the sequence up that was dropped: somebody may have made it anew.
     fn find_again(&mut self, name: &SequenceName) -> Result<(), Error> {
-        let found = fence::sequence(&mut self.client, name, Missing::Refuse)?;
+        let found = sequence::find_or_make(&mut self.client, name, Missing::Refuse)?;
         self.sequence = Some(found);
         self.batches.clear();
         Ok(())
@@ -160,7 +162,7 @@ impl Session {
         match self.run(steps, outcomes) {
             Err(error) if self.is_gone(&error) => Err(lost(error)),
             answered => {
-                self.verification.check().map_err(Lost)?;
+                self.marker.check().map_err(Lost)?;
                 self.renew(started);
                 Ok(answered)
             }
@@ -184,7 +186,7 @@ impl Session {
                 // A lock that cannot be given back goes with the session.
                 Action::Unlock => return Err(lost(error)),
                 Action::Draw if may_retry && is_cancelled(&error) => {}
-                Action::Draw => return Ok(Outcome::Failed(fence::draw_error(error))),
+                Action::Draw => return Ok(Outcome::Failed(draw_error(error))),
                 Action::Lock => {
                     // The lock may have been taken before the statement failed.
                     let taken = self.give_back(op, beat)?;
@@ -192,7 +194,7 @@ impl Session {
                         continue;
                     }
                     return Ok(Outcome::Failed(if taken && self.sequence.is_some() {
-                        fence::draw_error(error)
+                        draw_error(error)
                     } else {
                         lock_error(error)
                     }));
@@ -247,7 +249,7 @@ impl Session {
                         })
                         .collect::<Result<_, postgres::Error>>()
                         .map_err(lost)?;
-                    if !held.contains(&(self.marker, Mode::Exclusive)) {
+                    if !held.contains(&(self.marker.key(), Mode::Exclusive)) {
                         return Err(Lost(Error::unavailable(
                             "the session has lost the lock that it keeps for its life",
                         )));
@@ -296,17 +298,5 @@ fn is_done(op: Op, held: &HashSet<(Key, Mode)>) -> bool {
         Action::Unlock => !held,
         // A token that was drawn and did not arrive is lost.
         Action::Draw => false,
-    }
-}
-
-fn lock_error(error: postgres::Error) -> Error {
-    if error.code() == Some(&SqlState::OUT_OF_MEMORY) {
-        Error::new(
-            ErrorKind::LockTableFull,
-            "the server's lock table is full; raise max_locks_per_transaction",
-        )
-        .caused_by(error)
-    } else {
-        Error::new(ErrorKind::Database, "the server could not take the lock").caused_by(error)
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Action;
-use super::agenda::Look;
-use crate::request::{Mode, Patience, Token};
+use super::retry_queue::Look;
+use crate::op::Action;
+use crate::op::{Mode, Patience, Token};
 
 /// How long a process may pass a lock on inside before others get their turn.
 pub(super) const TENURE: Duration = Duration::from_millis(20);

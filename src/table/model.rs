@@ -14,6 +14,7 @@ use proptest::prelude::*;
 
 use self::world::{Held, Waiting, World, exclude};
 use super::*;
+use crate::op::{Action, Op};
 
 const KEYS: i32 = 2;
 const CAP: usize = 100;

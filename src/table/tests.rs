@@ -10,6 +10,7 @@ mod tenure;
 use std::ops::Range;
 
 use super::*;
+use crate::op::{Action, Op};
 
 const MS: Duration = Duration::from_millis(1);
 /// As documented: how long a lock is passed on inside.

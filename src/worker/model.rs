@@ -8,13 +8,13 @@ use shuttle::thread;
 use super::*;
 use crate::acquire::{Acquire, Limit};
 use crate::config::Settings;
+use crate::connect::target::Target;
 use crate::error::ErrorKind;
-use crate::handle::Handle;
 use crate::key::Key;
+use crate::lease::SessionState;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::try_schedules;
-use crate::target::Target;
-use crate::watch::SessionState;
+use crate::worker::handle::Handle;
 
 fn manager() -> (Arc<Handle>, Worker) {
     let settings = Settings::default();

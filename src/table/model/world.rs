@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::super::{Desk, Refusal};
 use crate::key::Key;
-use crate::request::{Mode, Patience, Token};
+use crate::op::{Mode, Patience, Token};
 
 #[derive(Clone, Copy)]
 pub(super) struct Waiting {

@@ -1,22 +1,18 @@
 //! Making a session: the login, what must be true of the server and of the path to it, and
 //! how the session is set up to hold locks.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use postgres::Client;
 use tracing::warn;
 
 use super::errors::refused;
-use super::failures::Failures;
-use super::fence::Missing;
 use super::preflight::{self, Proven};
-use super::verify::Verification;
-use super::{ATTEMPTS, Session, fence, is_cancelled, probe};
+use super::target::Target;
 use crate::config::Settings;
 use crate::error::Error;
-use crate::target::Target;
-use crate::watch::SessionState;
+use crate::session::Session;
+use crate::session::errors::{ATTEMPTS, is_cancelled};
+use crate::session::marker::{Marker, mark_again};
+use crate::session::sequence::{self, Missing};
 
 /// What `DISCARD ALL` does, which cannot be one of several statements: the last client of a
 /// pooled session may have left anything. But for its locks: there are none, which is proven.
@@ -38,49 +34,35 @@ const SETTINGS: &str = "SET lock_timeout = 0; \
 /// The first version with a limit for whole transactions.
 const WITH_TRANSACTION_TIMEOUT: i32 = 170_000;
 
-impl Session {
-    /// Connects, which may take long: not on a thread that somebody waits for. With fencing,
-    /// `missing` says what to do about a sequence that is not there.
-    pub(crate) fn connect(
-        target: &Target,
-        settings: &Settings,
-        missing: Missing,
-        generation: u64,
-    ) -> Result<Session, Error> {
-        let Proven {
-            mut client,
-            pid,
-            is_pooled,
-            version,
-            marker,
-        } = preflight::connect(target)?;
-        let name = target.config.get_application_name().unwrap_or_default();
-        prepare(&mut client, settings, version, name, marker).map_err(refused)?;
-        let sequence = match &settings.fencing {
-            None => None,
-            Some(name) => Some(fence::sequence(&mut client, name, missing)?),
-        };
-        let verification = Verification::new(marker, pid, is_pooled);
-        Ok(Session {
-            client,
-            state: Arc::new(SessionState::new(generation)),
-            marker: probe::marker_key(marker),
-            lease: settings.lease,
-            armed: false,
-            locks: 0,
-            transaction: None,
-            failures: Failures::new(sequence.is_some()),
-            sequence,
-            verification,
-            lock: None,
-            unlock: None,
-            unlock_and_lock: None,
-            batches: HashMap::new(),
-            held: None,
-            codes: Vec::new(),
-            numbers: Vec::new(),
-        })
-    }
+/// Connects, which may take long: not on a thread that somebody waits for. With fencing,
+/// `missing` says what to do about a sequence that is not there.
+pub(super) fn connect_once(
+    target: &Target,
+    settings: &Settings,
+    missing: Missing,
+    generation: u64,
+) -> Result<Session, Error> {
+    let Proven {
+        mut client,
+        pid,
+        is_pooled,
+        version,
+        marker,
+    } = preflight::connect(target)?;
+    let name = target.config.get_application_name().unwrap_or_default();
+    prepare(&mut client, settings, version, name, marker).map_err(refused)?;
+    let sequence = match &settings.fencing {
+        None => None,
+        Some(name) => Some(sequence::find_or_make(&mut client, name, missing)?),
+    };
+    let marker = Marker::new(marker, pid, is_pooled);
+    Ok(Session::new(
+        client,
+        marker,
+        sequence,
+        settings.lease,
+        generation,
+    ))
 }
 
 /// Makes the session clean and fit to hold locks, in one round trip where the server takes
@@ -97,7 +79,7 @@ fn prepare(
     let mut all = format!(
         "SET LOCAL statement_timeout = 0; {CLEAN}; {SETTINGS}; \
          SET application_name = E'{name}'; {}",
-        probe::mark_again(marker),
+        mark_again(marker),
     );
     if version >= WITH_TRANSACTION_TIMEOUT {
         all += "; SET transaction_timeout = 0";

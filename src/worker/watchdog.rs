@@ -16,10 +16,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tracing::{debug, warn};
 
 use crate::clock;
-use crate::core::Core;
 use crate::error::Error;
-use crate::watch::Ended;
+use crate::lease::Ended;
 use crate::worker;
+use crate::worker::shared::Core;
 
 pub(crate) fn spawn(core: &Arc<Core>, alarm: Receiver<()>) -> Result<(), Error> {
     // Weak: the core must not live for its watchdog's sake.
@@ -148,12 +148,13 @@ mod tests {
 
     use super::*;
     use crate::config::Settings;
+    use crate::connect::target::Target;
     use crate::error::ErrorKind;
     use crate::key::Key;
-    use crate::reply::Waited;
-    use crate::request::{Answer, Grant, Message, Mode, Note};
-    use crate::target::Target;
-    use crate::watch::SessionState;
+    use crate::lease::SessionState;
+    use crate::op::Mode;
+    use crate::worker::reply::Waited;
+    use crate::worker::request::{Answer, Grant, Message, Note};
 
     /// A manager's parts, without a thread, and what keeps its queue open.
     fn core() -> (Arc<Core>, Sender<Message>) {

@@ -26,7 +26,7 @@
 //! one's session must have outlived its client then.
 //!
 //! What a pool lends out, another client can take the probe from, and the marker. So the
-//! session of a pool is looked for more often, and goes on to be [verified](super::verify)
+//! session of a pool is looked for more often, and goes on to be [verified](crate::session::marker)
 //! with all that it does.
 //!
 //! Nothing of a session is changed before both are proven.
@@ -41,9 +41,10 @@ use postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::errors::refused;
 use super::login::login;
-use super::{ATTEMPTS, is_cancelled, probe, sqlstate};
+use super::probe;
+use crate::connect::target::Target;
 use crate::error::{Error, ErrorKind};
-use crate::target::Target;
+use crate::session::errors::{ATTEMPTS, is_cancelled, sqlstate};
 
 /// The first version with the lease (`idle_session_timeout`), and the oldest maintained.
 const FIRST: i32 = 140_000;

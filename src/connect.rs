@@ -4,6 +4,18 @@
 //! nothing would hang it for good and keep it from the hosts that follow, so each attempt
 //! has a thread of its own, which is left behind when its time is over.
 
+pub(crate) mod abandoned;
+mod canceller;
+mod descriptors;
+pub(crate) mod dsn;
+mod errors;
+mod login;
+mod preflight;
+mod probe;
+mod setup;
+pub(crate) mod target;
+pub(crate) mod tls;
+
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -13,12 +25,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use postgres::config::{Host, LoadBalanceHosts};
 
-use crate::abandoned::Abandoned;
+use self::abandoned::Abandoned;
+pub(crate) use self::canceller::Canceller;
+use self::target::Target;
 use crate::config::Settings;
-use crate::descriptors;
 use crate::error::{Error, ErrorKind};
-use crate::session::{Missing, Session};
-use crate::target::Target;
+use crate::session::Session;
+use crate::session::sequence::Missing;
 
 /// What it takes to connect.
 #[derive(Clone)]
@@ -73,7 +86,7 @@ impl Dialer {
             let share = deadline.saturating_duration_since(Instant::now()) / left;
             let (address, settings) = (address.within(share), self.settings.clone());
             let missing = self.missing;
-            let connect = move || Session::connect(&address, &settings, missing, generation);
+            let connect = move || setup::connect_once(&address, &settings, missing, generation);
             outcome = within(share, &self.abandoned, connect).and_then(|outcome| outcome);
             if outcome.is_ok() {
                 break;

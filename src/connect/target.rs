@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use postgres::config::TargetSessionAttrs;
 
 use crate::config::{FOREVER, Keepalives, Settings, whole_millis};
+use crate::connect::dsn::Environment;
+use crate::connect::tls::{self, Connector};
 use crate::credentials::Provider;
-use crate::dsn::Environment;
 use crate::error::Error;
-use crate::tls::{self, Connector};
 
 mod draft;
 mod endpoint;

@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use super::agenda::Look;
 use super::entry::{Entry, TENURE};
-use super::{Action, Desk, Op, Refusal, Table};
+use super::retry_queue::Look;
+use super::{Desk, Refusal, Table};
 use crate::backoff;
 use crate::key::Key;
-use crate::request::{Patience, Token};
+use crate::op::{Action, Op};
+use crate::op::{Patience, Token};
 
 impl<W> Table<W> {
     /// Puts into `batch` what is to be done at the server now, at most `cap` steps.

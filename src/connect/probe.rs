@@ -4,16 +4,7 @@
 //! turning a role's or database's `statement_timeout` off, for itself alone. All functions
 //! and operators are named with their schema: the session's `search_path` is not ours yet.
 
-use crate::key::Key;
-
-/// The first half of the markers, which are keys of two `integer`s: `dlck` in ASCII. Each
-/// session of a manager holds one marker for its whole life, its second half by chance.
-pub(super) const MARKER_CLASS: i32 = i32::from_be_bytes(*b"dlck");
-
-/// The marker with the second half `marker`.
-pub(super) fn marker_key(marker: i32) -> Key {
-    Key::from((MARKER_CLASS, marker))
-}
+use crate::session::marker::MARKER_CLASS;
 
 /// All that a session calls to lock and unlock.
 const FUNCTIONS: [&str; 8] = [
@@ -112,21 +103,6 @@ pub(super) fn unmark(marker: i32, pid: i32) -> String {
     format!(
         "{LIMITLESS} SELECT CASE WHEN {PID} OPERATOR(pg_catalog.=) {pid} \
          THEN pg_catalog.pg_advisory_unlock({MARKER_CLASS}, {marker}) END AS done"
-    )
-}
-
-/// Takes the marker once more, so that [`verified`] never gives it up.
-pub(super) fn mark_again(marker: i32) -> String {
-    format!("SELECT pg_catalog.pg_try_advisory_lock({MARKER_CLASS}, {marker})")
-}
-
-/// True in the session that is the server process `pid` and holds the marker twice. It is
-/// given back once and taken again, which the server does without its lock table.
-pub(super) fn verified(marker: i32, pid: i32) -> String {
-    format!(
-        "CASE WHEN {PID} OPERATOR(pg_catalog.=) {pid} \
-         THEN CASE WHEN pg_catalog.pg_advisory_unlock({MARKER_CLASS}, {marker}) \
-         THEN pg_catalog.pg_try_advisory_lock({MARKER_CLASS}, {marker}) END END"
     )
 }
 

@@ -16,12 +16,13 @@ use tracing::{debug, info, warn};
 use crate::backoff::{self, Dice};
 use crate::clock;
 use crate::config::Settings;
-use crate::core::{Core, State};
-use crate::dial::Dialer;
+use crate::connect::{Canceller, Dialer};
 use crate::error::Error;
 use crate::health::Outage;
-use crate::session::{Missing, Session};
-use crate::watch::Ended;
+use crate::lease::Ended;
+use crate::session::Session;
+use crate::session::sequence::Missing;
+use crate::worker::shared::{Core, State};
 
 enum Phase {
     Up(Box<Session>),
@@ -302,7 +303,8 @@ impl Link {
     }
 
     fn connected(&mut self, core: &Core, state: &mut State, session: Session) {
-        let canceller = session.canceller(&core.target);
+        let connector = core.target.connector.clone();
+        let canceller = Canceller::new(session.cancel_token(), connector);
         let outage = state.connected(Arc::clone(session.state()), Some(canceller));
         let is_start = outage.as_ref().is_some_and(Outage::is_start);
         if is_start {
@@ -358,8 +360,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::connect::target::Target;
     use crate::error::ErrorKind;
-    use crate::target::Target;
 
     const MINUTE: Duration = Duration::from_secs(60);
 

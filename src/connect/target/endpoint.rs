@@ -6,7 +6,7 @@ use std::path::Path;
 
 use postgres::config::Host;
 
-use crate::dsn::{Parameters, Value};
+use crate::connect::dsn::{Parameters, Value};
 use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 5432;

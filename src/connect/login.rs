@@ -6,9 +6,9 @@ use postgres::Client;
 use tracing::trace;
 
 use super::errors::refused_login;
-use crate::descriptors;
+use crate::connect::descriptors;
+use crate::connect::target::Target;
 use crate::error::Error;
-use crate::target::Target;
 
 /// Connects to the only host of `target`. With [`Builder::credentials`](crate::Builder) the
 /// login is asked for each time.

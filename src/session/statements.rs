@@ -1,7 +1,7 @@
 //! The statements, and which steps each can do.
 
-use crate::request::Mode;
-use crate::table::{Action, Op};
+use crate::op::Mode;
+use crate::op::{Action, Op};
 
 // A row only when the function said true: the caller counts rows and reads none.
 pub(super) const LOCK: &str = "SELECT FROM pg_catalog.pg_try_advisory_lock($1) AS l WHERE l";

@@ -1,35 +1,13 @@
 //! What travels to the worker, and back.
 
-use std::num::NonZeroI64;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::Error;
 use crate::key::Key;
-use crate::reply::Replier;
-use crate::watch::SessionState;
-
-/// A fencing token, of the type that SQL has for it.
-pub(crate) type Token = NonZeroI64;
-
-/// The two lock modes of Postgres's advisory locks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Mode {
-    Exclusive,
-    Shared,
-}
-
-/// How long an acquire goes on when the lock is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// One look, then the answer.
-    Once,
-    /// Until the lock is free, at most until then. The caller keeps its deadline itself; it is
-    /// only not to be put off for longer.
-    Until(Instant),
-    /// Until the lock is free.
-    Wait,
-}
+use crate::lease::SessionState;
+use crate::op::{Mode, Patience, Token};
+use crate::worker::reply::Replier;
 
 /// Through the bounded queue: callers wait for room in it.
 pub(crate) enum Message {

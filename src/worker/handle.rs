@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError};
 use tracing::{debug, warn};
 
-use crate::core::Core;
 use crate::error::Error;
-use crate::reply::Replier;
-use crate::request::{Answer, Grant, Message, Note};
+use crate::lease::Ended;
 use crate::sync::atomic::Ordering;
-use crate::watch::Ended;
+use crate::worker::reply::Replier;
+use crate::worker::request::{Answer, Grant, Message, Note};
+use crate::worker::shared::Core;
 
 /// How long a close waits for the worker to end the connection.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);

@@ -16,7 +16,7 @@ const LOOK: &str = "SELECT c.oid, c.relkind = 'S' AND c.relpersistence = 'p' \
      WHERE c.oid = pg_catalog.to_regclass($1)";
 
 /// One that was found: its name, and its object identifier, which needs no quoting.
-pub(super) struct Sequence {
+pub(crate) struct Sequence {
     pub(super) name: SequenceName,
     pub(super) number: u32,
 }
@@ -31,7 +31,7 @@ pub(crate) enum Missing {
 }
 
 /// Finds the sequence, and has what is drawn from it outlive a crash and a fail-over.
-pub(super) fn sequence(
+pub(crate) fn find_or_make(
     client: &mut Client,
     name: &SequenceName,
     missing: Missing,
@@ -131,16 +131,4 @@ pub(super) fn is_gone(error: &postgres::Error) -> bool {
         error.code(),
         Some(&SqlState::INTERNAL_ERROR | &SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_OBJECT)
     )
-}
-
-/// The error of a draw.
-pub(super) fn draw_error(error: postgres::Error) -> Error {
-    let message = match error.code() {
-        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-            "no fencing token: this role may not draw from the sequence any more"
-        }
-        Some(&SqlState::DISK_FULL) => "no fencing token: the server's disk is full",
-        _ => "the server gave no fencing token",
-    };
-    Error::new(ErrorKind::Fencing, message).caused_by(error)
 }

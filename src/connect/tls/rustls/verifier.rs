@@ -166,8 +166,8 @@ mod tests {
     use rustls::{ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
     use super::*;
-    use crate::tls::Trust;
-    use crate::tls::rustls::{client_config, ring};
+    use crate::connect::tls::Trust;
+    use crate::connect::tls::rustls::{client_config, ring};
 
     /// What `openssl x509 -req` makes, of a P-256 key that is lost.
     const VERSION_1: &[u8] = b"-----BEGIN CERTIFICATE-----

@@ -10,8 +10,8 @@ use postgres::config::{
 
 use super::endpoint::{Endpoint, Lists};
 use crate::config::Keepalives;
-use crate::dsn::passfile::{self, Passfile};
-use crate::dsn::{Environment, Parameters, TlsParameters, Value};
+use crate::connect::dsn::passfile::{self, Passfile};
+use crate::connect::dsn::{Environment, Parameters, TlsParameters, Value};
 use crate::error::Error;
 
 /// How soon the driver's way of saying "unset" would probe an idle connection.

@@ -6,14 +6,25 @@
 //! holds the marker. Behind a pool every batch and every heartbeat asks, in its own statement;
 //! where no pool is in sight one heartbeat a second does.
 
-use super::probe;
 use crate::clock;
 use crate::error::Error;
+use crate::key::Key;
+
+/// The first half of the markers, which are keys of two `integer`s: `dlck` in ASCII. Each
+/// session of a manager holds one marker for its whole life, its second half by chance.
+pub(crate) const MARKER_CLASS: i32 = i32::from_be_bytes(*b"dlck");
+
+/// The marker with the second half `marker`.
+pub(crate) fn marker_key(marker: i32) -> Key {
+    Key::from((MARKER_CLASS, marker))
+}
 
 /// How long a session without a pool before it goes without being verified, in nanoseconds.
 const INTERVAL: u64 = 1_000_000_000;
 
-pub(super) struct Verification {
+/// A session's marker, and whether it was found where it belongs.
+pub(crate) struct Marker {
+    number: i32,
     expression: String,
     is_pooled: bool,
     /// When the session was last seen to be the one.
@@ -21,15 +32,21 @@ pub(super) struct Verification {
     failed: bool,
 }
 
-impl Verification {
+impl Marker {
     /// Of the session that is the server process `pid` and holds `marker`.
-    pub(super) fn new(marker: i32, pid: i32, is_pooled: bool) -> Self {
-        Verification {
-            expression: probe::verified(marker, pid),
+    pub(crate) fn new(marker: i32, pid: i32, is_pooled: bool) -> Self {
+        Marker {
+            number: marker,
+            expression: verified(marker, pid),
             is_pooled,
             last: clock::now(),
             failed: false,
         }
+    }
+
+    /// As a lock that the session holds.
+    pub(super) fn key(&self) -> Key {
+        marker_key(self.number)
     }
 
     /// What each batch has to ask with all else, if it has to.
@@ -61,4 +78,19 @@ impl Verification {
              were given back; there is a pooler before the server that lends its sessions out",
         ))
     }
+}
+
+/// Takes the marker once more, so that [`verified`] never gives it up.
+pub(crate) fn mark_again(marker: i32) -> String {
+    format!("SELECT pg_catalog.pg_try_advisory_lock({MARKER_CLASS}, {marker})")
+}
+
+/// True in the session that is the server process `pid` and holds the marker twice. It is
+/// given back once and taken again, which the server does without its lock table.
+fn verified(marker: i32, pid: i32) -> String {
+    format!(
+        "CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {pid} \
+         THEN CASE WHEN pg_catalog.pg_advisory_unlock({MARKER_CLASS}, {marker}) \
+         THEN pg_catalog.pg_try_advisory_lock({MARKER_CLASS}, {marker}) END END"
+    )
 }

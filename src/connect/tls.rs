@@ -9,7 +9,7 @@ use postgres::config::{Host, SslMode};
 use postgres::tls::{MakeTlsConnect, TlsConnect};
 use postgres::{CancelToken, Client, NoTls, Socket};
 
-use crate::dsn::TlsParameters;
+use crate::connect::dsn::TlsParameters;
 use crate::error::Error;
 
 #[cfg(feature = "tls")]

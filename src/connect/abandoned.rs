@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::target::Target;
+use crate::connect::target::Target;
 
 /// The longest pause before another connection.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);

@@ -14,22 +14,23 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::abandoned::{Abandoned, Waiting};
 use crate::clock;
 use crate::config::Settings;
+use crate::connect::Canceller;
+use crate::connect::abandoned::{Abandoned, Waiting};
+use crate::connect::target::Target;
 use crate::error::Error;
 use crate::health::{Outage, Status};
 use crate::key::Key;
-use crate::pulse::Pulse;
-use crate::reply::{Replier, ReplyPool};
-use crate::request::{Answer, Grant, Message, Mode, Note, Request, Token};
-use crate::session::Canceller;
+use crate::lease::{Ended, SessionState};
+use crate::op::{Mode, Token};
 use crate::stats::{Counters, Stats};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::table::{Desk, Limits, Refusal, Table};
-use crate::target::Target;
-use crate::watch::{Ended, SessionState};
+use crate::worker::in_flight::Pulse;
+use crate::worker::reply::{Replier, ReplyPool};
+use crate::worker::request::{Answer, Grant, Message, Note, Request};
 
 /// What the worker answers to.
 pub(crate) struct Waiter {
