@@ -4,81 +4,61 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{TrySendError, never, select};
-
 use crate::cancel::CancelToken;
 use crate::config::FOREVER;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::key::Key;
 use crate::lease::Ended;
-use crate::op::{Mode, Patience};
+use crate::op::{Mode, Wait};
 use crate::with_lock::{self, WithLockError};
 use crate::worker::handle::Handle;
-use crate::worker::reply::Waited;
-use crate::worker::request::{Answer, Grant, Message, Note, Request};
 
 /// How long a timed call may take that has no time left for its one attempt.
 const ALLOWANCE: Duration = Duration::from_millis(100);
 
-/// How long a caller waits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Limit {
-    /// For one attempt; a timed call until then.
-    Once(Option<Instant>),
-    Until(Instant),
-    Forever,
+/// The wait of a call with this `timeout`.
+pub(crate) fn within(timeout: Duration) -> Wait {
+    // Beyond the clock's range is beyond anybody's patience.
+    Instant::now()
+        .checked_add(timeout)
+        .map_or(Wait::Forever, until)
 }
 
-impl Limit {
-    pub(crate) fn within(timeout: Duration) -> Self {
-        // Beyond the clock's range is beyond anybody's patience.
-        Instant::now()
-            .checked_add(timeout)
-            .map_or(Limit::Forever, Limit::until)
+/// The wait of a call with this `deadline`. One that has passed still allows one attempt, which
+/// takes a round trip.
+pub(crate) fn until(deadline: Instant) -> Wait {
+    let now = Instant::now();
+    if deadline <= now {
+        Wait::Try(Some(now + ALLOWANCE))
+    } else {
+        Wait::Until(deadline)
     }
+}
 
-    /// A deadline that has passed still allows one attempt, which takes a round trip.
-    pub(crate) fn until(deadline: Instant) -> Self {
-        let now = Instant::now();
-        if deadline <= now {
-            Limit::Once(Some(now + ALLOWANCE))
-        } else {
-            Limit::Until(deadline)
+/// What is left of `wait` if it may last no longer than `longest` from now, and whether that is
+/// shorter.
+fn cut(wait: Wait, longest: Option<Duration>) -> (Wait, bool) {
+    let end = longest.and_then(|longest| Instant::now().checked_add(longest));
+    match (wait, end) {
+        (Wait::Until(deadline), Some(end)) if deadline > end => (Wait::Until(end), true),
+        (Wait::Forever, Some(end)) => (Wait::Until(end), true),
+        // What it waits for then is the database.
+        (Wait::Try(deadline), Some(end)) => {
+            let sooner = deadline.map_or(end, |deadline| deadline.min(end));
+            (Wait::Try(Some(sooner)), false)
         }
+        (wait, _) => (wait, false),
     }
+}
 
-    fn deadline(self) -> Option<Instant> {
-        match self {
-            Limit::Until(deadline) => Some(deadline),
-            Limit::Once(deadline) => deadline,
-            Limit::Forever => None,
-        }
-    }
-
-    /// No longer than `longest` from now, and whether that is shorter.
-    fn cut_to(self, longest: Option<Duration>) -> (Limit, bool) {
-        let end = longest.and_then(|longest| Instant::now().checked_add(longest));
-        match (self, end) {
-            (Limit::Until(deadline), Some(end)) if deadline > end => (Limit::Until(end), true),
-            (Limit::Forever, Some(end)) => (Limit::Until(end), true),
-            // What it waits for then is the database.
-            (Limit::Once(deadline), Some(end)) => {
-                let sooner = deadline.map_or(end, |deadline| deadline.min(end));
-                (Limit::Once(Some(sooner)), false)
-            }
-            (limit, _) => (limit, false),
-        }
-    }
-
-    /// True if a caller whose grant was lost before it could return may ask again after so
-    /// many `attempts`: one that does not wait asks twice.
-    fn allows_another(self, attempts: u32) -> bool {
-        match self {
-            Limit::Once(_) => attempts < 2,
-            Limit::Until(deadline) => Instant::now() < deadline,
-            Limit::Forever => true,
-        }
+/// True if a caller whose grant was lost before it could return may ask again after so many
+/// `attempts`: one that does not wait asks twice.
+fn allows_another(wait: Wait, attempts: u32) -> bool {
+    match wait {
+        Wait::Try(_) => attempts < 2,
+        Wait::Until(deadline) => Instant::now() < deadline,
+        Wait::Forever => true,
     }
 }
 
@@ -231,8 +211,8 @@ impl<'a> Acquire<'a> {
     /// [`timeout`](Acquire::timeout), and what [`Manager::lock`](crate::Manager::lock)
     /// returns.
     pub fn lock(self) -> Result<Guard, Error> {
-        let limit = self.timeout.map_or(Limit::Forever, Limit::within);
-        self.wait(limit)?.ok_or_else(Error::timeout)
+        let wait = self.timeout.map_or(Wait::Forever, within);
+        self.wait(wait)?.ok_or_else(Error::timeout)
     }
 
     /// Takes the lock if it is free now, or becomes so within the
@@ -242,8 +222,8 @@ impl<'a> Acquire<'a> {
     ///
     /// What [`Manager::try_lock`](crate::Manager::try_lock) returns.
     pub fn try_lock(self) -> Result<Option<Guard>, Error> {
-        let limit = self.timeout.map_or(Limit::Once(None), Limit::within);
-        self.wait(limit)
+        let wait = self.timeout.map_or(Wait::Try(None), within);
+        self.wait(wait)
     }
 
     /// [`lock`](Acquire::lock) around `work`: see
@@ -271,26 +251,27 @@ impl<'a> Acquire<'a> {
     }
 
     /// [`run`](Acquire::run) within [`Builder::wait_limit`](crate::Builder::wait_limit).
-    pub(crate) fn wait(self, limit: Limit) -> Result<Option<Guard>, Error> {
-        let (key, longest) = (self.key, self.handle.core.settings.wait_limit);
-        let (limit, is_cut) = limit.cut_to(longest);
-        let outcome = self.run(limit)?;
+    pub(crate) fn wait(self, wait: Wait) -> Result<Option<Guard>, Error> {
+        let (key, longest) = (self.key, self.handle.settings().wait_limit);
+        let (wait, is_cut) = cut(wait, longest);
+        let outcome = self.run(wait)?;
         match longest {
             Some(longest) if is_cut && outcome.is_none() => Err(Error::wait_limit(&key, longest)),
             _ => Ok(outcome),
         }
     }
 
-    /// `None`: the lock is somebody else's and the caller's patience over.
-    pub(crate) fn run(self, limit: Limit) -> Result<Option<Guard>, Error> {
+    /// `None`: the lock is taken, and the wait is over.
+    pub(crate) fn run(self, wait: Wait) -> Result<Option<Guard>, Error> {
+        let interrupt = self.token.as_ref().map(CancelToken::latch);
         let mut attempts = 1;
         loop {
-            let Some(grant) = self.attempt(limit)? else {
+            let Some(grant) = self.handle.acquire(self.key, self.mode, wait, interrupt)? else {
                 return Ok(None);
             };
             // This thread may have slept since the grant, or the whole process: the session
             // may be gone by now, and with it the lock.
-            match grant.session.ended() {
+            match grant.lease.ended() {
                 None => {
                     let keep_until = self.hold_at_least.map(|time| Instant::now() + time);
                     let guard = Guard::new(Arc::clone(self.handle), grant)
@@ -299,79 +280,13 @@ impl<'a> Acquire<'a> {
                     return Ok(Some(guard.kept_until(keep_until)));
                 }
                 Some(Ended::Closed) => return Err(Error::closed()),
-                Some(_) if limit.allows_another(attempts) => attempts += 1,
+                Some(_) if allows_another(wait, attempts) => attempts += 1,
                 Some(_) => {
                     return Err(Error::unavailable(
                         "the lock was lost again before the call could return",
                     ));
                 }
             }
-        }
-    }
-
-    /// Asks for the lock once, and waits for the answer for as long as `limit` says.
-    fn attempt(&self, limit: Limit) -> Result<Option<Grant>, Error> {
-        let core = &self.handle.core;
-        if core.is_closed() {
-            return Err(Error::closed());
-        }
-        if self.token.as_ref().is_some_and(CancelToken::is_cancelled) {
-            return Err(Error::cancelled());
-        }
-        let (pending, reply) = core.replies.open();
-        let request = Message::Acquire(Request {
-            key: self.key,
-            mode: self.mode,
-            patience: match limit {
-                Limit::Once(_) => Patience::Once,
-                Limit::Until(deadline) => Patience::Until(deadline),
-                Limit::Forever => Patience::Wait,
-            },
-            reply,
-        });
-        // A request that is not sent is dropped, and that answers `pending`.
-        let sent = self.send(request, limit.deadline());
-        self.handle.drain_if_closed();
-        let waited = pending.wait(
-            limit.deadline(),
-            self.token.as_ref().map(CancelToken::channel),
-        );
-        if matches!(waited, Waited::TimedOut { .. } | Waited::Interrupted) {
-            self.handle.leave(Note::GaveUp(self.key));
-        }
-        match waited {
-            Waited::Answered(Answer::Granted(grant)) => Ok(Some(grant)),
-            Waited::Answered(Answer::Busy) => Ok(None),
-            Waited::Answered(Answer::Failed(error)) => Err(error),
-            Waited::Interrupted => Err(Error::cancelled()),
-            Waited::TimedOut { refused: true } => Ok(None),
-            Waited::TimedOut { refused: false } => Err(core.overdue()),
-            Waited::Dropped => match sent {
-                Err(Unsent::TimedOut) => Err(core.overdue()),
-                Err(Unsent::Cancelled) => Err(Error::cancelled()),
-                Ok(()) | Err(Unsent::Closed) => Err(Error::closed()),
-            },
-            Waited::Answered(Answer::Released) => unreachable!("nothing was released"),
-        }
-    }
-
-    /// Puts the request into the queue, waiting for room in it if need be.
-    fn send(&self, request: Message, deadline: Option<Instant>) -> Result<(), Unsent> {
-        let queue = &self.handle.queue;
-        let request = match queue.try_send(request) {
-            Ok(()) => return Ok(()),
-            Err(TrySendError::Disconnected(_)) => return Err(Unsent::Closed),
-            Err(TrySendError::Full(request)) => request,
-        };
-        let unheard = never();
-        let token = self.token.as_ref();
-        let cancelled = token.map_or(&unheard, CancelToken::channel);
-        let timeout = deadline.map_or_else(never, crossbeam_channel::at);
-        select! {
-            send(queue, request) -> sent => sent.map_err(|_| Unsent::Closed),
-            recv(cancelled) -> _ => Err(Unsent::Cancelled),
-            recv(self.handle.core.closing()) -> _ => Err(Unsent::Closed),
-            recv(timeout) -> _ => Err(Unsent::TimedOut),
         }
     }
 }
@@ -387,11 +302,4 @@ impl fmt::Debug for Acquire<'_> {
             .field("hold_at_least", &self.hold_at_least)
             .finish()
     }
-}
-
-/// Why a request did not get into the queue.
-enum Unsent {
-    TimedOut,
-    Cancelled,
-    Closed,
 }

@@ -1,5 +1,6 @@
-//! How long to wait before trying again. Pure but for the dice.
+//! How long to wait before trying again. Pure but for the jitter.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 /// The wait before attempt `attempt` (0 is the first): `min`, doubled each
@@ -19,15 +20,21 @@ pub(crate) fn proportional(waited: Duration, min: Duration, max: Duration) -> Du
 
 /// A source of jitter. Only spread is asked of it, so that clients that failed
 /// together do not come back together; it is no source of secrets.
-pub(crate) struct Dice(u64);
+pub(crate) struct Jitter(u64);
 
-impl Dice {
+impl Jitter {
+    #[cfg(test)]
     pub(crate) fn new(seed: u64) -> Self {
-        Dice(seed)
+        Jitter(seed)
+    }
+
+    /// With a seed of chance.
+    pub(crate) fn random() -> Self {
+        Jitter(RandomState::new().hash_one(()))
     }
 
     /// Between three quarters of `duration` and all of it.
-    pub(crate) fn jitter(&mut self, duration: Duration) -> Duration {
+    pub(crate) fn shorten(&mut self, duration: Duration) -> Duration {
         // SplitMix64 (Steele, Lea, Flood 2014): one addition and a mix.
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -62,10 +69,10 @@ mod tests {
 
     #[test]
     fn jitter_spreads_below_and_never_above() {
-        let mut dice = Dice::new(7);
-        let throws: Vec<Duration> = (0..1000).map(|_| dice.jitter(100 * MS)).collect();
-        assert!(throws.iter().all(|t| (75 * MS..=100 * MS).contains(t)));
-        assert!(throws.iter().min().unwrap() < &(80 * MS));
-        assert!(throws.iter().max().unwrap() > &(95 * MS));
+        let mut jitter = Jitter::new(7);
+        let pauses: Vec<Duration> = (0..1000).map(|_| jitter.shorten(100 * MS)).collect();
+        assert!(pauses.iter().all(|t| (75 * MS..=100 * MS).contains(t)));
+        assert!(pauses.iter().min().unwrap() < &(80 * MS));
+        assert!(pauses.iter().max().unwrap() > &(95 * MS));
     }
 }

@@ -3,6 +3,7 @@
 mod connect;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postgres::Socket;
@@ -13,6 +14,7 @@ use crate::connect::target::ConnectConfig;
 use crate::connect::tls::Connector;
 use crate::credentials::{Credentials, Provider};
 use crate::key::Namespace;
+use crate::observer::Observer;
 
 /// The settings of a [`Manager`](crate::Manager), from
 /// [`Manager::builder`](crate::Manager::builder).
@@ -319,6 +321,15 @@ impl Builder {
     /// [`client_connection_check_interval`]: https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-CLIENT-CONNECTION-CHECK-INTERVAL
     pub fn client_connection_check_interval(mut self, interval: Duration) -> Builder {
         self.settings.client_check_interval = interval;
+        self
+    }
+
+    /// Tells `observer` of each lock that is waited for, acquired, given back or lost, and of each
+    /// session, as it happens. See [`observer`](crate::observer).
+    ///
+    /// Default: none.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Builder {
+        self.settings.observer = Some(observer);
         self
     }
 

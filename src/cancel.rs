@@ -1,14 +1,11 @@
 //! Ending other threads' waits and holds.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
-
 use crate::lease::{Ended, Hold};
+use crate::sync::{Latch, Mutex};
 use crate::worker::handle::Handle;
 use crate::worker::request::Grant;
 
@@ -48,13 +45,11 @@ struct Shared {
     /// Kept alive, so that what cancels it reaches its children.
     parent: Option<Arc<Shared>>,
     state: Mutex<State>,
-    /// Disconnects when the token is cancelled.
-    cancelled: Receiver<Infallible>,
+    /// Set with the mutex held, so that nothing is registered afterwards.
+    cancelled: Latch,
 }
 
 struct State {
-    /// `None` once the token is cancelled. Nothing is ever sent.
-    signal: Option<Sender<Infallible>>,
     children: Vec<Weak<Shared>>,
     /// By the number of their grant, and of the manager they are from.
     holds: HashMap<HoldId, Registered>,
@@ -84,16 +79,14 @@ impl CancelToken {
     }
 
     fn below(parent: Option<Arc<Shared>>) -> Self {
-        let (signal, cancelled) = bounded(0);
         CancelToken {
             shared: Arc::new(Shared {
                 parent,
                 state: Mutex::new(State {
-                    signal: Some(signal),
                     children: Vec::new(),
                     holds: HashMap::new(),
                 }),
-                cancelled,
+                cancelled: Latch::default(),
             }),
         }
     }
@@ -109,7 +102,7 @@ impl CancelToken {
     /// Has `child` be cancelled with this token.
     fn adopt(&self, child: &CancelToken) {
         let mut state = self.shared.state.lock();
-        if state.signal.is_none() {
+        if self.shared.cancelled.is_set() {
             drop(state);
             return child.cancel();
         }
@@ -127,11 +120,10 @@ impl CancelToken {
         let mut pending = vec![Arc::clone(&self.shared)];
         while let Some(shared) = pending.pop() {
             let mut state = shared.state.lock();
-            let signal = state.signal.take();
+            shared.cancelled.set();
             let holds = std::mem::take(&mut state.holds);
             let children = std::mem::take(&mut state.children);
             drop(state);
-            drop(signal);
             for registered in holds.into_values() {
                 registered.cancel();
             }
@@ -141,10 +133,10 @@ impl CancelToken {
 
     /// True if the token was cancelled.
     pub fn is_cancelled(&self) -> bool {
-        self.shared.state.lock().signal.is_none()
+        self.shared.cancelled.is_set()
     }
 
-    pub(crate) fn channel(&self) -> &Receiver<Infallible> {
+    pub(crate) fn latch(&self) -> &Latch {
         &self.shared.cancelled
     }
 
@@ -168,7 +160,7 @@ impl CancelToken {
 
     fn register(&self, id: HoldId, hold: &Arc<Hold>, lock: Option<(Grant, Weak<Handle>)>) -> bool {
         let mut state = self.shared.state.lock();
-        if state.signal.is_none() {
+        if self.shared.cancelled.is_set() {
             return false;
         }
         let hold = Arc::clone(hold);
@@ -208,7 +200,7 @@ impl Registered {
         if self.hold.give_back(Ended::Cancelled).is_ok()
             && let Some(handle) = handle.upgrade()
         {
-            handle.release(grant, None);
+            handle.release(grant);
         }
     }
 }

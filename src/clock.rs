@@ -4,15 +4,76 @@
 //! at the server meanwhile. [`Instant`](std::time::Instant) does not do that on Linux.
 //! Nothing here reads the time of day, so setting that does no harm.
 
+use std::num::NonZeroU64;
+use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// Never: later than any time [`now`] returns.
-pub(crate) const NEVER: u64 = u64::MAX;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Nanoseconds on a clock that only goes forward, in a form that fits an
-/// atomic; never 0, so that 0 can mean "no time".
-pub(crate) fn now() -> u64 {
-    nanos(elapsed()).saturating_add(1)
+/// A point in time since the machine has booted, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BootInstant(NonZeroU64);
+
+impl BootInstant {
+    pub(crate) fn now() -> Self {
+        BootInstant::at(nanos(elapsed()))
+    }
+
+    fn at(nanos: u64) -> Self {
+        BootInstant(NonZeroU64::MIN.saturating_add(nanos))
+    }
+
+    pub(crate) fn elapsed(self) -> Duration {
+        BootInstant::now().saturating_duration_since(self)
+    }
+
+    pub(crate) fn saturating_duration_since(self, earlier: BootInstant) -> Duration {
+        Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
+    }
+
+    /// How long a thread may sleep at `now` that has to act then. A sleep runs on a clock that
+    /// stops while the machine is suspended, and this one goes on: so it is read once a second
+    /// at least.
+    pub(crate) fn pause(self, now: BootInstant) -> Duration {
+        self.saturating_duration_since(now).min(LONGEST_PAUSE)
+    }
+}
+
+/// Saturating, as is the difference: 584 years are enough for any lease.
+impl Add<Duration> for BootInstant {
+    type Output = BootInstant;
+
+    fn add(self, duration: Duration) -> BootInstant {
+        BootInstant(self.0.saturating_add(nanos(duration)))
+    }
+}
+
+impl Sub<Duration> for BootInstant {
+    type Output = BootInstant;
+
+    fn sub(self, duration: Duration) -> BootInstant {
+        BootInstant::at(
+            self.0
+                .get()
+                .saturating_sub(nanos(duration))
+                .saturating_sub(1),
+        )
+    }
+}
+
+/// A [`BootInstant`], or none, that threads share.
+#[derive(Default)]
+pub(crate) struct AtomicBootInstant(AtomicU64);
+
+impl AtomicBootInstant {
+    pub(crate) fn load(&self) -> Option<BootInstant> {
+        NonZeroU64::new(self.0.load(Ordering::SeqCst)).map(BootInstant)
+    }
+
+    pub(crate) fn store(&self, instant: Option<BootInstant>) {
+        let nanos = instant.map_or(0, |instant| instant.0.get());
+        self.0.store(nanos, Ordering::SeqCst);
+    }
 }
 
 /// Since the machine has booted.
@@ -34,25 +95,43 @@ fn elapsed() -> Duration {
     START.elapsed()
 }
 
-/// The longest [`pause`].
+/// The longest [`pause`](BootInstant::pause).
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a thread may sleep that has to act at `due`; `None`: until it is woken. A sleep
-/// runs on a clock that stops while the machine is suspended, and this one goes on: so it is
-/// looked at once a second at least.
-pub(crate) fn pause(due: u64, now: u64) -> Option<Duration> {
-    let left = Duration::from_nanos(due.saturating_sub(now));
-    (due != NEVER).then(|| left.min(LONGEST_PAUSE))
+/// `duration` in nanoseconds, at most 584 years.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// `duration` in nanoseconds; [`NEVER`] if it is longer than 584 years.
-pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(distlock_model)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arithmetic_saturates() {
+        let boot = BootInstant::at(0);
+        assert_eq!(boot - Duration::from_secs(1), boot);
+        assert_eq!(boot + Duration::MAX, BootInstant(NonZeroU64::MAX));
+        assert_eq!(
+            BootInstant::at(7) - Duration::from_nanos(3),
+            BootInstant::at(4)
+        );
+        assert_eq!(
+            boot.saturating_duration_since(BootInstant::at(1)),
+            Duration::ZERO
+        );
+    }
+
+    #[test]
+    fn a_shared_instant_may_be_none() {
+        let shared = AtomicBootInstant::default();
+        assert_eq!(shared.load(), None);
+        let now = BootInstant::now();
+        shared.store(Some(now));
+        assert_eq!(shared.load(), Some(now));
+        shared.store(None);
+        assert_eq!(shared.load(), None);
+    }
 
     #[test]
     fn nothing_that_will_be_due_is_slept_away() {
@@ -62,11 +141,11 @@ mod tests {
             (400, 1_000, Duration::ZERO),
             // Nine seconds are left, and the machine may be suspended for all of them.
             (10_000_000_000, 1_000_000_000, second),
-            (NEVER - 1, 1, second),
+            (u64::MAX, 1, second),
         ] {
-            assert_eq!(pause(due, now), Some(longest));
+            let pause = BootInstant::at(due).pause(BootInstant::at(now));
+            assert_eq!(pause, longest);
         }
-        assert_eq!(pause(NEVER, 1), None);
     }
 
     proptest::proptest! {
@@ -81,7 +160,8 @@ mod tests {
             let boot = |awake: u64| awake + suspends.range(..=awake).map(|(_, long)| long).sum::<u64>();
             let mut awake = 0;
             while boot(awake) < due {
-                let pause = pause(due * MILLI, boot(awake) * MILLI).expect("it is due some time");
+                let now = BootInstant::at(boot(awake) * MILLI);
+                let pause = BootInstant::at(due * MILLI).pause(now);
                 awake += u64::try_from(pause.as_millis()).unwrap().max(1);
             }
             let first = (0..=awake).find(|&awake| boot(awake) >= due).expect("it is past it");
@@ -95,11 +175,12 @@ mod tests {
     fn it_is_the_time_since_the_boot() {
         use rustix::time::{ClockId, clock_gettime};
 
-        let boot_time = || nanos(clock_gettime(ClockId::Boottime).try_into().unwrap());
-        let (before, now, after) = (boot_time(), now(), boot_time());
+        let boot_time =
+            || BootInstant::at(nanos(clock_gettime(ClockId::Boottime).try_into().unwrap()));
+        let (before, now, after) = (boot_time(), BootInstant::now(), boot_time());
         assert!(
-            (before..=after + 1).contains(&now),
-            "{before} {now} {after}"
+            (before..=after).contains(&now),
+            "{before:?} {now:?} {after:?}"
         );
     }
 }

@@ -1,10 +1,12 @@
 //! The settings of a manager: their defaults and what is wrong with them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::key::Namespace;
+use crate::observer::Observer;
 
 /// The shortest lease that leaves room for a heartbeat to be late.
 const MIN_LEASE_HEARTBEATS: u32 = 4;
@@ -113,6 +115,7 @@ pub(crate) struct Settings {
     pub(crate) client_check_interval: Duration,
     /// How often a warning tells of an outage that lasts.
     pub(crate) outage_warnings: Duration,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
 impl Default for Settings {
@@ -141,6 +144,7 @@ impl Default for Settings {
             },
             client_check_interval: Duration::from_secs(1),
             outage_warnings: Duration::from_secs(60),
+            observer: None,
         }
     }
 }
@@ -234,13 +238,6 @@ impl Settings {
             }
             _ => Ok(()),
         }
-    }
-
-    /// How long one round trip may take before the session is given up.
-    pub(crate) fn stall_limit(&self) -> Duration {
-        self.lease.map_or(self.response_timeout, |lease| {
-            lease.min(self.response_timeout)
-        })
     }
 }
 

@@ -28,6 +28,7 @@ use postgres::config::{Host, LoadBalanceHosts};
 use self::abandoned::Abandoned;
 pub(crate) use self::canceller::Canceller;
 use self::target::Target;
+use self::tls::Connector;
 use crate::config::Settings;
 use crate::error::{Error, ErrorKind};
 use crate::session::Session;
@@ -36,33 +37,75 @@ use crate::session::sequence::Missing;
 /// What it takes to connect.
 #[derive(Clone)]
 pub(crate) struct Dialer {
-    pub(crate) target: Target,
-    pub(crate) settings: Settings,
-    pub(crate) abandoned: Abandoned,
-    /// What to do about a sequence for tokens that is not there.
-    pub(crate) missing: Missing,
+    target: Target,
+    settings: Settings,
+    abandoned: Abandoned,
 }
 
 impl Dialer {
+    pub(crate) fn new(target: Target, settings: Settings) -> Self {
+        Dialer {
+            target,
+            settings,
+            abandoned: Abandoned::default(),
+        }
+    }
+
+    /// For a manager without a server.
+    #[cfg(test)]
+    pub(crate) fn nowhere(settings: Settings) -> Self {
+        let target = Target::parse("host=/nowhere", &settings, None);
+        Dialer::new(target.expect("it is well-formed"), settings)
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The threads left behind by those who stopped waiting for them.
+    pub(crate) fn abandoned(&self) -> &Abandoned {
+        &self.abandoned
+    }
+
+    /// Where it connects to, and as whom.
+    pub(crate) fn server(&self) -> &postgres::Config {
+        &self.target.config
+    }
+
+    pub(crate) fn connector(&self) -> Connector {
+        self.target.connector.clone()
+    }
+
+    /// How long to wait before there is another connection, so that abandoned ones do not
+    /// pile up.
+    pub(crate) fn pause(&self) -> Duration {
+        self.abandoned.pause(self.target.connect_timeout())
+    }
+
     /// Connects on a thread of its own. Its answer comes through the channel, which
     /// disconnects without one if that thread panics. If nobody waits for it any more, the
-    /// session is closed on that thread.
-    pub(crate) fn spawn(self, generation: u64) -> Result<Receiver<Result<Session, Error>>, Error> {
+    /// session is closed on that thread. With fencing, `missing` says what to do about a
+    /// sequence that is not there.
+    pub(crate) fn spawn(
+        self,
+        generation: u64,
+        missing: Missing,
+    ) -> Result<Receiver<Result<Session, Error>>, Error> {
         let (sender, outcome) = bounded(1);
         thread::Builder::new()
             .name("distlock-dial".into())
-            .spawn(move || sender.send(self.connect(generation)).ok())
+            .spawn(move || sender.send(self.connect(generation, missing)).ok())
             .map_err(|error| Error::unavailable("no thread for the connect").caused_by(error))?;
         Ok(outcome)
     }
 
     /// Connects to the first host that will do. If none does, the last one's error counts;
     /// but a standby says nothing while the primary may be on its way.
-    fn connect(&self, generation: u64) -> Result<Session, Error> {
+    fn connect(&self, generation: u64, missing: Missing) -> Result<Session, Error> {
         let mut outcome = Err(Error::config("the connection string names no host"));
         for host in shuffled(self.target.hosts(), &self.target) {
             let kind = |outcome: &Result<Session, Error>| outcome.as_ref().err().map(Error::kind);
-            let next = self.connect_host(&host, generation);
+            let next = self.connect_host(&host, generation, missing);
             let (before, now) = (kind(&outcome), kind(&next));
             if (before, now) != (Some(ErrorKind::Unavailable), Some(ErrorKind::Standby)) {
                 outcome = next;
@@ -75,7 +118,12 @@ impl Dialer {
     }
 
     /// The addresses of a host share its time.
-    fn connect_host(&self, host: &Target, generation: u64) -> Result<Session, Error> {
+    fn connect_host(
+        &self,
+        host: &Target,
+        generation: u64,
+        missing: Missing,
+    ) -> Result<Session, Error> {
         // A look-up without descriptors fails, too, and does not say why.
         descriptors::check()?;
         let deadline = Instant::now() + host.connect_timeout();
@@ -85,7 +133,6 @@ impl Dialer {
             let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / left;
             let (address, settings) = (address.within(share), self.settings.clone());
-            let missing = self.missing;
             let connect = move || setup::connect_once(&address, &settings, missing, generation);
             outcome = within(share, &self.abandoned, connect).and_then(|outcome| outcome);
             if outcome.is_ok() {

@@ -12,8 +12,7 @@ use crate::key::Key;
 use crate::lease::{Ended, Hold};
 use crate::watch::Watch;
 use crate::worker::handle::Handle;
-use crate::worker::reply::Waited;
-use crate::worker::request::{Answer, Grant};
+use crate::worker::request::Grant;
 
 /// A lock that is held until the guard is dropped.
 ///
@@ -86,7 +85,7 @@ impl Guard {
     }
 
     fn hold(&self) -> &Arc<Hold> {
-        self.hold.get_or_init(|| Hold::new(&self.grant.session))
+        self.hold.get_or_init(|| Hold::new(&self.grant.lease))
     }
 
     /// What is locked: the number to look for in `pg_locks`, the namespace applied.
@@ -126,14 +125,14 @@ impl Guard {
     pub fn time_left(&self) -> Option<Duration> {
         match self.hold.get() {
             Some(hold) => hold.time_left(),
-            None => self.grant.session.time_left(),
+            None => self.grant.lease.time_left(),
         }
     }
 
     fn ended(&self) -> Option<Ended> {
         match self.hold.get() {
             Some(hold) => hold.ended(),
-            None => self.grant.session.ended(),
+            None => self.grant.lease.ended(),
         }
     }
 
@@ -179,16 +178,7 @@ impl Guard {
     /// ```
     pub fn unlock(mut self) -> Result<(), Error> {
         self.finish().map_err(Error::ended)?;
-        let (pending, replier) = self.handle.core.replies.open();
-        self.handle.release(self.grant.clone(), Some(replier));
-        match pending.wait(None, None) {
-            Waited::Answered(Answer::Released) => Ok(()),
-            Waited::Answered(Answer::Failed(error)) => Err(error),
-            Waited::Answered(Answer::Granted(_) | Answer::Busy)
-            | Waited::Dropped
-            | Waited::TimedOut { .. }
-            | Waited::Interrupted => Err(Error::unavailable("the unlock has got no answer")),
-        }
+        self.handle.unlock(self.grant.clone())
     }
 
     /// Ends the hold. An error if the lock is not this guard's to give back: it was lost
@@ -200,7 +190,7 @@ impl Guard {
         }
         match self.hold.get() {
             Some(hold) => hold.give_back(Ended::Unlocked),
-            None => self.grant.session.ended().map_or(Ok(()), Err),
+            None => self.grant.lease.ended().map_or(Ok(()), Err),
         }
     }
 }
@@ -208,7 +198,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if !self.over && self.finish().is_ok() {
-            self.handle.release(self.grant.clone(), None);
+            self.handle.release(self.grant.clone());
         }
     }
 }

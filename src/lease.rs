@@ -1,19 +1,29 @@
-//! Whether a lock may still be believed in: per session, per hold, and as the
-//! [`Watch`] that users see.
+//! Whether locks still count as held: per session ([`Lease`]) and per lock ([`Hold`]).
 //!
-//! A hold ends once, with the first cause there is. Losing a session is one store
-//! for all its locks; only holds that somebody watches have state of their own.
+//! A session's locks count as held as long as this holds:
+//!
+//! ```text
+//! no cause to end them is known    and, while the lease is armed,
+//! now < begin of the last round trip that was answered + 9/10 of the lease
+//! ```
+//!
+//! The server ends a session that has been silent for the whole lease (`idle_session_timeout`),
+//! counted from the end of its last statement, which is after the begin of that round trip. So
+//! this side always stops first, by a tenth of the lease or more, with nothing but its own clock
+//! to tell. The first cause is latched: what has ended never counts as held again.
+//!
+//! Losing a session is one store for all its locks; only holds that are watched have state of
+//! their own.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::clock;
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::clock::{AtomicBootInstant, BootInstant};
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::{Latch, Mutex};
 
 /// Why a hold ended: the first cause that this side knew of.
 ///
@@ -80,24 +90,77 @@ impl Cause {
     }
 }
 
-/// One database session's locks: whether they may still be believed in.
-pub(crate) struct SessionState {
+/// How much of a lease this side counts on: what is left is the time to act on its end before
+/// the server does.
+fn trusted(length: Duration) -> Duration {
+    length - length / 10
+}
+
+/// How long one round trip may take before its session is given up.
+pub(crate) fn response_limit(length: Option<Duration>, response_timeout: Duration) -> Duration {
+    length.map_or(response_timeout, |length| length.min(response_timeout))
+}
+
+/// When to send a heartbeat that is to arrive each `interval`: an eighth early, so that its
+/// round trip is within the interval, too.
+pub(crate) fn heartbeat_pause(interval: Duration) -> Duration {
+    interval * 7 / 8
+}
+
+/// Whether the server watches over a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LeaseState {
+    /// There is none: the manager was made without.
+    Off,
+    /// Nothing is held, and the session may be silent for as long as it likes.
+    Disarmed,
+    /// The server ends the session if it is silent for too long.
+    Armed,
+}
+
+/// One database session's locks: whether they still count as held.
+pub(crate) struct Lease {
     generation: u64,
+    length: Option<Duration>,
     cause: Cause,
-    /// On [`clock::now`]; [`clock::NEVER`] without a lease.
-    trusted_until: AtomicU64,
+    /// `None` unless it is armed.
+    trusted_until: AtomicBootInstant,
     /// The holds to tell. Dead ones are swept out when the list has doubled.
     watched: Mutex<Vec<Weak<Hold>>>,
 }
 
-impl SessionState {
-    pub(crate) fn new(generation: u64) -> Self {
-        SessionState {
+impl Lease {
+    /// The lease of a manager's session number `generation`; not armed.
+    pub(crate) fn new(generation: u64, length: Option<Duration>) -> Self {
+        Lease {
             generation,
+            length,
             cause: Cause::default(),
-            trusted_until: AtomicU64::new(clock::NEVER),
+            trusted_until: AtomicBootInstant::default(),
             watched: Mutex::default(),
         }
+    }
+
+    pub(crate) fn state(&self) -> LeaseState {
+        match (self.length, self.trusted_until()) {
+            (None, _) => LeaseState::Off,
+            (Some(_), None) => LeaseState::Disarmed,
+            (Some(_), Some(_)) => LeaseState::Armed,
+        }
+    }
+
+    /// How long the server lets the session be silent while the lease is armed. `None` without
+    /// a lease.
+    pub(crate) fn length(&self) -> Option<Duration> {
+        self.length
+    }
+
+    /// After how long without anything held or awaited to disarm it: early enough for the
+    /// lease, late enough not to be undone at once. `None` if it is not armed.
+    pub(crate) fn disarm_after(&self) -> Option<Duration> {
+        self.length
+            .filter(|_| self.state() == LeaseState::Armed)
+            .map(|length| length / 4)
     }
 
     /// Which of the manager's sessions this is, counted from 1.
@@ -120,7 +183,8 @@ impl SessionState {
     /// no thread has to run for a lease to expire.
     pub(crate) fn ended(&self) -> Option<Ended> {
         let ended = self.cause.get();
-        if ended.is_none() && clock::now() >= self.trusted_until.load(Ordering::Acquire) {
+        let is_over = |until: BootInstant| BootInstant::now() >= until;
+        if ended.is_none() && self.trusted_until().is_some_and(is_over) {
             // Latched, so that a late renewal cannot bring the lock back to life.
             self.trip(Ended::LeaseExpired);
             return self.cause.get();
@@ -128,65 +192,72 @@ impl SessionState {
         ended
     }
 
-    /// The server has answered: believe until `until`, unless it is too late for that.
-    pub(crate) fn renew(&self, until: u64) {
-        if self.ended().is_none() {
-            self.trust_until(until);
+    /// The server watches over it, and has been told so in a round trip that began at
+    /// `started`. Not while anything counts on it.
+    pub(crate) fn arm(&self, started: BootInstant) {
+        self.trust_since(started);
+    }
+
+    /// The server does not watch over it any more.
+    pub(crate) fn disarm(&self) {
+        self.trusted_until.store(None);
+    }
+
+    /// The server has answered in a round trip that began at `started`: renews the lease, if
+    /// it is armed and has not expired.
+    pub(crate) fn renew(&self, started: BootInstant) {
+        if self.state() == LeaseState::Armed && self.ended().is_none() {
+            self.trust_since(started);
         }
     }
 
-    /// While nothing is held: believe until `until` from now on.
-    pub(crate) fn trust_until(&self, until: u64) {
-        self.trusted_until.store(until, Ordering::Release);
+    fn trust_since(&self, started: BootInstant) {
+        let until = self.length.map(|length| started + trusted(length));
+        self.trusted_until.store(until);
     }
 
     /// How much of the lease is left, by the clock; nothing once the session has ended.
-    /// `None` without a lease.
+    /// `None` unless it is armed.
     pub(crate) fn time_left(&self) -> Option<Duration> {
-        let until = self.trusted_until();
-        let left = match self.ended() {
-            None => until.saturating_sub(clock::now()),
-            Some(_) => 0,
-        };
-        (until != clock::NEVER).then(|| Duration::from_nanos(left))
+        let until = self.trusted_until()?;
+        Some(match self.ended() {
+            None => until.saturating_duration_since(BootInstant::now()),
+            Some(_) => Duration::ZERO,
+        })
     }
 
     /// When the clock ends the session's locks, if nobody renews them.
-    pub(crate) fn trusted_until(&self) -> u64 {
-        self.trusted_until.load(Ordering::Acquire)
+    pub(crate) fn trusted_until(&self) -> Option<BootInstant> {
+        self.trusted_until.load()
     }
 }
 
 /// One lock that somebody watches.
 pub(crate) struct Hold {
-    session: Arc<SessionState>,
+    lease: Arc<Lease>,
     cause: Cause,
     /// True once somebody has taken it upon them to give the lock back.
     given_back: AtomicBool,
-    /// Nothing is ever sent: dropping the sender is the signal.
-    signal: Mutex<Option<Sender<Infallible>>>,
-    over: Receiver<Infallible>,
+    over: Latch,
 }
 
 impl Hold {
-    pub(crate) fn new(session: &Arc<SessionState>) -> Arc<Self> {
-        let (sender, over) = bounded(0);
+    pub(crate) fn new(lease: &Arc<Lease>) -> Arc<Self> {
         let hold = Arc::new(Hold {
-            session: Arc::clone(session),
+            lease: Arc::clone(lease),
             cause: Cause::default(),
             given_back: AtomicBool::new(false),
-            signal: Mutex::new(Some(sender)),
-            over,
+            over: Latch::default(),
         });
         {
-            let mut watched = session.watched.lock();
+            let mut watched = lease.watched.lock();
             if watched.len() == watched.capacity() {
                 watched.retain(|hold| hold.strong_count() > 0);
             }
             watched.push(Arc::downgrade(&hold));
         }
         // A trip that came before the push has not told this hold.
-        if let Some(ended) = session.ended() {
+        if let Some(ended) = lease.ended() {
             hold.end(ended);
         }
         hold
@@ -195,11 +266,10 @@ impl Hold {
     /// True if this call ended the hold with `ended`, and not an earlier cause. The clock
     /// is asked first: a thread that wakes up after its lease has not given anything back.
     pub(crate) fn end(&self, ended: Ended) -> bool {
-        let cause = self.session.ended().unwrap_or(ended);
+        let cause = self.lease.ended().unwrap_or(ended);
         let first = self.cause.set(cause);
         if first {
-            let signal = self.signal.lock().take();
-            drop(signal);
+            self.over.set();
         }
         first && cause == ended
     }
@@ -215,25 +285,25 @@ impl Hold {
         }
         self.end(ended);
         // A hold that was cancelled, and then lost, has nothing left to give back.
-        self.session.ended().map_or(Ok(()), Err)
+        self.lease.ended().map_or(Ok(()), Err)
     }
 
     /// Disconnects when the hold ends.
     pub(crate) fn over(&self) -> &Receiver<Infallible> {
-        &self.over
+        self.over.channel()
     }
 
     pub(crate) fn ended(&self) -> Option<Ended> {
         self.cause.get().or_else(|| {
             // Latched before it is told: a release at the same moment cannot take it back.
-            self.end(self.session.ended()?);
+            self.end(self.lease.ended()?);
             self.cause.get()
         })
     }
 
     /// How much of the lease is left; `None` without one.
     pub(crate) fn time_left(&self) -> Option<Duration> {
-        let left = self.session.time_left()?;
+        let left = self.lease.time_left()?;
         let is_gone = self.given_back.load(Ordering::Acquire);
         Some(if is_gone { Duration::ZERO } else { left })
     }
@@ -247,46 +317,91 @@ impl Hold {
             if left == Some(Duration::ZERO) {
                 return None;
             }
-            self.sleep(self.pause_until(self.session.trusted_until(), left));
+            self.sleep(pause_until(self.lease.trusted_until(), left));
         }
     }
 
     pub(crate) fn wait_at_risk(&self, margin: Duration) -> Option<Ended> {
-        let margin = clock::nanos(margin);
         loop {
             if let Some(ended) = self.ended() {
                 return Some(ended);
             }
             // Again each time, because a renewal may have come in between.
-            let at_risk = match self.session.trusted_until() {
-                clock::NEVER => clock::NEVER,
-                trusted => trusted.saturating_sub(margin),
-            };
-            if clock::now() >= at_risk {
+            let at_risk = self.lease.trusted_until().map(|until| until - margin);
+            if at_risk.is_some_and(|at_risk| BootInstant::now() >= at_risk) {
                 return None;
             }
-            self.sleep(self.pause_until(at_risk, None));
-        }
-    }
-
-    /// How long to sleep until `due` by the lease's clock, and no longer than what is `left`.
-    pub(crate) fn pause_until(&self, due: u64, left: Option<Duration>) -> Option<Duration> {
-        match (clock::pause(due, clock::now()), left) {
-            (Some(pause), Some(left)) => Some(pause.min(left)),
-            (pause, left) => pause.or(left),
+            self.sleep(pause_until(at_risk, None));
         }
     }
 
     /// Sleeps for `pause`, or less if the hold ends; the state then says what happened.
     fn sleep(&self, pause: Option<Duration>) {
         let woken = match pause {
-            Some(pause) => self.over.recv_timeout(pause),
-            None => self.over.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(pause) => self.over().recv_timeout(pause),
+            None => self
+                .over()
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
         };
         match woken {
             Ok(never) => match never {},
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
+    }
+}
+
+/// How long to sleep until `due` by the lease's clock, and no longer than what is `left`. `None`:
+/// until woken.
+fn pause_until(due: Option<BootInstant>, left: Option<Duration>) -> Option<Duration> {
+    let pause = due.map(|due| due.pause(BootInstant::now()));
+    pause.into_iter().chain(left).min()
+}
+
+#[cfg(all(test, not(distlock_model)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_side_stops_a_tenth_of_the_lease_before_the_server() {
+        for (length, trust) in [(10_000_000, 9_000_000), (1_000, 900)] {
+            let length = Duration::from_micros(length);
+            assert_eq!(trusted(length), Duration::from_micros(trust));
+        }
+    }
+
+    #[test]
+    fn no_wait_sleeps_for_longer_than_a_second_while_there_is_a_lease() {
+        let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+        assert_eq!(pause_until(None, None), None);
+        assert_eq!(pause_until(None, Some(hour)), Some(hour));
+        let due = BootInstant::now() + 9 * second;
+        for left in [None, Some(hour), Some(second / 2)] {
+            let pause = pause_until(Some(due), left).expect("it is due");
+            assert!(pause <= left.unwrap_or(second).min(second), "{pause:?}");
+        }
+    }
+
+    #[test]
+    fn a_lease_is_renewed_only_while_it_is_armed_and_has_not_expired() {
+        let second = Duration::from_secs(1);
+        let lease = Lease::new(1, Some(10 * second));
+        assert_eq!(lease.state(), LeaseState::Disarmed);
+        lease.renew(BootInstant::now());
+        assert_eq!(lease.time_left(), None);
+        lease.arm(BootInstant::now());
+        assert_eq!(lease.state(), LeaseState::Armed);
+        assert!(lease.time_left() <= Some(9 * second));
+        lease.disarm();
+        assert_eq!(lease.state(), LeaseState::Disarmed);
+        lease.arm(BootInstant::now() - 3600 * second);
+        assert_eq!(lease.ended(), Some(Ended::LeaseExpired));
+        lease.renew(BootInstant::now());
+        assert_eq!(lease.time_left(), Some(Duration::ZERO));
+
+        let off = Lease::new(1, None);
+        off.arm(BootInstant::now());
+        assert_eq!((off.state(), off.time_left()), (LeaseState::Off, None));
     }
 }
 

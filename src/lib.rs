@@ -438,6 +438,7 @@ mod health;
 mod key;
 mod lease;
 mod manager;
+pub mod observer;
 mod op;
 mod session;
 mod stats;

@@ -4,13 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::acquire::{Acquire, Limit};
+use crate::acquire::{self, Acquire};
 use crate::builder::Builder;
 use crate::connect::target::ConnectConfig;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::health::Health;
 use crate::key::Key;
+use crate::op::Wait;
 use crate::stats::Stats;
 use crate::with_lock::WithLockError;
 use crate::worker::handle::Handle;
@@ -149,7 +150,7 @@ impl Manager {
     /// # }
     /// ```
     pub fn try_lock(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
-        self.acquire(key).wait(Limit::Once(None))
+        self.acquire(key).wait(Wait::Try(None))
     }
 
     /// Waits for the lock, runs `work` under it, and gives it back. The value comes only if
@@ -231,7 +232,7 @@ impl Manager {
         key: impl Into<Key>,
         timeout: Duration,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).wait(Limit::within(timeout))
+        self.acquire(key).wait(acquire::within(timeout))
     }
 
     /// Waits for the lock until `deadline`, as [`try_lock_for`](Manager::try_lock_for)
@@ -260,7 +261,7 @@ impl Manager {
         key: impl Into<Key>,
         deadline: Instant,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).wait(Limit::until(deadline))
+        self.acquire(key).wait(acquire::until(deadline))
     }
 
     /// Waits for a share of the lock. Waiting exclusive requests go first.
@@ -287,7 +288,7 @@ impl Manager {
     ///
     /// Those of [every acquire](Manager#errors).
     pub fn try_lock_shared(&self, key: impl Into<Key>) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().wait(Limit::Once(None))
+        self.acquire(key).shared().wait(Wait::Try(None))
     }
 
     /// Waits for a share of the lock for at most `timeout`. Zero tries once,
@@ -302,7 +303,7 @@ impl Manager {
         key: impl Into<Key>,
         timeout: Duration,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().wait(Limit::within(timeout))
+        self.acquire(key).shared().wait(acquire::within(timeout))
     }
 
     /// Waits for a share of the lock until `deadline`. One that has passed allows one
@@ -316,12 +317,12 @@ impl Manager {
         key: impl Into<Key>,
         deadline: Instant,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().wait(Limit::until(deadline))
+        self.acquire(key).shared().wait(acquire::until(deadline))
     }
 
     /// An acquire with options: shared, with a timeout, ended by a token, held for a time.
     pub fn acquire(&self, key: impl Into<Key>) -> Acquire<'_> {
-        let namespace = self.handle.core.settings.namespace.as_ref();
+        let namespace = self.handle.settings().namespace.as_ref();
         Acquire::new(&self.handle, key.into().within(namespace))
     }
 
@@ -336,7 +337,7 @@ impl Manager {
     /// # }
     /// ```
     pub fn stats(&self) -> Stats {
-        self.handle.core.stats()
+        self.handle.stats()
     }
 
     /// How the manager stands with its database: connected or not, since when, and why not.
@@ -356,7 +357,7 @@ impl Manager {
     /// # }
     /// ```
     pub fn health(&self) -> Health {
-        self.handle.core.health()
+        self.handle.health()
     }
 
     /// Ends the manager for all its clones: every watch trips with

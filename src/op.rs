@@ -18,14 +18,30 @@ pub(crate) enum Mode {
 
 /// How long an acquire goes on when the lock is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// One look, then the answer.
-    Once,
-    /// Until the lock is free, at most until then. The caller keeps its deadline itself; it is
-    /// only not to be put off for longer.
+pub(crate) enum Wait {
+    /// One attempt, then the answer. A timed call waits for it until then at most.
+    Try(Option<Instant>),
+    /// Until the lock is free, at most until then.
     Until(Instant),
     /// Until the lock is free.
-    Wait,
+    Forever,
+}
+
+impl Wait {
+    /// True if one attempt is all.
+    pub(crate) fn is_try(self) -> bool {
+        matches!(self, Wait::Try(_))
+    }
+
+    /// When the caller gives up, which is its own matter: the worker only sees to it that the
+    /// answer is known by then.
+    pub(crate) fn deadline(self) -> Option<Instant> {
+        match self {
+            Wait::Until(deadline) => Some(deadline),
+            Wait::Try(deadline) => deadline,
+            Wait::Forever => None,
+        }
+    }
 }
 
 /// One step at the server. A batch has at most one for each key.
@@ -47,6 +63,7 @@ pub(crate) enum Action {
 }
 
 /// What became of one step.
+#[derive(Debug)]
 pub(crate) enum Outcome {
     /// With fencing, what takes a lock comes with a token.
     Done(Option<Token>),

@@ -13,6 +13,7 @@ pub(crate) mod marker;
 mod recovery;
 pub(crate) mod sequence;
 mod statements;
+mod transaction;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,49 +21,36 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use postgres::error::SqlState;
 use postgres::types::ToSql;
 use postgres::{CancelToken, Client, Row, SimpleQueryMessage, Statement};
 use tracing::debug;
 
-use self::errors::{ATTEMPTS, is_cancelled, lost};
+use self::errors::{ATTEMPTS, ends_session, is_cancelled, lost};
 use self::failures::Failures;
 use self::marker::Marker;
 use self::sequence::Sequence;
-use self::statements::{BEGIN, DROP_SNAPSHOT, END, LOCK, RENEW, UNLOCK, UNLOCK_AND_LOCK};
 use self::statements::{Branches, branches, code, scalar};
-use crate::clock;
+use self::statements::{DROP_SNAPSHOT, END, LOCK, UNLOCK, UNLOCK_AND_LOCK};
+use self::transaction::Transaction;
+use crate::clock::BootInstant;
 use crate::error::Error;
-use crate::lease::SessionState;
+use crate::lease::{Lease, LeaseState};
 use crate::op::{Action, Op, Outcome, Token};
 
-/// With how many locks to open a transaction, and with how few to end it. A statement
-/// outside of one ends with a walk over all locks of the session (`LockReleaseAll`).
-const MANY: usize = 256;
-const FEW: usize = MANY / 2;
-
-/// How old that transaction may get, in nanoseconds: nobody's alarm for forgotten
-/// transactions shall go off.
-const OLD: u64 = 1_000_000_000;
-
-/// To be called before each round trip but the first of an errand, which the worker
-/// itself sets out on: many short ones are not taken for one that hangs.
-pub(crate) type Beat<'a> = &'a dyn Fn();
+/// Called before each further round trip of an exchange, so that many short ones are not taken
+/// for one that hangs. The first one the caller itself begins; statements that are repeated or
+/// prepared are part of their round trip.
+pub(crate) type OnRoundTrip<'a> = &'a dyn Fn();
 
 /// The session is of no use any more: its locks must be taken for lost.
 pub(crate) struct Lost(pub(crate) Error);
 
 pub(crate) struct Session {
     client: Client,
-    state: Arc<SessionState>,
-    /// How long the server lets the session be silent, if it is to end it at all.
-    lease: Option<Duration>,
-    /// Does the server watch over the lease now?
-    armed: bool,
+    lease: Arc<Lease>,
     /// Locks at the server.
     locks: usize,
-    /// When the open transaction began.
-    transaction: Option<u64>,
+    transaction: Transaction,
     /// With fencing, where tokens come from.
     sequence: Option<Sequence>,
     failures: Failures,
@@ -90,11 +78,9 @@ impl Session {
     ) -> Session {
         Session {
             client,
-            state: Arc::new(SessionState::new(generation)),
-            lease,
-            armed: false,
+            lease: Arc::new(Lease::new(generation, lease)),
             locks: 0,
-            transaction: None,
+            transaction: Transaction::default(),
             failures: Failures::new(sequence.is_some()),
             sequence,
             marker,
@@ -108,8 +94,8 @@ impl Session {
         }
     }
 
-    pub(crate) fn state(&self) -> &Arc<SessionState> {
-        &self.state
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
     }
 
     /// To cancel the statement under way with.
@@ -123,12 +109,12 @@ impl Session {
         &mut self,
         batch: &[Op],
         outcomes: &mut Vec<Outcome>,
-        beat: Beat<'_>,
+        on_round_trip: OnRoundTrip<'_>,
     ) -> Result<(), Lost> {
-        self.arm(beat)?;
+        self.arm_lease(on_round_trip)?;
         let Some(refusals) = self.failures.of_batch(batch) else {
-            self.send(batch, outcomes, beat)?;
-            return self.tend_transaction(beat);
+            self.send(batch, outcomes, on_round_trip)?;
+            return self.update_transaction(on_round_trip);
         };
         let steps = batch.iter().zip(&refusals);
         let sent: Vec<Op> = steps
@@ -136,13 +122,13 @@ impl Session {
             .map(|(&op, _)| op)
             .collect();
         let mut answers = Vec::with_capacity(sent.len());
-        self.send(&sent, &mut answers, beat)?;
+        self.send(&sent, &mut answers, on_round_trip)?;
         let mut answers = answers.into_iter();
         outcomes.extend(refusals.into_iter().filter_map(|refusal| match refusal {
             Some(error) => Some(Outcome::Failed(error)),
             None => answers.next(),
         }));
-        self.tend_transaction(beat)
+        self.update_transaction(on_round_trip)
     }
 
     /// In one round trip if all goes well.
@@ -150,9 +136,9 @@ impl Session {
         &mut self,
         batch: &[Op],
         outcomes: &mut Vec<Outcome>,
-        beat: Beat<'_>,
+        on_round_trip: OnRoundTrip<'_>,
     ) -> Result<(), Lost> {
-        let started = clock::now();
+        let started = BootInstant::now();
         let done = match batch {
             [] => self.client.check_connection(),
             batch => self.run(batch, outcomes),
@@ -160,10 +146,10 @@ impl Session {
         match done {
             Ok(()) => {
                 self.marker.check().map_err(Lost)?;
-                self.renew(started);
+                self.lease.renew(started);
             }
-            Err(error) if self.is_gone(&error) => return Err(lost(error)),
-            Err(error) => self.recover(batch, &error, outcomes, beat)?,
+            Err(error) if self.is_over(&error) => return Err(lost(error)),
+            Err(error) => self.recover(batch, &error, outcomes, on_round_trip)?,
         }
         check_complete(batch, outcomes)?;
         for (&op, outcome) in batch.iter().zip(&*outcomes) {
@@ -181,13 +167,13 @@ impl Session {
     }
 
     /// Shows the server that this side lives, and this side that the server does.
-    pub(crate) fn heartbeat(&mut self, beat: Beat<'_>) -> Result<(), Lost> {
-        match (self.marker.due(), self.transaction) {
+    pub(crate) fn heartbeat(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
+        match (self.marker.due(), self.transaction.begun()) {
             (Some(verify), _) => self.verify(&verify)?,
             (None, None) => self.persist(|client| client.check_connection())?,
             (None, Some(_)) => self.query(|client| client.batch_execute(DROP_SNAPSHOT))?,
         }
-        self.tend_transaction(beat)
+        self.update_transaction(on_round_trip)
     }
 
     fn verify(&mut self, statement: &str) -> Result<(), Lost> {
@@ -211,34 +197,6 @@ impl Session {
         self.attempt_until_done(query, Session::end_failed_transaction)
     }
 
-    /// A statement has failed, and with it the transaction, if there is one: ends that.
-    fn end_failed_transaction(&mut self) -> Result<(), Lost> {
-        match self.transaction.take() {
-            Some(_) => self.persist(|client| client.batch_execute(END)),
-            None => Ok(()),
-        }
-    }
-
-    /// Has a transaction open while there are many locks: then the cost of a statement
-    /// does not grow with them. Not with fencing: tokens must outlive a crash, and the
-    /// commit is what makes them safe.
-    fn tend_transaction(&mut self, beat: Beat<'_>) -> Result<(), Lost> {
-        if self.sequence.is_some() {
-            return Ok(());
-        }
-        let now = clock::now();
-        let (command, transaction) = match self.transaction {
-            None if self.locks >= MANY => (BEGIN, Some(now)),
-            Some(_) if self.locks < FEW => (END, None),
-            Some(begun) if now - begun >= OLD => (RENEW, Some(now)),
-            _ => return Ok(()),
-        };
-        beat();
-        self.persist(|client| client.batch_execute(command))?;
-        self.transaction = transaction;
-        Ok(())
-    }
-
     /// Does `command`, which may be done twice, again if somebody has cancelled it:
     /// pg_cancel_backend is no reason to give the session up.
     fn persist(
@@ -256,14 +214,14 @@ impl Session {
     ) -> Result<T, Lost> {
         let mut attempt = 1;
         loop {
-            let started = clock::now();
+            let started = BootInstant::now();
             match command(&mut self.client) {
                 Ok(answer) => {
-                    self.renew(started);
+                    self.lease.renew(started);
                     return Ok(answer);
                 }
                 Err(error)
-                    if attempt < ATTEMPTS && is_cancelled(&error) && !self.is_gone(&error) =>
+                    if attempt < ATTEMPTS && is_cancelled(&error) && !self.is_over(&error) =>
                 {
                     attempt += 1;
                     cancelled(self)?;
@@ -273,35 +231,26 @@ impl Session {
         }
     }
 
-    /// How old the open transaction, if there is one, should get.
-    pub(crate) fn transaction_limit(&self) -> Option<Duration> {
-        self.transaction.map(|_| Duration::from_nanos(OLD))
-    }
-
-    /// Must the lease be renewed although nothing is held?
-    pub(crate) fn is_armed(&self) -> bool {
-        self.armed
-    }
-
-    /// Lets the server forget the lease, so that a session that holds nothing may be
+    /// Has the server stop watching over the lease, so that a session that holds nothing may be
     /// silent for as long as it likes.
-    pub(crate) fn rest(&mut self) -> Result<(), Lost> {
+    pub(crate) fn disarm_lease(&mut self) -> Result<(), Lost> {
         self.persist(|client| client.batch_execute(&idle_timeouts(Duration::ZERO)))?;
-        self.armed = false;
-        self.state.trust_until(clock::NEVER);
+        self.lease.disarm();
         Ok(())
     }
 
     /// Has the server watch over the lease, before the first lock that counts on it.
-    fn arm(&mut self, beat: Beat<'_>) -> Result<(), Lost> {
-        let Some(lease) = self.lease.filter(|_| !self.armed) else {
+    fn arm_lease(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
+        let Some(length) = self.lease.length() else {
             return Ok(());
         };
-        beat();
-        let started = clock::now();
-        self.persist(|client| client.batch_execute(&idle_timeouts(lease)))?;
-        self.armed = true;
-        self.state.trust_until(started.saturating_add(trust(lease)));
+        if self.lease.state() == LeaseState::Armed {
+            return Ok(());
+        }
+        on_round_trip();
+        let started = BootInstant::now();
+        self.persist(|client| client.batch_execute(&idle_timeouts(length)))?;
+        self.lease.arm(started);
         Ok(())
     }
 
@@ -327,12 +276,6 @@ impl Session {
             .spawn(move || drop(self));
     }
 
-    fn renew(&self, started: u64) {
-        if let Some(lease) = self.lease.filter(|_| self.armed) {
-            self.state.renew(started.saturating_add(trust(lease)));
-        }
-    }
-
     /// The round trip. On an error `outcomes` is as it was.
     fn run(&mut self, batch: &[Op], outcomes: &mut Vec<Outcome>) -> Result<(), postgres::Error> {
         // Only the general statement can verify the session, too.
@@ -354,7 +297,7 @@ impl Session {
             };
             let statement = prepared(slot, &mut self.client, sql)?;
             let rows = self.client.execute(statement, &[&number])?;
-            outcomes.push(said(rows == 1));
+            outcomes.push(outcome_of(rows == 1));
         } else if !is_verified
             && let [unlock, lock] = *batch
             && (unlock.action, lock.action) == (Action::Unlock, Action::Lock)
@@ -362,12 +305,12 @@ impl Session {
         {
             let statement = prepared(&mut self.unlock_and_lock, &mut self.client, UNLOCK_AND_LOCK)?;
             let rows = self.client.execute(statement, &[&old, &new])?;
-            outcomes.push(said(matches!(rows, 1 | 3)));
-            outcomes.push(said(matches!(rows, 1 | 2)));
+            outcomes.push(outcome_of(matches!(rows, 1 | 3)));
+            outcomes.push(outcome_of(matches!(rows, 1 | 2)));
         } else {
             let row = self.run_batch(batch)?;
             let answers: &str = row.try_get(0)?;
-            outcomes.extend(answers.bytes().map(|byte| said(byte == b'1')));
+            outcomes.extend(answers.bytes().map(|byte| outcome_of(byte == b'1')));
         }
         Ok(())
     }
@@ -396,13 +339,9 @@ impl Session {
         Ok(row)
     }
 
-    fn is_gone(&self, error: &postgres::Error) -> bool {
-        // 57P01 to 57P05: the server ends the session, whatever the driver knows yet. 26000:
-        // it does not know a statement of ours, so it is another session that answers.
-        self.client.is_closed()
-            || error.code().map(SqlState::code).is_none_or(|code| {
-                code.starts_with("57P") || code == SqlState::INVALID_SQL_STATEMENT_NAME.code()
-            })
+    /// True if `error` is the session's end, whatever the driver knows yet.
+    fn is_over(&self, error: &postgres::Error) -> bool {
+        self.client.is_closed() || ends_session(error)
     }
 }
 
@@ -415,13 +354,7 @@ fn idle_timeouts(limit: Duration) -> String {
     )
 }
 
-/// How long this side believes in a lease after it was renewed, in nanoseconds: a
-/// tenth less than the server, to have time to act on its end.
-fn trust(lease: Duration) -> u64 {
-    clock::nanos(lease - lease / 10)
-}
-
-fn said(yes: bool) -> Outcome {
+fn outcome_of(yes: bool) -> Outcome {
     if yes {
         Outcome::Done(None)
     } else {
@@ -455,9 +388,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_side_stops_a_tenth_of_the_lease_before_the_server() {
-        assert_eq!(trust(Duration::from_secs(10)), 9_000_000_000);
-        assert_eq!(trust(Duration::from_millis(1)), 900_000);
+    fn a_silent_session_ends_in_a_transaction_and_outside_of_one() {
         let asked = idle_timeouts(Duration::from_secs(10));
         assert_eq!(asked.matches("= 10000").count(), 2, "{asked}");
     }

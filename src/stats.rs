@@ -1,7 +1,5 @@
 //! What a manager has done so far.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 /// A manager's figures at one moment, from [`Manager::stats`](crate::Manager::stats).
 ///
 /// `held` and `waiting` are how things stand; the others count since the manager
@@ -34,46 +32,4 @@ pub struct Stats {
     pub batches: u64,
     /// Operations in the largest batch.
     pub largest_batch: u64,
-}
-
-/// The counters behind [`Stats`]. The worker writes, anybody reads.
-#[derive(Default)]
-pub(crate) struct Counters {
-    pub(crate) acquired: AtomicU64,
-    pub(crate) contended: AtomicU64,
-    pub(crate) released: AtomicU64,
-    pub(crate) hand_overs: AtomicU64,
-    pub(crate) lost: AtomicU64,
-    pub(crate) reconnects: AtomicU64,
-    pub(crate) round_trips: AtomicU64,
-    pub(crate) batches: AtomicU64,
-    pub(crate) largest_batch: AtomicU64,
-}
-
-impl Counters {
-    pub(crate) fn round_trip(&self) {
-        self.round_trips.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn batch(&self, size: usize) {
-        self.batches.fetch_add(1, Relaxed);
-        self.largest_batch.fetch_max(size as u64, Relaxed);
-    }
-
-    /// The counters; the gauges are for whoever knows the lock table.
-    pub(crate) fn snapshot(&self) -> Stats {
-        Stats {
-            held: 0,
-            waiting: 0,
-            acquired: self.acquired.load(Relaxed),
-            contended: self.contended.load(Relaxed),
-            released: self.released.load(Relaxed),
-            hand_overs: self.hand_overs.load(Relaxed),
-            lost: self.lost.load(Relaxed),
-            reconnects: self.reconnects.load(Relaxed),
-            round_trips: self.round_trips.load(Relaxed),
-            batches: self.batches.load(Relaxed),
-            largest_batch: self.largest_batch.load(Relaxed),
-        }
-    }
 }

@@ -1,6 +1,12 @@
 //! What the hand-offs between threads stand on. `make models` puts shuttle's in their
 //! place, which runs the threads of a test in very many orders.
 
+use std::convert::Infallible;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use self::atomic::{AtomicBool, Ordering};
+
 #[cfg(not(all(test, distlock_model)))]
 mod primitives {
     pub(crate) use std::sync::atomic;
@@ -34,6 +40,45 @@ mod primitives {
 }
 
 pub(crate) use primitives::*;
+
+/// A signal that is given once, to all who wait for it and all who ask later.
+pub(crate) struct Latch {
+    is_set: AtomicBool,
+    /// Nothing is ever sent: dropping it is the signal.
+    signal: Mutex<Option<Sender<Infallible>>>,
+    channel: Receiver<Infallible>,
+}
+
+impl Latch {
+    /// True for the call that was the first.
+    pub(crate) fn set(&self) -> bool {
+        let is_first = !self.is_set.swap(true, Ordering::SeqCst);
+        // Out of the mutex first: it wakes those who wait.
+        let signal = self.signal.lock().take();
+        drop(signal);
+        is_first
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::SeqCst)
+    }
+
+    /// Disconnects when the latch is set, and never carries a message.
+    pub(crate) fn channel(&self) -> &Receiver<Infallible> {
+        &self.channel
+    }
+}
+
+impl Default for Latch {
+    fn default() -> Self {
+        let (signal, channel) = bounded(0);
+        Latch {
+            is_set: AtomicBool::new(false),
+            signal: Mutex::new(Some(signal)),
+            channel,
+        }
+    }
+}
 
 /// Runs `model` in as many orders of its threads as `DISTLOCK_MODEL_RUNS` says: 15000
 /// by default, half of them by chance and half with few, but well placed, changes of thread.

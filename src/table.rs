@@ -6,57 +6,86 @@
 //! holds at most one server lock, of one mode, however many guards share it.
 //!
 //! Waiters of a key are served first in, first out. A released lock goes straight to
-//! the next waiter of the same mode, without the server, until this process has had
-//! it for `entry::TENURE`; then the server lock is given up and left alone for as long as
-//! another process may need to look at it.
+//! the next waiter of the same mode, without the server, until this process has spent its
+//! [hand-off budget](handoff); then the server lock is given up and left alone for as long as
+//! another process may need to ask for it.
 
 mod batch;
 mod entry;
 mod handoff;
 mod kept;
 mod retry_queue;
+mod wait_queue;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use self::entry::{Entry, Holders, Line, Waiter};
-use self::handoff::Recent;
+use self::entry::{Entry, Holders};
+use self::handoff::RecentReleases;
 use self::kept::Kept;
-use self::retry_queue::Agenda;
-use crate::backoff::Dice;
+use self::retry_queue::RetryQueue;
+use self::wait_queue::{WaitQueue, Waiter};
+use crate::backoff::Jitter;
+use crate::error::Error;
 use crate::key::Key;
-use crate::op::{Mode, Patience, Token};
+use crate::op::{Mode, Token, Wait};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Somebody else has the lock.
+    /// The lock is taken.
     Busy,
-    /// The process has as many locks as it may.
-    LimitReached,
+    /// The process has as many locks as it may, which is this many.
+    LimitReached(usize),
 }
 
+/// How a lock came to its holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    Server,
+    /// From another holder of this process; the session has kept it.
+    Handoff,
+}
+
+/// What a waiter is given.
+pub(crate) struct Granted {
+    pub(crate) key: Key,
+    pub(crate) mode: Mode,
+    /// No other hold of the table has it.
+    pub(crate) id: u64,
+    /// With fencing.
+    pub(crate) token: Option<Token>,
+    /// Since the request came.
+    pub(crate) waited: Duration,
+    pub(crate) via: Via,
+}
+
+/// Waiters by how long they wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whom {
+    All,
+    /// Only those that try once.
+    Tries,
+}
+
+/// The session does not hold the lock of this key, which it was to give back.
+#[derive(Debug)]
+pub(crate) struct Stray(pub(crate) Key);
+
 /// Where the table's decisions go.
-pub(crate) trait Desk<W> {
-    /// The lock is `waiter`'s, under the number `id` and, with fencing, `token`; after a
-    /// guard of this process if `handed_over`. False if the waiter has left and does not
-    /// take it.
-    fn grant(
-        &mut self,
-        waiter: W,
-        key: Key,
-        mode: Mode,
-        id: u64,
-        token: Option<Token>,
-        handed_over: bool,
-    ) -> bool;
+pub(crate) trait Respond<W> {
+    /// The lock is `waiter`'s. False if the waiter has left and does not take it.
+    fn grant(&mut self, waiter: W, granted: Granted) -> bool;
 
     fn refuse(&mut self, waiter: W, refusal: Refusal);
 
-    /// The hold with number `id` is over, at its end or its guard's.
-    fn released(&mut self, id: u64);
+    /// The server could not do what `waiter` asked for, or is away.
+    fn fail(&mut self, waiter: W, error: &Error);
+
+    /// The hold of `key` with number `id` is over, at its end or its guard's.
+    fn released(&mut self, key: Key, id: u64);
 
     /// An acquire found its lock taken, here or at the server; said once for each.
-    fn contended(&mut self, waiter: &W);
+    fn contended(&mut self, waiter: &W, key: Key, mode: Mode);
 }
 
 /// So many keys that nobody waits for are no burden.
@@ -75,32 +104,32 @@ pub(crate) struct Table<W> {
     entries: HashMap<Key, Entry<W>>,
     /// Keys whose entry has to be looked at for the next batch.
     ready: VecDeque<Key>,
-    agenda: Agenda,
-    recent: Recent,
+    retries: RetryQueue,
+    recent: RecentReleases,
     kept: Kept,
-    /// Empty lines, kept for their memory.
+    /// Empty queues, kept for their memory.
     #[allow(clippy::vec_box)] // the boxes are what is kept
-    spare: Vec<Box<Line<W>>>,
+    spare: Vec<Box<WaitQueue<W>>>,
     held: usize,
     waiting: usize,
     last_id: u64,
-    dice: Dice,
+    jitter: Jitter,
 }
 
 impl<W> Table<W> {
-    pub(crate) fn new(limits: Limits, seed: u64) -> Self {
+    pub(crate) fn new(limits: Limits, jitter: Jitter) -> Self {
         Table {
             limits,
             entries: HashMap::new(),
             ready: VecDeque::new(),
-            agenda: Agenda::new(),
-            recent: Recent::default(),
+            retries: RetryQueue::new(),
+            recent: RecentReleases::default(),
             kept: Kept::default(),
             spare: Vec::new(),
             held: 0,
             waiting: 0,
             last_id: 0,
-            dice: Dice::new(seed),
+            jitter,
         }
     }
 
@@ -120,8 +149,8 @@ impl<W> Table<W> {
     }
 
     /// When [`plan`](Table::plan) will have something to do by itself.
-    pub(crate) fn next_look(&self) -> Option<Instant> {
-        [self.agenda.next(), self.kept.next()]
+    pub(crate) fn next_retry(&self) -> Option<Instant> {
+        [self.retries.next(), self.kept.next()]
             .into_iter()
             .flatten()
             .min()
@@ -137,32 +166,32 @@ impl<W> Table<W> {
         &mut self,
         key: Key,
         mode: Mode,
-        patience: Patience,
+        wait: Wait,
         waiter: W,
         now: Instant,
-        desk: &mut impl Desk<W>,
+        responder: &mut impl Respond<W>,
     ) {
-        if self.is_full(0) {
-            return desk.refuse(waiter, Refusal::LimitReached);
+        if let Some(max) = self.full(0) {
+            return responder.refuse(waiter, Refusal::LimitReached(max));
         }
         let spare = &mut self.spare;
         let entry = self.entries.entry(key).or_insert_with(Entry::new);
-        if patience == Patience::Once && !entry.is_open_to(mode) && entry.is_known_taken() {
-            desk.contended(&waiter);
-            return desk.refuse(waiter, Refusal::Busy);
+        if wait.is_try() && !entry.is_open_to(mode) && entry.is_known_taken() {
+            responder.contended(&waiter, key, mode);
+            return responder.refuse(waiter, Refusal::Busy);
         }
-        entry.line_from(spare).queue.push_back(Waiter {
+        entry.queue_from(spare).waiters.push_back(Waiter {
             inner: waiter,
             mode,
-            patience,
+            wait,
             since: now,
             contended: false,
         });
         self.waiting += 1;
-        if let Patience::Until(deadline) = patience {
-            self.hasten(key, deadline, now);
+        if let Wait::Until(deadline) = wait {
+            self.expedite(key, deadline, now);
         }
-        self.advance(key, now, false, desk);
+        self.advance(key, now, Via::Server, responder);
     }
 
     /// The holder with number `id` gives `key` back; until `keep_until`, if that is to come,
@@ -173,7 +202,7 @@ impl<W> Table<W> {
         id: u64,
         keep_until: Option<Instant>,
         now: Instant,
-        desk: &mut impl Desk<W>,
+        responder: &mut impl Respond<W>,
     ) -> bool {
         let Some(entry) = self.entries.get_mut(&key) else {
             return false;
@@ -190,15 +219,15 @@ impl<W> Table<W> {
         }
         entry.holders = left;
         self.held -= 1;
-        desk.released(id);
-        self.advance(key, now, true, desk);
+        responder.released(key, id);
+        self.advance(key, now, Via::Handoff, responder);
         true
     }
 
     /// Ends the holds that were kept for their time alone, when it is over.
-    fn release_kept(&mut self, now: Instant, desk: &mut impl Desk<W>) {
+    fn release_kept(&mut self, now: Instant, responder: &mut impl Respond<W>) {
         while let Some((id, key)) = self.kept.pop(now) {
-            self.release(key, id, None, now, desk);
+            self.release(key, id, None, now, responder);
         }
     }
 
@@ -217,36 +246,36 @@ impl<W> Table<W> {
     }
 
     /// Drops the waiters of `key` that are `gone`.
-    pub(crate) fn sweep(
+    pub(crate) fn remove_abandoned(
         &mut self,
         key: Key,
-        gone: impl Fn(&W) -> bool,
+        has_left: impl Fn(&W) -> bool,
         now: Instant,
-        desk: &mut impl Desk<W>,
+        responder: &mut impl Respond<W>,
     ) {
-        if let Some(line) = self.line(key) {
-            let before = line.queue.len();
-            line.queue.retain(|waiter| !gone(&waiter.inner));
-            let after = line.queue.len();
+        if let Some(queue) = self.queue(key) {
+            let before = queue.waiters.len();
+            queue.waiters.retain(|waiter| !has_left(&waiter.inner));
+            let after = queue.waiters.len();
             self.waiting -= before - after;
-            self.advance(key, now, false, desk);
+            self.advance(key, now, Via::Server, responder);
         }
     }
 
     /// The session is gone, and all its locks. Everybody who waits goes on waiting.
     /// Returns how many holds were lost.
-    pub(crate) fn lose(&mut self) -> usize {
-        self.agenda.clear();
-        self.recent = Recent::default();
+    pub(crate) fn disconnected(&mut self) -> usize {
+        self.retries.clear();
+        self.recent = RecentReleases::default();
         self.kept.clear();
         self.ready.clear();
         for (&key, entry) in &mut self.entries {
             entry.server = None;
             entry.holders = Holders::None;
-            entry.tenure = None;
+            entry.budget = None;
             entry.listed = true;
-            if let Some(line) = &mut entry.line {
-                line.look = None;
+            if let Some(queue) = &mut entry.queue {
+                queue.retry = None;
             }
             self.ready.push_back(key);
         }
@@ -269,37 +298,33 @@ impl<W> Table<W> {
         });
     }
 
-    /// Sends away those who wait: all, or only those who cannot wait.
-    pub(crate) fn dismiss(&mut self, all: bool, mut tell: impl FnMut(W)) {
-        for line in self
-            .entries
-            .values_mut()
-            .filter_map(|entry| entry.line.as_mut())
-        {
-            for _ in 0..line.queue.len() {
-                let waiter = line.queue.pop_front().expect("it was just counted");
-                if all || waiter.patience == Patience::Once {
-                    self.waiting -= 1;
-                    tell(waiter.inner);
-                } else {
-                    line.queue.push_back(waiter);
-                }
+    /// Fails waiters with `error`.
+    pub(crate) fn fail_waiters(
+        &mut self,
+        whom: Whom,
+        error: &Error,
+        responder: &mut impl Respond<W>,
+    ) {
+        let queues = self.entries.values_mut();
+        for queue in queues.filter_map(|entry| entry.queue.as_mut()) {
+            let is_meant = |waiter: &mut Waiter<W>| whom == Whom::All || waiter.wait.is_try();
+            for waiter in queue.take(is_meant) {
+                self.waiting -= 1;
+                responder.fail(waiter.inner, error);
             }
         }
     }
 
-    /// Would one more lock, beside `more` that are on their way, be too many?
-    fn is_full(&self, more: usize) -> bool {
-        self.limits
-            .max_locks
-            .is_some_and(|max| self.held + more >= max)
+    /// The limit of locks, if one more beside `more` that are on their way would be too many.
+    fn full(&self, more: usize) -> Option<usize> {
+        self.limits.max_locks.filter(|&max| self.held + more >= max)
     }
 
     /// Gives the lock to the first waiters for as long as that needs no server (with
     /// fencing: to one, if there is a token), and lists the key if something is left for
     /// the server to do.
-    fn advance(&mut self, key: Key, now: Instant, handed_over: bool, desk: &mut impl Desk<W>) {
-        let full = self.limits.max_locks;
+    fn advance(&mut self, key: Key, now: Instant, via: Via, responder: &mut impl Respond<W>) {
+        let limit = self.limits.max_locks;
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
@@ -307,14 +332,21 @@ impl<W> Table<W> {
             while entry.can_hand_over(now) && !(self.limits.fenced && entry.token.is_none()) {
                 let waiter = entry.pop_front().expect("it can be handed over to");
                 self.waiting -= 1;
-                if full.is_some_and(|max| self.held >= max) {
-                    desk.refuse(waiter.inner, Refusal::LimitReached);
+                if let Some(max) = limit.filter(|&max| self.held >= max) {
+                    responder.refuse(waiter.inner, Refusal::LimitReached(max));
                     continue;
                 }
                 self.last_id += 1;
                 let id = self.last_id;
-                let token = entry.token;
-                if desk.grant(waiter.inner, key, waiter.mode, id, token, handed_over) {
+                let granted = Granted {
+                    key,
+                    mode: waiter.mode,
+                    id,
+                    token: entry.token,
+                    waited: now.saturating_duration_since(waiter.since),
+                    via,
+                };
+                if responder.grant(waiter.inner, granted) {
                     self.held += 1;
                     entry.token = None;
                     entry.holders = match (waiter.mode, entry.holders) {
@@ -329,7 +361,7 @@ impl<W> Table<W> {
             if entry.holders == Holders::None {
                 break;
             }
-            let refused = entry.tell_taken(|waiter| desk.contended(waiter));
+            let refused = entry.tell_taken(|waiter, mode| responder.contended(waiter, key, mode));
             if refused.is_empty() {
                 break;
             }
@@ -337,18 +369,18 @@ impl<W> Table<W> {
             self.waiting -= refused.len();
             refused
                 .into_iter()
-                .for_each(|waiter| desk.refuse(waiter, Refusal::Busy));
+                .for_each(|waiter| responder.refuse(waiter, Refusal::Busy));
         }
-        if entry.line.as_ref().is_some_and(|line| line.is_idle()) {
-            self.spare.extend(entry.line.take());
+        if entry.queue.as_ref().is_some_and(|queue| queue.is_idle()) {
+            self.spare.extend(entry.queue.take());
         }
         if entry.due(now).is_some() {
             self.list(key);
         }
     }
 
-    fn line(&mut self, key: Key) -> Option<&mut Line<W>> {
-        self.entries.get_mut(&key)?.line.as_deref_mut()
+    fn queue(&mut self, key: Key) -> Option<&mut WaitQueue<W>> {
+        self.entries.get_mut(&key)?.queue.as_deref_mut()
     }
 
     fn list(&mut self, key: Key) {
@@ -363,7 +395,7 @@ impl<W> Table<W> {
     fn remove(&mut self, key: Key) {
         if let Some(entry) = self.entries.remove(&key) {
             debug_assert!(entry.first().is_none() && !entry.listed);
-            self.spare.extend(entry.line);
+            self.spare.extend(entry.queue);
         }
     }
 }

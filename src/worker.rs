@@ -1,144 +1,174 @@
-//! The loop of the one thread that talks to the database.
+//! The one thread that talks to the database, and what lies between it and the callers.
 //!
-//! Each turn takes what callers have asked for meanwhile, makes one batch of it, with
-//! at most one step for each key, does the batch in one round trip, and answers. The
-//! worker never waits for a caller, and never for a connect either: another thread
-//! dials, so that while the database is away requests are still answered.
+//! Each iteration takes in what callers have asked for meanwhile, makes one batch of it, with
+//! at most one operation for each key, does the batch in one round trip, and answers. The
+//! worker never waits for a caller, and never for a connect either: another thread connects, so
+//! that requests are still answered while the database is away.
+//!
+//! ```text
+//!   callers            Handle ── requests, control messages ──► Mailbox ──► Worker ──► Session
+//!      ▲                  │                                                   │
+//!      └───── reply ──────┴──── State: Table, Lane, Status, Events ◄──────────┘
+//!                                             ▲
+//!                                          watchdog
+//! ```
+//!
+//! The connection is in one of three states, and [`Worker::iterate`] does what each asks for:
+//!
+//! ```text
+//!                      the connect succeeds
+//!        Connecting ───────────────────────────► Connected
+//!            ▲ │                                     │ the session ends, its lease
+//!     due    │ │ the connect fails                   │ expires, or the server has
+//!            │ ▼                                     │ lost count of its locks
+//!          Backoff ◄─────────────────────────────────┘
+//! ```
+//!
+//! A worker that is stuck in the driver is replaced by the [watchdog]: the lane's epoch
+//! grows, and the old worker leaves when it finds another number there than its own.
 
-pub(crate) mod connection;
+mod connection;
+mod events;
+mod exchange;
 pub(crate) mod handle;
-pub(crate) mod in_flight;
-pub(crate) mod reply;
+mod in_flight;
+mod lane;
+mod mailbox;
+mod reply;
 pub(crate) mod request;
-pub(crate) mod shared;
-pub(crate) mod watchdog;
+mod responder;
+mod shared;
+mod watchdog;
 
-use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 
+pub(crate) use self::connection::Starting;
+use self::connection::{Connection, Connectivity};
+use self::exchange::{Exchange, MAX_BATCH};
+use self::handle::Handle;
+use self::in_flight::InFlight;
+use self::request::{Control, Message, Request};
+use self::responder::Waiter;
+use self::shared::{Shared, State};
+use self::watchdog::Alarm;
+use crate::connect::Dialer;
 use crate::connect::abandoned::Working;
 use crate::error::Error;
 use crate::lease::Ended;
-use crate::op::Outcome;
-use crate::op::Patience;
-use crate::op::{Action, Op};
 use crate::session::{Lost, Session};
-use crate::worker::connection::{Link, Starting};
-use crate::worker::in_flight::Pulse;
-use crate::worker::request::{Answer, Message, Note, Request};
-use crate::worker::shared::{Core, State, Waiter};
 
-/// Requests taken in, and steps sent, in one turn.
-const BATCH_CAP: usize = 1024;
-
-/// The steps of one busy thread: its last unlock and its next lock.
+/// The operations of one busy thread: its last unlock and its next lock.
 const PAIR: usize = 2;
 
-/// Starts the worker in charge, which connects after `pause`; `starting` waits for that.
-pub(crate) fn spawn(
-    core: &Arc<Core>,
+/// Starts a manager: its threads, and the first connect, whose outcome `starting` waits for.
+pub(crate) fn start(dialer: Dialer, starting: Option<Starting>) -> Result<Arc<Handle>, Error> {
+    let (handle, shared, alarms) = assemble(dialer);
+    watchdog::spawn(&shared, alarms)?;
+    spawn(
+        &shared,
+        &mut shared.state().lock(),
+        Duration::ZERO,
+        starting,
+    )?;
+    Ok(handle)
+}
+
+/// A manager's parts, without their threads; the alarms are for the watchdog's.
+fn assemble(dialer: Dialer) -> (Arc<Handle>, Arc<Shared>, Receiver<()>) {
+    let (alarm, alarms) = Alarm::new();
+    let (shared, queue) = Shared::new(dialer, alarm);
+    let handle = Handle::new(Arc::clone(&shared), queue);
+    (Arc::new(handle), shared, alarms)
+}
+
+/// Starts the worker in charge, which connects after `pause`.
+fn spawn(
+    shared: &Arc<Shared>,
     state: &mut State,
     pause: Duration,
     starting: Option<Starting>,
 ) -> Result<(), Error> {
-    let now = Instant::now();
-    let (waiting, working) = core.abandoned.work();
-    state.pulse = Arc::default();
-    state.waiting = Some(waiting);
-    let worker = Worker {
-        core: Arc::clone(core),
-        queue: core.queue.clone(),
-        epoch: state.epoch,
-        pulse: Arc::clone(&state.pulse),
-        link: Link::new(pause, starting),
-        dialled: None,
-        last_contact: now,
-        next: Some(now),
-        inbox: Vec::with_capacity(BATCH_CAP),
-        notes: Vec::new(),
-        batch: Vec::with_capacity(BATCH_CAP),
-        outcomes: Vec::with_capacity(BATCH_CAP),
-        crowd: 0,
-        _working: working,
-    };
+    let worker = Worker::new(shared, state, Connection::new(pause, starting));
     let thread = thread::Builder::new()
         .name("distlock-worker".into())
         .spawn(move || worker.run())
         .map_err(|error| Error::unavailable("no thread for the worker").caused_by(error))?;
     // A replaced worker is not waited for: dropping its handle detaches it.
-    state.thread = Some(thread);
+    state.lane.manned_by(thread);
     Ok(())
 }
 
-/// What the worker goes to the database for.
-enum Errand {
-    Batch,
-    Heartbeat,
-    /// To say that it will be silent for long.
-    Rest,
-}
-
 struct Worker {
-    core: Arc<Core>,
-    queue: Receiver<Message>,
+    shared: Arc<Shared>,
     epoch: u64,
-    pulse: Arc<Pulse>,
-    link: Link,
-    /// A dial's outcome, for the next turn.
-    dialled: Option<Result<Session, Error>>,
-    /// When the last successful round trip began.
-    last_contact: Instant,
-    /// When the next turn is due if nobody calls. None: not at all.
+    in_flight: Arc<InFlight>,
+    connection: Connection,
+    /// The outcome of a connect, for the next iteration.
+    outcome: Option<Result<Session, Error>>,
+    exchange: Exchange,
+    /// When the next iteration is due if nobody calls. `None`: not at all.
     next: Option<Instant>,
-    // Kept from turn to turn for their memory.
-    inbox: Vec<Message>,
-    notes: Vec<Note>,
-    batch: Vec<Op>,
-    outcomes: Vec<Outcome>,
-    /// Steps in the last turn's batch.
-    crowd: usize,
-    /// Dropped last, when the session is closed: until then a worker that was left behind
-    /// counts.
+    // Kept from one iteration to the next for their memory.
+    requests: Vec<Message>,
+    control: Vec<Control>,
+    /// Operations in the last batch.
+    last_batch_len: usize,
+    /// Dropped last, when the session is closed: until then an abandoned worker counts.
     _working: Working,
 }
 
 impl Worker {
+    /// The worker that is in charge from now on.
+    fn new(shared: &Arc<Shared>, state: &mut State, connection: Connection) -> Self {
+        let (waiting, working) = shared.dialer().abandoned().work();
+        Worker {
+            shared: Arc::clone(shared),
+            epoch: state.lane.epoch(),
+            in_flight: state.lane.man(waiting),
+            connection,
+            outcome: None,
+            exchange: Exchange::new(),
+            next: Some(Instant::now()),
+            requests: Vec::with_capacity(MAX_BATCH),
+            control: Vec::new(),
+            last_batch_len: 0,
+            _working: working,
+        }
+    }
+
     fn run(mut self) {
-        let core = Arc::clone(&self.core);
-        // Also when a bug makes the worker panic: nobody may be left waiting for it.
-        let _last_words = LastWords {
-            core: &core,
+        let shared = Arc::clone(&self.shared);
+        // Also when a bug makes the worker panic: no caller may be left waiting for it.
+        let _exit = ExitGuard {
+            shared: &shared,
             epoch: self.epoch,
         };
-        while self.wait() && self.turn() {}
-        // The session ends here, before the last words say that it has.
-        if let Some(session) = self.link.into_session() {
+        while self.wait() && self.iterate() {}
+        // The session ends here, before the guard says that the worker is gone.
+        if let Some(session) = self.connection.into_session() {
             session.close();
         }
     }
 
     /// Waits for something to do. False if there can be nothing any more.
     fn wait(&mut self) -> bool {
-        let received = match (self.link.outcome(), self.next) {
-            (None, Some(next)) => self.queue.recv_deadline(next),
-            (None, None) => self
-                .queue
-                .recv()
-                .map_err(|_| RecvTimeoutError::Disconnected),
+        let queue = self.shared.mailbox().queue();
+        let received = match (self.connection.outcome(), self.next) {
+            (None, Some(next)) => queue.recv_deadline(next),
+            (None, None) => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
             (Some(outcome), next) => {
                 let timeout = next.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
                 select! {
-                    recv(self.queue) -> message => {
+                    recv(queue) -> message => {
                         message.map_err(|_| RecvTimeoutError::Disconnected)
                     }
                     recv(outcome) -> outcome => {
                         let panicked = |_| Err(Error::unavailable("the connect has panicked"));
-                        self.dialled = Some(outcome.unwrap_or_else(panicked));
+                        self.outcome = Some(outcome.unwrap_or_else(panicked));
                         return true;
                     }
                     recv(timeout) -> _ => Err(RecvTimeoutError::Timeout),
@@ -146,7 +176,7 @@ impl Worker {
             }
         };
         match received {
-            Ok(message) => self.inbox.push(message),
+            Ok(message) => self.requests.push(message),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return self.linger(),
         }
@@ -154,9 +184,9 @@ impl Worker {
     }
 
     /// Nobody can call any more, but locks that are kept for their time are kept: sleeps
-    /// until the next turn is due. False if there are none.
+    /// until the next iteration is due. False if there are none.
     fn linger(&self) -> bool {
-        let is_keeping = self.core.state.lock().table.is_keeping();
+        let is_keeping = self.shared.state().lock().table.is_keeping();
         match self.next {
             Some(next) if is_keeping => {
                 thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -166,254 +196,160 @@ impl Worker {
         }
     }
 
-    /// One turn. False if another worker, or nobody, is in charge now.
-    fn turn(&mut self) -> bool {
-        let goes_on = self.work();
-        self.link.announce(&self.core);
-        goes_on && !self.core.is_closed()
-    }
-
-    fn work(&mut self) -> bool {
-        if self.crowd > PAIR || matches!(self.inbox[..], [Message::Wake]) {
-            // Many are at work, and some are just about to ask, or whoever has just given a
-            // lock back is: a batch with them in it does more for all than a quicker one.
-            thread::yield_now();
-        }
-        let core = Arc::clone(&self.core);
-        let mut state = core.state.lock();
+    /// One iteration. False if another worker, or none, is in charge now.
+    fn iterate(&mut self) -> bool {
+        self.let_callers_enqueue();
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.state().lock();
         if !self.is_in_charge(&state) {
             return false;
         }
         let now = Instant::now();
-        if let Some(outcome) = self.dialled.take() {
-            self.link.dialled(&core, &mut state, outcome);
-            self.last_contact = now;
+        if let Some(outcome) = self.outcome.take() {
+            self.connection.on_outcome(&shared, &mut state, outcome);
+            self.exchange.connected(now);
         }
-        if self.link.session().is_some()
-            && let Some(ended) = state.session.as_ref().and_then(|session| session.ended())
-        {
-            self.lose(&mut state, ended, Error::lease_expired());
+        if let Some(ended) = state.lane.lease().and_then(|lease| lease.ended()) {
+            self.disconnect(&mut state, ended, Error::lease_expired());
         }
         self.take_in(&mut state, now);
-        if self.link.session().is_some() {
-            self.plan(&mut state, now);
-            self.crowd = self.batch.len();
-            let Some(errand) = self.errand(&state, now) else {
-                self.next = self.next_turn(&state);
-                return true;
-            };
-            core.set_out(&self.pulse);
-            state.round_trips += 1;
-            drop(state);
-            let result = self.round_trip(errand);
-            state = core.state.lock();
-            if !self.is_in_charge(&state) {
-                return false;
+        let settings = shared.settings();
+        match self.connection.connectivity() {
+            Connectivity::Connected(session) => {
+                if let Some(purpose) = self.exchange.plan(&mut state, session, settings, now) {
+                    self.last_batch_len = self.exchange.batch_len();
+                    state.lane.begin_exchange();
+                    drop(state);
+                    shared.alarm().ring_if_idle();
+                    let done = self.exchange.run(purpose, session, &self.in_flight);
+                    state = shared.state().lock();
+                    if !self.is_in_charge(&state) {
+                        return false;
+                    }
+                    self.in_flight.end();
+                    self.finish_exchange(&mut state, done);
+                } else {
+                    self.last_batch_len = 0;
+                }
             }
-            self.pulse.end();
-            match result {
-                Ok(()) => self.settle(&mut state),
-                Err(Lost(error)) => self.lose(&mut state, Ended::SessionLost, error),
+            Connectivity::Connecting(_) | Connectivity::Backoff { .. } => {}
+        }
+        self.next = match self.connection.connectivity() {
+            Connectivity::Connected(session) => self.exchange.next(&state, session, settings),
+            Connectivity::Connecting(_) | Connectivity::Backoff { .. } => {
+                state.table.forget_idle();
+                self.connection.poll(&shared, &mut state);
+                self.connection.next_poll(settings, &state)
             }
+        };
+        let has_events = state.events.is_pending();
+        drop(state);
+        if has_events {
+            shared.flush_events();
         }
-        if self.link.session().is_none() {
-            state.table.forget_idle();
+        self.connection.answer_start(&shared);
+        !shared.mailbox().is_closed()
+    }
+
+    /// A larger batch amortises the round trip: where many are at work, and some are about to
+    /// ask, or whoever has just given a lock back is, they are let run first.
+    fn let_callers_enqueue(&self) {
+        if self.last_batch_len > PAIR || matches!(self.requests[..], [Message::Wake]) {
+            thread::yield_now();
         }
-        self.link.tend(&core, &mut state);
-        self.next = self.next_turn(&state);
-        true
     }
 
     fn is_in_charge(&self, state: &State) -> bool {
-        state.epoch == self.epoch && !self.core.is_closed()
+        state.lane.epoch() == self.epoch && !self.shared.mailbox().is_closed()
     }
 
-    /// Reads the queue and the notes. The notes are taken after the queue and worked
-    /// off before it: a thread that drops a guard and then asks for the lock again
-    /// finds it free.
+    /// Reads the mailbox. The control messages are taken after the requests and worked off
+    /// before them: a thread that drops a guard and then asks for the lock again finds it free.
     fn take_in(&mut self, state: &mut State, now: Instant) {
-        while self.inbox.len() < BATCH_CAP {
-            match self.queue.try_recv() {
-                Ok(message) => self.inbox.push(message),
+        let mailbox = self.shared.mailbox();
+        while self.requests.len() < MAX_BATCH {
+            match mailbox.queue().try_recv() {
+                Ok(message) => self.requests.push(message),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
-        self.core.noted.store(false, Ordering::SeqCst);
-        mem::swap(&mut *self.core.notes.lock(), &mut self.notes);
-
-        for note in self.notes.drain(..) {
-            match note {
-                Note::Release { grant, reply } => state.release(&self.core, grant, reply, now),
-                Note::GaveUp(key) => {
-                    let mut desk = self.core.desk(state.session.as_ref());
-                    let gone = |waiter: &Waiter| waiter.reply.is_abandoned();
-                    state.table.sweep(key, gone, now, &mut desk);
+        mailbox.take_control(&mut self.control);
+        for control in self.control.drain(..) {
+            match control {
+                Control::Release { grant, reply } => state.release(&grant, reply, now),
+                Control::GaveUp(key) => {
+                    let (table, mut responder) = state.table_and_responder();
+                    table.remove_abandoned(key, Waiter::is_abandoned, now, &mut responder);
                 }
             }
         }
-        let State {
-            table,
-            session,
-            status,
-            ..
-        } = state;
-        let mut desk = self.core.desk(session.as_ref());
-        for message in self.inbox.drain(..) {
+        let waits = self.shared.settings().wait_while_unavailable;
+        for message in self.requests.drain(..) {
             let Message::Acquire(request) = message else {
                 continue;
             };
             let Request {
                 key,
                 mode,
-                patience,
+                wait,
                 reply,
             } = request;
             if reply.is_abandoned() {
                 continue;
             }
-            match status.refusal() {
-                Some(error)
-                    if patience == Patience::Once || !self.core.settings.wait_while_unavailable =>
-                {
-                    reply.send(Answer::Failed(error.clone())).ok();
+            match state.status.refusal() {
+                Some(error) if wait.is_try() || !waits => {
+                    reply.send(Err(error.clone())).ok();
                 }
-                _ => table.acquire(key, mode, patience, Waiter { reply }, now, &mut desk),
+                _ => {
+                    let (table, mut responder) = state.table_and_responder();
+                    table.acquire(key, mode, wait, reply, now, &mut responder);
+                }
             }
         }
     }
 
-    fn plan(&mut self, state: &mut State, now: Instant) {
-        self.batch.clear();
-        let mut desk = self.core.desk(state.session.as_ref());
-        state.table.plan(now, BATCH_CAP, &mut self.batch, &mut desk);
-    }
-
-    /// What to go to the database for now, if anything.
-    fn errand(&self, state: &State, now: Instant) -> Option<Errand> {
-        if !self.batch.is_empty() {
-            Some(Errand::Batch)
-        } else if self.contact_due(state).is_none_or(|due| now < due) {
-            None
-        } else if is_active(state) || !state.unlocks.is_empty() {
-            Some(Errand::Heartbeat)
-        } else {
-            Some(Errand::Rest)
-        }
-    }
-
-    /// When the database has to hear from us if there is no batch for it.
-    fn contact_due(&self, state: &State) -> Option<Instant> {
-        let session = self.link.session()?;
-        let settings = &self.core.settings;
-        if !state.unlocks.is_empty() {
-            Some(self.last_contact)
-        } else if is_active(state) {
-            let limit = session.transaction_limit().unwrap_or(settings.heartbeat);
-            // An eighth early, so that the round trip, too, is within the interval.
-            Some(self.last_contact + settings.heartbeat.min(limit) * 7 / 8)
-        } else if session.is_armed() {
-            // Early enough for the lease, late enough not to be undone at once.
-            settings.lease.map(|lease| self.last_contact + lease / 4)
-        } else {
-            None
-        }
-    }
-
-    /// Without the state's mutex: this may take as long as the database likes.
-    fn round_trip(&mut self, errand: Errand) -> Result<(), Lost> {
-        let session = self.link.session_mut().expect("errands need a session");
-        let (core, pulse) = (&self.core, &self.pulse);
-        let beat = || core.beat(pulse);
-        self.outcomes.clear();
-        let started = Instant::now();
-        match errand {
-            Errand::Heartbeat => session.heartbeat(&beat)?,
-            Errand::Rest => session.rest()?,
-            Errand::Batch => {
-                core.counters.batch(self.batch.len());
-                session.apply(&self.batch, &mut self.outcomes, &beat)?;
+    fn finish_exchange(&mut self, state: &mut State, done: Result<(), Lost>) {
+        let ended = state.lane.lease().and_then(|lease| lease.ended());
+        match (done, ended) {
+            (Err(Lost(error)), _) => self.disconnect(state, Ended::SessionLost, error),
+            // The answer has come too late to count.
+            (Ok(()), Some(ended)) => {
+                let error = Error::unavailable("the database answered after the lease");
+                self.disconnect(state, ended, error);
+            }
+            (Ok(()), None) => {
+                if let Err(error) = self.exchange.settle(state) {
+                    self.disconnect(state, Ended::SessionLost, error);
+                }
             }
         }
-        self.last_contact = started;
-        Ok(())
     }
 
-    fn settle(&mut self, state: &mut State) {
-        // The answer may have come too late to be believed.
-        if let Some(ended) = state.session.as_ref().and_then(|session| session.ended()) {
-            return self.lose(
-                state,
-                ended,
-                Error::unavailable("the database answered after the lease"),
-            );
-        }
-        let now = Instant::now();
-        let mut stray = None;
-        let State { table, session, .. } = state;
-        let mut desk = self.core.desk(session.as_ref());
-        for (op, outcome) in self.batch.drain(..).zip(self.outcomes.drain(..)) {
-            match (op.action, outcome) {
-                (Action::Unlock, Outcome::Refused | Outcome::Failed(_)) => stray = Some(op.key),
-                (_, Outcome::Done(token)) => table.settle(op, true, token, now, &mut desk),
-                (_, Outcome::Refused) => table.settle(op, false, None, now, &mut desk),
-                (_, Outcome::Failed(error)) => table.fail(op.key, |waiter| {
-                    waiter.reply.send(Answer::Failed(error.clone())).ok();
-                }),
-            }
-        }
-        if let Some(key) = stray {
-            // What else has gone astray cannot be known: start afresh.
-            let error = Error::unavailable(format!(
-                "the session did not hold the lock {key} that it gave back"
-            ));
-            self.lose(state, Ended::SessionLost, error);
-        } else {
-            state.confirm_unlocks();
-        }
+    /// The session has ended, or must be given up.
+    fn disconnect(&mut self, state: &mut State, ended: Ended, error: Error) {
+        state.disconnect(ended, error.clone(), 0);
+        self.connection
+            .disconnect(self.shared.settings(), state, error);
     }
-
-    /// The session is gone, or must go.
-    fn lose(&mut self, state: &mut State, ended: Ended, error: Error) {
-        self.batch.clear();
-        self.outcomes.clear();
-        let held = state.table.held();
-        state.lose(ended, error.clone(), &self.core.counters);
-        self.link.hang_up(&self.core.settings, state, held, error);
-    }
-
-    fn next_turn(&self, state: &State) -> Option<Instant> {
-        if self.link.session().is_none() {
-            self.link.next_look(&self.core.settings, state)
-        } else if state.table.has_ready() {
-            Some(Instant::now())
-        } else {
-            let times = [state.table.next_look(), self.contact_due(state)];
-            times.into_iter().flatten().min()
-        }
-    }
-}
-
-/// Is anything held or awaited? If not, the worker sends nothing.
-fn is_active(state: &State) -> bool {
-    state.table.held() > 0 || state.table.waiting() > 0
 }
 
 /// Says that the worker in charge is gone, however it went.
-struct LastWords<'a> {
-    core: &'a Core,
+struct ExitGuard<'a> {
+    shared: &'a Shared,
     epoch: u64,
 }
 
-impl Drop for LastWords<'_> {
+impl Drop for ExitGuard<'_> {
     fn drop(&mut self) {
-        if self.core.state.lock().epoch != self.epoch {
+        if self.shared.state().lock().lane.epoch() != self.epoch {
             return;
         }
         if thread::panicking() {
             let error = Error::unavailable("the lock manager's worker has panicked");
-            self.core.shut(Ended::SessionLost, &error);
+            self.shared.shut_down(Ended::SessionLost, &error);
         }
-        self.core.worker_alive.lock().take();
+        self.shared.worker_gone().set();
     }
 }
 

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::Builder;
+use crate::connect::Dialer;
 use crate::connect::dsn::Environment;
 use crate::connect::target::Target;
 use crate::error::Error;
 use crate::manager::Manager;
-use crate::worker::connection::Starting;
 use crate::worker::handle::Handle;
-use crate::worker::shared::Core;
-use crate::worker::{self, watchdog};
+use crate::worker::{self, Starting};
 
 impl Builder {
     /// Connects and starts the worker.
@@ -97,7 +96,7 @@ impl Builder {
             Ok(outcome) => outcome?,
             Err(RecvTimeoutError::Disconnected) => return Err(panicked()),
             Err(RecvTimeoutError::Timeout) => {
-                let failed = handle.core.failed_start();
+                let failed = handle.failed_start();
                 handle.close().ok();
                 return Err(failed.unwrap_or_else(|| {
                     Error::unavailable("the database did not answer within the time given")
@@ -141,16 +140,7 @@ impl Builder {
         let environment = self.reads_environment.then_some(variables);
         let mut target = Target::new(&self.server, environment, &settings, self.tls)?;
         target.credentials = self.credentials;
-        let (queue, requests) = bounded(settings.queue_capacity);
-        let (alarm, alarms) = bounded(1);
-        let core = Core::new(target, settings, requests, alarm);
-        let handle = Arc::new(Handle {
-            core: Arc::clone(&core),
-            queue,
-        });
-        watchdog::spawn(&core, alarms)?;
-        worker::spawn(&core, &mut core.state.lock(), Duration::ZERO, starting)?;
-        Ok(handle)
+        worker::start(Dialer::new(target, settings), starting)
     }
 }
 

@@ -10,8 +10,6 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::connect::target::Target;
-
 /// The longest pause before another connection.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -37,11 +35,10 @@ impl Abandoned {
 
     /// How long to wait before there is another connection, so that they do not pile up:
     /// twice as long for each thread that is left behind.
-    pub(crate) fn pause(&self, target: &Target) -> Duration {
+    pub(crate) fn pause(&self, connect_timeout: Duration) -> Duration {
         match self.count() {
             0 => Duration::ZERO,
-            count => target
-                .connect_timeout()
+            count => connect_timeout
                 .saturating_mul(1_u32.checked_shl(count).unwrap_or(u32::MAX))
                 .min(LONGEST_PAUSE),
         }

@@ -9,19 +9,23 @@ use super::*;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::try_schedules;
 
+fn long_ago() -> BootInstant {
+    BootInstant::now() - Duration::from_secs(24 * 3600)
+}
+
 fn is_told(hold: &Hold) -> bool {
-    matches!(hold.over.try_recv(), Err(TryRecvError::Disconnected))
+    matches!(hold.over().try_recv(), Err(TryRecvError::Disconnected))
 }
 
 #[test]
-fn a_watch_made_while_the_session_ends_is_told() {
+fn a_watch_made_while_the_lease_ends_is_told() {
     try_schedules(|| {
-        let session = Arc::new(SessionState::new(1));
+        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(3600))));
         let breaker = thread::spawn({
-            let session = Arc::clone(&session);
-            move || session.trip(Ended::SessionLost)
+            let lease = Arc::clone(&lease);
+            move || lease.trip(Ended::SessionLost)
         });
-        let holds = [Hold::new(&session), Hold::new(&session)];
+        let holds = [Hold::new(&lease), Hold::new(&lease)];
         breaker.join().unwrap();
         for hold in holds {
             // Without being asked.
@@ -34,15 +38,15 @@ fn a_watch_made_while_the_session_ends_is_told() {
 #[test]
 fn a_hold_ends_once_and_for_one_cause() {
     try_schedules(|| {
-        let session = Arc::new(SessionState::new(1));
-        let hold = Hold::new(&session);
+        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(3600))));
+        let hold = Hold::new(&lease);
         let breaker = thread::spawn({
-            let session = Arc::clone(&session);
-            move || session.trip(Ended::SessionLost)
+            let lease = Arc::clone(&lease);
+            move || lease.trip(Ended::SessionLost)
         });
         let closer = thread::spawn({
-            let session = Arc::clone(&session);
-            move || session.trip(Ended::Closed)
+            let lease = Arc::clone(&lease);
+            move || lease.trip(Ended::Closed)
         });
         let watcher = thread::spawn({
             let hold = Arc::clone(&hold);
@@ -66,24 +70,25 @@ fn a_hold_ends_once_and_for_one_cause() {
 #[test]
 fn a_lease_that_was_seen_to_have_expired_is_not_renewed() {
     try_schedules(|| {
-        let session = Arc::new(SessionState::new(1));
-        let hold = Hold::new(&session);
+        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(3600))));
+        lease.arm(BootInstant::now());
+        let hold = Hold::new(&lease);
         let renewal = thread::spawn({
-            let session = Arc::clone(&session);
-            move || session.renew(clock::NEVER)
+            let lease = Arc::clone(&lease);
+            move || lease.renew(BootInstant::now())
         });
         let expiry = thread::spawn({
-            let session = Arc::clone(&session);
+            let lease = Arc::clone(&lease);
             move || {
                 // Time passes.
-                session.trust_until(1);
-                session.ended()
+                lease.arm(long_ago());
+                lease.ended()
             }
         });
         renewal.join().unwrap();
         let seen = expiry.join().unwrap();
         assert!(seen.is_none_or(|seen| seen == Ended::LeaseExpired));
-        assert_eq!(session.ended().is_some(), seen.is_some());
+        assert_eq!(lease.ended().is_some(), seen.is_some());
         assert_eq!(is_told(&hold), seen.is_some());
     });
 }
@@ -91,20 +96,20 @@ fn a_lease_that_was_seen_to_have_expired_is_not_renewed() {
 #[test]
 fn what_is_given_back_after_its_lease_was_not_ours_to_the_end() {
     try_schedules(|| {
-        let session = Arc::new(SessionState::new(1));
-        let hold = Hold::new(&session);
+        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(3600))));
+        let hold = Hold::new(&lease);
         // The server has given the lock to somebody else, which it does after the lease.
         let given_away = Arc::new(AtomicBool::new(false));
         let time = thread::spawn({
-            let (session, given_away) = (Arc::clone(&session), Arc::clone(&given_away));
+            let (lease, given_away) = (Arc::clone(&lease), Arc::clone(&given_away));
             move || {
-                session.trust_until(1);
+                lease.arm(long_ago());
                 given_away.store(true, Ordering::SeqCst);
             }
         });
         let breaker = thread::spawn({
-            let session = Arc::clone(&session);
-            move || session.trip(Ended::SessionLost)
+            let lease = Arc::clone(&lease);
+            move || lease.trip(Ended::SessionLost)
         });
         let late = given_away.load(Ordering::SeqCst);
         let unlocked = hold.end(Ended::Unlocked);
@@ -119,9 +124,9 @@ fn what_is_given_back_after_its_lease_was_not_ours_to_the_end() {
 #[test]
 fn a_lock_is_given_back_once_and_not_after_its_loss() {
     try_schedules(|| {
-        let session = Arc::new(SessionState::new(1));
-        let hold = Hold::new(&session);
-        // A token of each kind, and the end of the session.
+        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(3600))));
+        let hold = Hold::new(&lease);
+        // A token of each kind, and the end of the lease.
         let trip = thread::spawn({
             let hold = Arc::clone(&hold);
             move || hold.end(Ended::Cancelled)
@@ -131,8 +136,8 @@ fn a_lock_is_given_back_once_and_not_after_its_loss() {
             move || hold.give_back(Ended::Cancelled).is_ok()
         });
         let breaker = thread::spawn({
-            let session = Arc::clone(&session);
-            move || session.trip(Ended::SessionLost)
+            let lease = Arc::clone(&lease);
+            move || lease.trip(Ended::SessionLost)
         });
         let guard = hold.give_back(Ended::Unlocked);
         trip.join().unwrap();

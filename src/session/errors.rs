@@ -122,6 +122,25 @@ pub(crate) fn lost(error: postgres::Error) -> Lost {
     Lost(Error::unavailable("the connection to the database was lost").caused_by(error))
 }
 
+/// True if `error` is the session's end.
+pub(super) fn ends_session(error: &postgres::Error) -> bool {
+    // 57P01 to 57P05: the server ends the session. 26000: it does not know a statement of ours,
+    // so it is another session that answers.
+    error.code().map(SqlState::code).is_none_or(|code| {
+        code.starts_with("57P") || code == SqlState::INVALID_SQL_STATEMENT_NAME.code()
+    })
+}
+
+/// True if `error` says that the sequence with the number that was looked up is not there any
+/// more.
+pub(super) fn is_sequence_gone(error: &postgres::Error) -> bool {
+    // The server has no code for a number without a relation, and its text may be translated.
+    matches!(
+        error.code(),
+        Some(&SqlState::INTERNAL_ERROR | &SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_OBJECT)
+    )
+}
+
 /// The error of a lock step.
 pub(super) fn lock_error(error: postgres::Error) -> Error {
     if error.code() == Some(&SqlState::OUT_OF_MEMORY) {

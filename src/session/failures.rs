@@ -9,7 +9,7 @@ use postgres::error::SqlState;
 
 use super::errors::sqlstate;
 use crate::backoff;
-use crate::clock::{self, nanos};
+use crate::clock::BootInstant;
 use crate::error::{Error, ErrorKind};
 use crate::op::Mode;
 use crate::op::{Action, Op};
@@ -63,7 +63,7 @@ struct Failure {
     kind: Kind,
     error: Error,
     attempt: u32,
-    until: u64,
+    until: BootInstant,
 }
 
 /// What a session knows of what fails there.
@@ -82,7 +82,7 @@ impl Failures {
     }
 
     /// `step` is not to be tried at the time `now`: it would fail with this error.
-    pub(super) fn of(&self, step: Op, now: u64) -> Option<Error> {
+    pub(super) fn of(&self, step: Op, now: BootInstant) -> Option<Error> {
         let concerns =
             |failure: &&Failure| failure.kind.concerns(step, self.fenced) && now < failure.until;
         let known = self.known.iter().find(concerns)?;
@@ -94,7 +94,7 @@ impl Failures {
         if self.known.is_empty() {
             return None;
         }
-        let now = clock::now();
+        let now = BootInstant::now();
         let makes_room = batch.iter().any(|op| op.action == Action::Unlock);
         let refusal = |&step: &Op| {
             self.of(step, now)
@@ -109,7 +109,7 @@ impl Failures {
     pub(super) fn add(&mut self, op: Op, error: &Error) {
         let kind = Kind::of(op, error);
         let attempt = match self.known.iter().position(|failure| failure.kind == kind) {
-            Some(known) if clock::now() < self.known[known].until => return,
+            Some(known) if BootInstant::now() < self.known[known].until => return,
             Some(known) => self.known.swap_remove(known).attempt + 1,
             None => 0,
         };
@@ -121,7 +121,7 @@ impl Failures {
             kind,
             error: error.clone(),
             attempt,
-            until: clock::now().saturating_add(nanos(pause)),
+            until: BootInstant::now() + pause,
         });
     }
 
@@ -183,7 +183,7 @@ mod tests {
         let error = |kind| Error::new(kind, "no");
         let fails = |kind, fenced, step| {
             let mut failures = Failures::new(fenced);
-            let before = clock::now();
+            let before = BootInstant::now();
             failures.add(lock, &error(kind));
             failures.of(step, before).is_some()
         };
@@ -220,7 +220,7 @@ mod tests {
             failures.add(lock, &Error::new(ErrorKind::LockTableFull, "no"));
             assert!(failures.of_batch(&[lock]).is_some());
             assert_eq!(failures.known[0].attempt, attempt);
-            failures.known[0].until = clock::now();
+            failures.known[0].until = BootInstant::now();
             assert!(failures.of_batch(&[lock]).is_none());
         }
         failures.done(lock);
@@ -232,8 +232,8 @@ mod tests {
         let mut failures = Failures::new(false);
         let lock = op(Action::Lock, Mode::Exclusive);
         failures.add(lock, &Error::new(ErrorKind::LockTableFull, "no"));
-        assert!(failures.of(lock, clock::now()).is_some());
+        assert!(failures.of(lock, BootInstant::now()).is_some());
         failures.done(op(Action::Unlock, Mode::Shared));
-        assert!(failures.of(lock, clock::now()).is_none());
+        assert!(failures.of(lock, BootInstant::now()).is_none());
     }
 }

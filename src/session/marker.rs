@@ -6,7 +6,9 @@
 //! holds the marker. Behind a pool every batch and every heartbeat asks, in its own statement;
 //! where no pool is in sight one heartbeat a second does.
 
-use crate::clock;
+use std::time::Duration;
+
+use crate::clock::BootInstant;
 use crate::error::Error;
 use crate::key::Key;
 
@@ -19,8 +21,8 @@ pub(crate) fn marker_key(marker: i32) -> Key {
     Key::from((MARKER_CLASS, marker))
 }
 
-/// How long a session without a pool before it goes without being verified, in nanoseconds.
-const INTERVAL: u64 = 1_000_000_000;
+/// How long a session without a pool before it goes without being verified.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A session's marker, and whether it was found where it belongs.
 pub(crate) struct Marker {
@@ -28,7 +30,7 @@ pub(crate) struct Marker {
     expression: String,
     is_pooled: bool,
     /// When the session was last seen to be the one.
-    last: u64,
+    last: BootInstant,
     failed: bool,
 }
 
@@ -39,7 +41,7 @@ impl Marker {
             number: marker,
             expression: verified(marker, pid),
             is_pooled,
-            last: clock::now(),
+            last: BootInstant::now(),
             failed: false,
         }
     }
@@ -56,14 +58,14 @@ impl Marker {
 
     /// The statement for a heartbeat, if one is due.
     pub(super) fn due(&self) -> Option<String> {
-        let is_due = self.is_pooled || clock::now().saturating_sub(self.last) >= INTERVAL;
+        let is_due = self.is_pooled || self.last.elapsed() >= INTERVAL;
         is_due.then(|| format!("SELECT {}", self.expression))
     }
 
     /// The server has answered.
     pub(super) fn answered(&mut self, is_the_one: bool) {
         match is_the_one {
-            true => self.last = clock::now(),
+            true => self.last = BootInstant::now(),
             false => self.failed = true,
         }
     }

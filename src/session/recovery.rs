@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use postgres::error::SqlState;
 
-use super::errors::{ATTEMPTS, draw_error, is_cancelled, lock_error, lost};
+use super::errors::{ATTEMPTS, draw_error, is_cancelled, is_sequence_gone, lock_error, lost};
 use super::failures::{Kind, SingleSteps};
 use super::sequence::Missing;
 use super::statements::HELD;
-use super::{Beat, Lost, Session};
+use super::{Lost, OnRoundTrip, Session};
 use super::{check_complete, prepared, sequence};
-use crate::clock;
+use crate::clock::BootInstant;
 use crate::config::SequenceName;
 use crate::error::Error;
 use crate::key::Key;
@@ -26,16 +26,16 @@ impl Session {
         batch: &[Op],
         error: &postgres::Error,
         outcomes: &mut Vec<Outcome>,
-        beat: Beat<'_>,
+        on_round_trip: OnRoundTrip<'_>,
     ) -> Result<(), Lost> {
         self.end_failed_transaction()?;
-        let mut held = self.held(beat)?;
-        let began = clock::now();
+        let mut held = self.held(on_round_trip)?;
+        let began = BootInstant::now();
         // In a transaction that has failed before, no step was tried.
         let untried = error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
         let name = self.sequence.as_ref().map(|sequence| sequence.name.clone());
         let is_found_again = match name {
-            Some(name) if sequence::is_gone(error) => match self.find_again(&name) {
+            Some(name) if is_sequence_gone(error) => match self.find_again(&name) {
                 Ok(()) => true,
                 Err(error) => {
                     self.failures.add(batch[0], &error);
@@ -52,9 +52,9 @@ impl Session {
                 .filter_map(|&op| self.rest_of(op, &held))
                 .filter(|&step| self.failures.of(step, began).is_none())
                 .collect();
-            match self.run_again(&left, beat)? {
+            match self.run_again(&left, on_round_trip)? {
                 Some(answers) => answered.extend(left.iter().map(|op| op.key).zip(answers)),
-                None => held = self.held(beat)?,
+                None => held = self.held(on_round_trip)?,
             }
         }
         outcomes.clear();
@@ -65,7 +65,7 @@ impl Session {
                 (Some(answer), _) => answer,
                 (None, None) => Outcome::Done(None),
                 (None, Some(unlock)) if unlock.action == Action::Unlock => {
-                    self.retry(unlock, beat)?
+                    self.retry(unlock, on_round_trip)?
                 }
                 (None, Some(step)) => {
                     let known = match self.failures.of(step, began) {
@@ -81,8 +81,8 @@ impl Session {
                         }
                         Ok(()) => {
                             let outcome = match step.action == op.action {
-                                true => self.retry(step, beat)?,
-                                false => self.complete(op, step, beat)?,
+                                true => self.retry(step, on_round_trip)?,
+                                false => self.complete(op, step, on_round_trip)?,
                             };
                             if let Outcome::Failed(error) = &outcome {
                                 self.failures.add(op, error);
@@ -94,18 +94,18 @@ impl Session {
             };
             outcomes.push(outcome);
         }
-        self.give_all_back(&without_token, beat)
+        self.give_all_back(&without_token, on_round_trip)
     }
 
     /// Gives back locks that the session holds and nobody gets, for want of a token.
-    fn give_all_back(&mut self, locks: &[Op], beat: Beat<'_>) -> Result<(), Lost> {
+    fn give_all_back(&mut self, locks: &[Op], on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
         let action = Action::Unlock;
         let unlocks: Vec<Op> = locks.iter().map(|&lock| Op { action, ..lock }).collect();
-        let done = match self.run_again(&unlocks, beat)? {
+        let done = match self.run_again(&unlocks, on_round_trip)? {
             Some(outcomes) => outcomes,
             None => unlocks
                 .iter()
-                .map(|&unlock| self.retry(unlock, beat))
+                .map(|&unlock| self.retry(unlock, on_round_trip))
                 .collect::<Result<_, _>>()?,
         };
         if done
@@ -136,9 +136,13 @@ impl Session {
     }
 
     /// Some steps in one round trip. `None` if that failed, too.
-    fn run_again(&mut self, rest: &[Op], beat: Beat<'_>) -> Result<Option<Vec<Outcome>>, Lost> {
+    fn run_again(
+        &mut self,
+        rest: &[Op],
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<Option<Vec<Outcome>>, Lost> {
         let mut outcomes = Vec::with_capacity(rest.len());
-        if !rest.is_empty() && self.attempt(rest, &mut outcomes, beat)?.is_err() {
+        if !rest.is_empty() && self.attempt(rest, &mut outcomes, on_round_trip)?.is_err() {
             return Ok(None);
         }
         check_complete(rest, &outcomes)?;
@@ -150,30 +154,30 @@ impl Session {
         &mut self,
         steps: &[Op],
         outcomes: &mut Vec<Outcome>,
-        beat: Beat<'_>,
+        on_round_trip: OnRoundTrip<'_>,
     ) -> Result<Result<(), postgres::Error>, Lost> {
-        if self.state.ended().is_some() {
+        if self.lease.ended().is_some() {
             return Err(Lost(Error::unavailable(
                 "the lease expired while the session recovered from an error",
             )));
         }
-        beat();
-        let started = clock::now();
+        on_round_trip();
+        let started = BootInstant::now();
         match self.run(steps, outcomes) {
-            Err(error) if self.is_gone(&error) => Err(lost(error)),
+            Err(error) if self.is_over(&error) => Err(lost(error)),
             answered => {
                 self.marker.check().map_err(Lost)?;
-                self.renew(started);
+                self.lease.renew(started);
                 Ok(answered)
             }
         }
     }
 
     /// One step. If it fails, it has no effect.
-    fn retry(&mut self, op: Op, beat: Beat<'_>) -> Result<Outcome, Lost> {
+    fn retry(&mut self, op: Op, on_round_trip: OnRoundTrip<'_>) -> Result<Outcome, Lost> {
         let mut said = Vec::with_capacity(1);
         for attempt in 1.. {
-            let Err(error) = self.attempt(&[op], &mut said, beat)? else {
+            let Err(error) = self.attempt(&[op], &mut said, on_round_trip)? else {
                 if op.action == Action::Unlock && attempt > 1 {
                     // If there was nothing to give back, an attempt before had done it.
                     return Ok(Outcome::Done(None));
@@ -189,7 +193,7 @@ impl Session {
                 Action::Draw => return Ok(Outcome::Failed(draw_error(error))),
                 Action::Lock => {
                     // The lock may have been taken before the statement failed.
-                    let taken = self.give_back(op, beat)?;
+                    let taken = self.give_back(op, on_round_trip)?;
                     if may_retry && is_cancelled(&error) {
                         continue;
                     }
@@ -209,17 +213,22 @@ impl Session {
     }
 
     /// Takes `lock` back, if it was taken: was it?
-    fn give_back(&mut self, lock: Op, beat: Beat<'_>) -> Result<bool, Lost> {
+    fn give_back(&mut self, lock: Op, on_round_trip: OnRoundTrip<'_>) -> Result<bool, Lost> {
         let action = Action::Unlock;
-        let outcome = self.retry(Op { action, ..lock }, beat)?;
+        let outcome = self.retry(Op { action, ..lock }, on_round_trip)?;
         Ok(matches!(outcome, Outcome::Done(_)))
     }
 
     /// Draws the token of a lock that a failed batch has taken.
-    fn complete(&mut self, lock: Op, draw: Op, beat: Beat<'_>) -> Result<Outcome, Lost> {
-        let outcome = self.retry(draw, beat)?;
+    fn complete(
+        &mut self,
+        lock: Op,
+        draw: Op,
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<Outcome, Lost> {
+        let outcome = self.retry(draw, on_round_trip)?;
         if let Outcome::Failed(_) = outcome
-            && !self.give_back(lock, beat)?
+            && !self.give_back(lock, on_round_trip)?
         {
             return Err(not_held());
         }
@@ -227,16 +236,16 @@ impl Session {
     }
 
     /// What the session holds, by the server's own account.
-    fn held(&mut self, beat: Beat<'_>) -> Result<HashSet<(Key, Mode)>, Lost> {
+    fn held(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<HashSet<(Key, Mode)>, Lost> {
         for attempt in 1.. {
-            beat();
-            let started = clock::now();
+            on_round_trip();
+            let started = BootInstant::now();
             let rows = prepared(&mut self.held, &mut self.client, HELD)
                 .cloned()
                 .and_then(|statement| self.client.query(&statement, &[]));
             match rows {
                 Ok(rows) => {
-                    self.renew(started);
+                    self.lease.renew(started);
                     let held: HashSet<_> = rows
                         .iter()
                         .map(|row| {
@@ -256,7 +265,7 @@ impl Session {
                     }
                     return Ok(held);
                 }
-                Err(error) if attempt < ATTEMPTS && !self.is_gone(&error) => {}
+                Err(error) if attempt < ATTEMPTS && !self.is_over(&error) => {}
                 Err(error) => return Err(lost(error)),
             }
         }

@@ -123,12 +123,3 @@ fn cannot_be_used(name: &SequenceName, error: postgres::Error) -> Error {
     )
     .caused_by(error)
 }
-
-/// True if the sequence with the number that was looked up is not there any more.
-pub(super) fn is_gone(error: &postgres::Error) -> bool {
-    // The server has no code for a number without a relation, and its text may be translated.
-    matches!(
-        error.code(),
-        Some(&SqlState::INTERNAL_ERROR | &SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_OBJECT)
-    )
-}

@@ -1,40 +1,42 @@
-//! A turn at the server: the steps that are due, and what becomes of them.
+//! What goes to the server for the table: the operations that are due, and what becomes of
+//! them.
 
 use std::time::Instant;
 
-use super::entry::{Entry, TENURE};
-use super::retry_queue::Look;
-use super::{Desk, Refusal, Table};
+use super::entry::Entry;
+use super::handoff::{self, BUDGET};
+use super::retry_queue::Retry;
+use super::{Refusal, Respond, Stray, Table, Via};
 use crate::backoff;
 use crate::key::Key;
-use crate::op::{Action, Op};
-use crate::op::{Patience, Token};
+use crate::op::{Action, Op, Outcome, Token};
 
 impl<W> Table<W> {
     /// Puts into `batch` what is to be done at the server now, at most `cap` steps.
-    /// Every step's result must come back through [`settle`](Table::settle) or
-    /// [`fail`](Table::fail) before the next plan.
+    /// Every step's outcome must come back through [`settle`](Table::settle) before the next
+    /// plan.
     pub(crate) fn plan(
         &mut self,
         now: Instant,
         cap: usize,
         batch: &mut Vec<Op>,
-        desk: &mut impl Desk<W>,
+        responder: &mut impl Respond<W>,
     ) {
-        self.release_kept(now, desk);
-        let go = !self.ready.is_empty();
-        while let Some((key, look)) = self.agenda.pop(now, go) {
-            if let Some(line) = self.line(key)
-                && line.look == Some(look)
-            {
-                line.look = None;
-                self.list(key);
+        self.release_kept(now, responder);
+        if !self.ready.is_empty() || self.retries.is_due(now) {
+            while let Some((key, retry)) = self.retries.pop(now) {
+                if let Some(queue) = self.queue(key)
+                    && queue.retry == Some(retry)
+                {
+                    queue.retry = None;
+                    self.list(key);
+                }
             }
         }
         let entries = &self.entries;
-        self.agenda.prune(now, |key, look| {
-            let line = entries.get(&key).and_then(|entry| entry.line.as_ref());
-            line.is_some_and(|line| line.look == Some(look))
+        self.retries.prune(now, |key, retry| {
+            let queue = entries.get(&key).and_then(|entry| entry.queue.as_ref());
+            queue.is_some_and(|queue| queue.retry == Some(retry))
         });
         let mut locks = 0;
         for _ in 0..self.ready.len() {
@@ -48,8 +50,8 @@ impl<W> Table<W> {
                 .expect("listed keys have entries");
             entry.listed = false;
             if !self.limits.fenced && entry.can_hand_over(now) {
-                // Whoever stood before the first in line has been sent away.
-                self.advance(key, now, false, desk);
+                // Whoever stood before the first waiter has been answered.
+                self.advance(key, now, Via::Server, responder);
                 continue;
             }
             let Some(action) = entry.due(now) else {
@@ -59,7 +61,7 @@ impl<W> Table<W> {
                 batch.push(Op { key, mode, action });
                 continue;
             }
-            if entry.is_put_off() {
+            if entry.is_deferred() {
                 continue;
             }
             let Some(first) = entry.first() else {
@@ -67,9 +69,9 @@ impl<W> Table<W> {
                 continue;
             };
             let mode = first.mode;
-            if self.is_full(0) {
-                self.refuse_all(key, Refusal::LimitReached, desk);
-            } else if self.is_full(locks) {
+            if let Some(max) = self.full(0) {
+                self.refuse_all(key, Refusal::LimitReached(max), responder);
+            } else if self.full(locks).is_some() {
                 // The locks of this batch may be the last that fit: see how they end.
                 self.list(key);
             } else {
@@ -80,129 +82,153 @@ impl<W> Table<W> {
         batch.sort_unstable_by_key(|op| op.action);
     }
 
-    /// The server has done `op`. For a lock, `yes` means that it was free, and then with
-    /// fencing there is a `token`.
+    /// The server has been asked to do `op`. For a lock that is taken, with fencing, there is a
+    /// token. An error if the lock was not there that was to be given back.
     pub(crate) fn settle(
         &mut self,
         op: Op,
-        yes: bool,
+        outcome: Outcome,
+        now: Instant,
+        responder: &mut impl Respond<W>,
+    ) -> Result<(), Stray> {
+        match (op.action, outcome) {
+            (Action::Lock, Outcome::Done(token)) => self.locked(op, token, now, responder),
+            (Action::Lock, Outcome::Refused) => self.defer(op.key, now, responder),
+            (Action::Draw, Outcome::Done(token)) => self.drawn(op.key, token, now, responder),
+            (Action::Draw, Outcome::Refused) => self.drawn(op.key, None, now, responder),
+            (Action::Lock | Action::Draw, Outcome::Failed(error)) => {
+                self.answer_all(op.key, |waiter| responder.fail(waiter, &error));
+            }
+            (Action::Unlock, Outcome::Done(_)) => self.unlocked(op.key, now),
+            (Action::Unlock, Outcome::Refused | Outcome::Failed(_)) => return Err(Stray(op.key)),
+        }
+        Ok(())
+    }
+
+    fn locked(
+        &mut self,
+        op: Op,
         token: Option<Token>,
         now: Instant,
-        desk: &mut impl Desk<W>,
+        responder: &mut impl Respond<W>,
     ) {
         let Some(entry) = self.entries.get_mut(&op.key) else {
             return;
         };
-        match op.action {
-            Action::Lock if yes => {
-                entry.server = Some(op.mode);
-                entry.token = token;
-                if let Some(line) = &mut entry.line {
-                    line.look = None;
-                }
-                let start = entry.tenure.or_else(|| self.recent.take(op.key, now));
-                entry.begin_tenure(start.unwrap_or(now), now);
-                self.advance(op.key, now, false, desk);
-            }
-            Action::Draw => {
-                entry.token = token;
-                self.advance(op.key, now, true, desk);
-            }
-            Action::Lock => {
-                // Somebody else has it: that is their turn.
-                entry.tenure = None;
-                self.recent.take(op.key, now);
-                self.put_off(op.key, now, desk);
-            }
-            Action::Unlock => {
-                entry.server = None;
-                let over = entry.is_tenure_over(now);
-                if let Some(start) = entry.tenure.filter(|_| over || entry.first().is_none()) {
-                    // Longer than the pause of whoever has waited since the tenure began.
-                    let tenure = now.saturating_duration_since(start);
-                    let pause = backoff::proportional(
-                        tenure.saturating_mul(5) / 4,
-                        self.limits.retry_min,
-                        self.limits.retry_max,
-                    );
-                    let at = now + pause;
-                    if over {
-                        entry.tenure = None;
-                        entry.line_from(&mut self.spare).is_rest = true;
-                        self.look_later(op.key, Look { from: at, by: at });
-                    } else {
-                        self.recent.put(op.key, start, at.min(now + TENURE));
-                    }
-                }
-                self.list(op.key);
-            }
+        entry.server = Some(op.mode);
+        entry.token = token;
+        if let Some(queue) = &mut entry.queue {
+            queue.retry = None;
+        }
+        let start = entry.budget.or_else(|| self.recent.take(op.key, now));
+        entry.budget = Some(handoff::resume(start.unwrap_or(now), now));
+        self.advance(op.key, now, Via::Server, responder);
+    }
+
+    fn drawn(
+        &mut self,
+        key: Key,
+        token: Option<Token>,
+        now: Instant,
+        responder: &mut impl Respond<W>,
+    ) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.token = token;
+            self.advance(key, now, Via::Handoff, responder);
         }
     }
 
-    /// The server could not do a lock step: its waiters are out, to be told why.
-    pub(crate) fn fail(&mut self, key: Key, mut tell: impl FnMut(W)) {
+    fn unlocked(&mut self, key: Key, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        entry.server = None;
+        let is_spent = entry.is_budget_spent(now);
+        let has_waiters = entry.first().is_some();
+        let ended = entry.budget.filter(|_| is_spent || !has_waiters);
+        if let Some(start) = ended {
+            // Longer than the pause of whoever has waited since the budget began.
+            let pause = backoff::proportional(
+                now.saturating_duration_since(start).saturating_mul(5) / 4,
+                self.limits.retry_min,
+                self.limits.retry_max,
+            );
+            let at = now + pause;
+            if is_spent {
+                entry.budget = None;
+                entry.queue_from(&mut self.spare).is_cooldown = true;
+                self.schedule(key, Retry::at(at));
+            } else {
+                self.recent.put(key, start, at.min(now + BUDGET));
+            }
+        }
+        let is_done = |entry: &Entry<W>| {
+            entry.is_idle() && !entry.listed && entry.queue.as_ref().is_none_or(|q| q.is_idle())
+        };
+        match self.entries.get(&key).is_some_and(is_done) {
+            true => self.remove(key),
+            false => self.list(key),
+        }
+    }
+
+    /// The lock is taken elsewhere: whoever tries once leaves, the others are tried for later.
+    fn defer(&mut self, key: Key, now: Instant, responder: &mut impl Respond<W>) {
+        self.recent.take(key, now);
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        // That is the others' turn.
+        entry.budget = None;
+        let Some(queue) = entry.queue.as_mut() else {
+            return self.remove(key);
+        };
+        queue.tell_contended(|waiter, mode| responder.contended(waiter, key, mode));
+        for waiter in queue.take(|waiter| waiter.wait.is_try()) {
+            self.waiting -= 1;
+            responder.refuse(waiter.inner, Refusal::Busy);
+        }
+        let Some(first) = queue.waiters.front() else {
+            return self.remove(key);
+        };
+        let waited = now.saturating_duration_since(first.since);
+        let pause = backoff::proportional(waited, self.limits.retry_min, self.limits.retry_max);
+        let retry = Retry {
+            not_before: now + pause.mul_f64(0.75),
+            not_after: now + self.jitter.shorten(pause),
+        };
+        queue.is_cooldown = false;
+        self.schedule(key, retry);
+    }
+
+    fn refuse_all(&mut self, key: Key, refusal: Refusal, responder: &mut impl Respond<W>) {
+        self.answer_all(key, |waiter| responder.refuse(waiter, refusal));
+    }
+
+    /// All waiters of `key` are out; `answer` tells them why.
+    fn answer_all(&mut self, key: Key, mut answer: impl FnMut(W)) {
         while let Some(waiter) = self.entries.get_mut(&key).and_then(Entry::pop_front) {
             self.waiting -= 1;
-            tell(waiter.inner);
+            answer(waiter.inner);
         }
         self.list(key);
     }
 
-    /// The lock is taken elsewhere: who cannot wait leaves, the others look later.
-    fn put_off(&mut self, key: Key, now: Instant, desk: &mut impl Desk<W>) {
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
-        };
-        entry.tell_contended(|waiter| desk.contended(waiter));
-        let Some(line) = entry.line.as_mut() else {
-            return self.remove(key);
-        };
-        for _ in 0..line.queue.len() {
-            let waiter = line.queue.pop_front().expect("it was just counted");
-            match waiter.patience {
-                Patience::Until(_) | Patience::Wait => line.queue.push_back(waiter),
-                Patience::Once => {
-                    self.waiting -= 1;
-                    desk.refuse(waiter.inner, Refusal::Busy);
-                }
-            }
-        }
-        match line.queue.front() {
-            Some(first) => {
-                let waited = now.saturating_duration_since(first.since);
-                let pause =
-                    backoff::proportional(waited, self.limits.retry_min, self.limits.retry_max);
-                let look = Look {
-                    from: now + pause.mul_f64(0.75),
-                    by: now + self.dice.jitter(pause),
-                };
-                line.is_rest = false;
-                self.look_later(key, look);
-            }
-            None => self.remove(key),
-        }
-    }
-
-    fn refuse_all(&mut self, key: Key, refusal: Refusal, desk: &mut impl Desk<W>) {
-        self.fail(key, |waiter| desk.refuse(waiter, refusal));
-    }
-
     /// Whoever waits until `deadline` is to know by then whether the lock is taken: the next
     /// attempt comes before it.
-    pub(super) fn hasten(&mut self, key: Key, deadline: Instant, now: Instant) {
-        if let Some(line) = self.line(key)
-            && line.look.is_some_and(|look| look.by > deadline)
+    pub(super) fn expedite(&mut self, key: Key, deadline: Instant, now: Instant) {
+        if let Some(queue) = self.queue(key)
+            && queue.retry.is_some_and(|retry| retry.not_after > deadline)
         {
             // With the other half of the time for the answer.
             let at = now + deadline.saturating_duration_since(now) / 2;
-            self.look_later(key, Look { from: at, by: at });
+            self.schedule(key, Retry::at(at));
         }
     }
 
-    fn look_later(&mut self, key: Key, look: Look) {
-        if let Some(line) = self.line(key) {
-            line.look = Some(look);
-            self.agenda.put(key, look);
+    fn schedule(&mut self, key: Key, retry: Retry) {
+        if let Some(queue) = self.queue(key) {
+            queue.retry = Some(retry);
+            self.retries.push(key, retry);
         }
     }
 }

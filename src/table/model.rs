@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use self::world::{Held, Waiting, World, exclude};
 use super::*;
-use crate::op::{Action, Op};
+use crate::op::{Action, Op, Outcome};
 
 const KEYS: i32 = 2;
 const CAP: usize = 100;
@@ -24,7 +24,7 @@ enum Step {
     Acquire {
         key: i32,
         mode: Mode,
-        patience: Patience,
+        wait: Wait,
     },
     /// A holder gives its lock back, once or twice, or has it kept for a time.
     Release {
@@ -51,8 +51,8 @@ enum Step {
         key: i32,
         mode: Option<Mode>,
     },
-    LoseSession,
-    Dismiss {
+    Disconnect,
+    FailWaiters {
         all: bool,
     },
 }
@@ -62,11 +62,11 @@ fn mode() -> impl Strategy<Value = Mode> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let patience = prop_oneof![2 => Just(Patience::Wait), 1 => Just(Patience::Once)];
+    let wait = prop_oneof![2 => Just(Wait::Forever), 1 => Just(Wait::Try(None))];
     let index = any::<prop::sample::Index>;
     prop_oneof![
-        10 => (0..KEYS, mode(), patience)
-            .prop_map(|(key, mode, patience)| Step::Acquire { key, mode, patience }),
+        10 => (0..KEYS, mode(), wait)
+            .prop_map(|(key, mode, wait)| Step::Acquire { key, mode, wait }),
         8 => (index(), prop::bool::weighted(0.3), prop::option::weighted(0.2, 0_u64..80))
             .prop_map(|(which, twice, keep)| Step::Release { which, twice, keep }),
         2 => (index(), any::<bool>()).prop_map(|(which, told)| Step::Leave { which, told }),
@@ -75,8 +75,8 @@ fn step() -> impl Strategy<Value = Step> {
         10 => prop::option::weighted(0.1, index()).prop_map(|failing| Step::Answer { failing }),
         3 => (0..KEYS, prop::option::of(mode()))
             .prop_map(|(key, mode)| Step::Other { key, mode }),
-        1 => Just(Step::LoseSession),
-        1 => any::<bool>().prop_map(|all| Step::Dismiss { all }),
+        1 => Just(Step::Disconnect),
+        1 => any::<bool>().prop_map(|all| Step::FailWaiters { all }),
     ]
 }
 fn key(number: i32) -> Key {
@@ -99,7 +99,7 @@ impl Play {
             fenced,
         };
         Play {
-            table: Table::new(limits, 7),
+            table: Table::new(limits, Jitter::new(7)),
             world: World {
                 now: Instant::now(),
                 fenced,
@@ -110,6 +110,7 @@ impl Play {
                 waiting: BTreeMap::new(),
                 held: BTreeMap::new(),
                 newest_token: 0,
+                failing: None,
             },
             batch: Vec::new(),
             arrived: 0,
@@ -124,7 +125,7 @@ impl Play {
             Step::Acquire {
                 key: number,
                 mode,
-                patience,
+                wait,
             } if !out => {
                 let (key, waiter) = (key(number), self.arrived);
                 self.arrived += 1;
@@ -133,12 +134,12 @@ impl Play {
                     Waiting {
                         key,
                         mode,
-                        patience,
+                        wait,
                         left: false,
                     },
                 );
                 self.table
-                    .acquire(key, mode, patience, waiter, self.world.now, &mut self.world);
+                    .acquire(key, mode, wait, waiter, self.world.now, &mut self.world);
             }
             Step::Release { which, twice, keep } if self.world.guards().next().is_some() => {
                 let waiter = *which.get(&self.world.guards().collect::<Vec<_>>());
@@ -172,31 +173,38 @@ impl Play {
                         .retain(|waiter, _| !gone.contains(waiter));
                     let is_gone = |waiter: &u32| gone.contains(waiter);
                     let now = self.world.now;
-                    self.table.sweep(key, is_gone, now, &mut self.world);
+                    self.table
+                        .remove_abandoned(key, is_gone, now, &mut self.world);
                 }
             }
             Step::Pass { millis } => self.world.now += Duration::from_millis(millis),
             Step::Plan if !out => self.plan(),
             Step::Answer { failing } => self.answer(failing),
             Step::Other { key: number, mode } => self.other(key(number), mode),
-            Step::LoseSession => {
+            Step::Disconnect => {
                 self.batch.clear();
                 self.world.ours.clear();
-                assert_eq!(self.table.lose(), self.world.held.len());
+                assert_eq!(self.table.disconnected(), self.world.held.len());
                 self.world.held.clear();
             }
-            Step::Dismiss { all } => {
-                let waiting = &mut self.world.waiting;
-                self.table.dismiss(all, |waiter| {
-                    let waiting = waiting.remove(&waiter).expect("answered once");
-                    assert!(all || waiting.patience == Patience::Once);
-                });
+            Step::FailWaiters { all } => {
+                let whom = match all {
+                    true => Whom::All,
+                    false => Whom::Tries,
+                };
+                self.world.failing = Some(whom);
+                let away = Error::unavailable("away");
+                self.table.fail_waiters(whom, &away, &mut self.world);
+                self.world.failing = None;
             }
             Step::Acquire { .. } | Step::Release { .. } | Step::Leave { .. } | Step::Plan => {}
         }
         assert_eq!(self.table.held(), self.world.held.len());
         assert_eq!(self.table.waiting(), self.world.waiting.len());
-        assert!(!self.world.is_anybody_kept_waiting(), "no patience");
+        assert!(
+            !self.world.is_anybody_kept_waiting(),
+            "a try was kept waiting"
+        );
         let max = self.world.max_locks.unwrap_or(usize::MAX);
         assert!(self.table.held() <= max);
         let server_needed = self.world.fenced || !self.batch.is_empty();
@@ -218,7 +226,7 @@ impl Play {
         // What was kept is given up in time, and the next that will be is looked for.
         let kept = self.world.held.values().filter_map(|held| held.kept).min();
         assert!(kept.is_none_or(|until| until > now));
-        assert!(kept.is_none_or(|until| self.table.next_look().unwrap() <= until));
+        assert!(kept.is_none_or(|until| self.table.next_retry().unwrap() <= until));
         let keys: BTreeSet<i64> = self.batch.iter().map(|op| op.key.as_i64()).collect();
         assert_eq!(keys.len(), self.batch.len(), "two steps for one key");
         assert!(self.batch.is_sorted_by_key(|op| op.action));
@@ -260,15 +268,17 @@ impl Play {
                 self.world.last_token += 1;
                 token = Token::new(self.world.last_token);
             }
-            if fails && op.action != Action::Unlock {
-                let waiting = &mut self.world.waiting;
-                self.table.fail(op.key, |waiter| {
-                    waiting.remove(&waiter).expect("answered once");
-                });
-            } else {
-                let now = self.world.now;
-                self.table.settle(op, yes, token, now, &mut self.world);
-            }
+            let fails = fails && op.action != Action::Unlock;
+            let outcome = match (fails, yes) {
+                (true, _) => Outcome::Failed(Error::unavailable("it cannot")),
+                (false, true) => Outcome::Done(token),
+                (false, false) => Outcome::Refused,
+            };
+            self.world.failing = fails.then_some(Whom::All);
+            let now = self.world.now;
+            let settled = self.table.settle(op, outcome, now, &mut self.world);
+            assert!(settled.is_ok());
+            self.world.failing = None;
         }
     }
 
@@ -301,7 +311,7 @@ impl Play {
         assert!(self.world.held.is_empty());
         assert!(self.table.entries.is_empty());
         assert!(self.batch.is_empty() && !self.table.has_ready());
-        assert_eq!(self.table.next_look(), None);
+        assert_eq!(self.table.next_retry(), None);
     }
 }
 

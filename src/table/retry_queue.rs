@@ -1,8 +1,8 @@
-//! When to look at the server again, for which keys.
+//! When to ask the server again, for which keys.
 //!
-//! Each look has some room: from when it may be, and by when it must be. Once one must
-//! be, or something else goes to the server anyway, all that may be go with it. So many
-//! keys that are waited for cost few statements.
+//! Each retry has some slack, as timers have: it may come from one time on and must come by
+//! another. Once one must come, or something else goes to the server anyway, all that may come
+//! go with it. So many keys that are waited for cost few statements.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -10,70 +10,81 @@ use std::time::Instant;
 
 use crate::key::Key;
 
-/// A look that is put off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look {
-    pub(super) from: Instant,
-    pub(super) by: Instant,
+pub(super) struct Retry {
+    pub(super) not_before: Instant,
+    pub(super) not_after: Instant,
 }
 
-/// The looks put off. Those that have been superseded stay in it until their time.
-pub(super) struct Agenda {
-    may: BinaryHeap<Reverse<Item>>,
-    must: BinaryHeap<Reverse<Item>>,
+impl Retry {
+    pub(super) fn at(instant: Instant) -> Self {
+        Retry {
+            not_before: instant,
+            not_after: instant,
+        }
+    }
+}
+
+/// The retries to come. Those that have been superseded stay in it until their time.
+pub(super) struct RetryQueue {
+    by_not_before: BinaryHeap<Reverse<Item>>,
+    by_not_after: BinaryHeap<Reverse<Item>>,
 }
 
 /// Ordered by its time alone.
 struct Item {
     at: Instant,
     key: Key,
-    look: Look,
+    retry: Retry,
 }
 
-impl Agenda {
+impl RetryQueue {
     pub(super) fn new() -> Self {
-        Agenda {
-            may: BinaryHeap::new(),
-            must: BinaryHeap::new(),
+        RetryQueue {
+            by_not_before: BinaryHeap::new(),
+            by_not_after: BinaryHeap::new(),
         }
     }
 
-    pub(super) fn put(&mut self, key: Key, look: Look) {
-        let item = |at| Reverse(Item { at, key, look });
-        self.may.push(item(look.from));
-        self.must.push(item(look.by));
+    pub(super) fn push(&mut self, key: Key, retry: Retry) {
+        let item = |at| Reverse(Item { at, key, retry });
+        self.by_not_before.push(item(retry.not_before));
+        self.by_not_after.push(item(retry.not_after));
     }
 
-    /// When the next look must be.
+    /// When the next retry must come.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.must.peek().map(|Reverse(item)| item.at)
+        self.by_not_after.peek().map(|Reverse(item)| item.at)
     }
 
-    /// A look to do now, if there is one that must be or if the worker will `go` to the
-    /// server in any case.
-    pub(super) fn pop(&mut self, now: Instant, go: bool) -> Option<(Key, Look)> {
-        let go = go || self.next().is_some_and(|at| at <= now);
-        let Reverse(first) = self.may.peek()?;
-        if !go || first.at > now {
+    /// True if one must come now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.next().is_some_and(|at| at <= now)
+    }
+
+    /// One that may come now.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<(Key, Retry)> {
+        let Reverse(first) = self.by_not_before.peek()?;
+        if first.at > now {
             return None;
         }
-        let Reverse(item) = self.may.pop()?;
-        Some((item.key, item.look))
+        let Reverse(item) = self.by_not_before.pop()?;
+        Some((item.key, item.retry))
     }
 
-    /// Forgets what is done, and what is not `current` any more.
-    pub(super) fn prune(&mut self, now: Instant, current: impl Fn(Key, Look) -> bool) {
-        while let Some(Reverse(item)) = self.must.peek() {
-            if item.at > now && current(item.key, item.look) {
+    /// Forgets what has come, and what is not `current` any more.
+    pub(super) fn prune(&mut self, now: Instant, current: impl Fn(Key, Retry) -> bool) {
+        while let Some(Reverse(item)) = self.by_not_after.peek() {
+            if item.at > now && current(item.key, item.retry) {
                 break;
             }
-            self.must.pop();
+            self.by_not_after.pop();
         }
     }
 
     pub(super) fn clear(&mut self) {
-        self.may.clear();
-        self.must.clear();
+        self.by_not_before.clear();
+        self.by_not_after.clear();
     }
 }
 

@@ -1,20 +1,20 @@
-//! The table's decisions, written down by a desk that is a book.
+//! The table's decisions, written down in a book.
 // Tests may panic.
 #![allow(clippy::unwrap_used)]
 
 mod endings;
 mod fencing;
+mod handoff;
 mod keeping;
-mod tenure;
 
 use std::ops::Range;
 
 use super::*;
-use crate::op::{Action, Op};
+use crate::op::{Action, Op, Outcome};
 
 const MS: Duration = Duration::from_millis(1);
 /// As documented: how long a lock is passed on inside.
-const TENURE: Duration = Duration::from_millis(20);
+const BUDGET: Duration = Duration::from_millis(20);
 const A: (i32, i32) = (0, 1);
 const B: (i32, i32) = (0, 2);
 
@@ -27,28 +27,21 @@ struct Book {
     handed_over: usize,
     released: usize,
     refused: Vec<(u32, Refusal)>,
+    failed: Vec<u32>,
     contended: usize,
     /// These have left and take no grant.
     gone: Vec<u32>,
 }
 
-impl Desk<u32> for Book {
-    fn grant(
-        &mut self,
-        waiter: u32,
-        _: Key,
-        _: Mode,
-        id: u64,
-        token: Option<Token>,
-        handed_over: bool,
-    ) -> bool {
+impl Respond<u32> for Book {
+    fn grant(&mut self, waiter: u32, granted: Granted) -> bool {
         if self.gone.contains(&waiter) {
             return false;
         }
         self.granted.push(waiter);
-        self.ids.push(id);
-        self.tokens.push(token.map(i64::from));
-        self.handed_over += usize::from(handed_over);
+        self.ids.push(granted.id);
+        self.tokens.push(granted.token.map(i64::from));
+        self.handed_over += usize::from(granted.via == Via::Handoff);
         true
     }
 
@@ -56,11 +49,15 @@ impl Desk<u32> for Book {
         self.refused.push((waiter, refusal));
     }
 
-    fn released(&mut self, _: u64) {
+    fn fail(&mut self, waiter: u32, _: &Error) {
+        self.failed.push(waiter);
+    }
+
+    fn released(&mut self, _: Key, _: u64) {
         self.released += 1;
     }
 
-    fn contended(&mut self, _: &u32) {
+    fn contended(&mut self, _: &u32, _: Key, _: Mode) {
         self.contended += 1;
     }
 }
@@ -82,7 +79,7 @@ impl Scene {
             fenced: false,
         };
         Scene {
-            table: Table::new(limits, 7),
+            table: Table::new(limits, Jitter::new(7)),
             book: Book::default(),
             now: Instant::now(),
             last_token: 0,
@@ -95,23 +92,23 @@ impl Scene {
         scene
     }
 
-    fn ask(&mut self, key: (i32, i32), mode: Mode, patience: Patience, waiter: u32) {
+    fn ask(&mut self, key: (i32, i32), mode: Mode, wait: Wait, waiter: u32) {
         self.table
-            .acquire(key.into(), mode, patience, waiter, self.now, &mut self.book);
+            .acquire(key.into(), mode, wait, waiter, self.now, &mut self.book);
     }
 
     fn wait(&mut self, key: (i32, i32), waiters: Range<u32>) {
         for waiter in waiters {
-            self.ask(key, Mode::Exclusive, Patience::Wait, waiter);
+            self.ask(key, Mode::Exclusive, Wait::Forever, waiter);
         }
     }
 
     fn once(&mut self, key: (i32, i32), waiter: u32) {
-        self.ask(key, Mode::Exclusive, Patience::Once, waiter);
+        self.ask(key, Mode::Exclusive, Wait::Try(None), waiter);
     }
 
     fn share(&mut self, key: (i32, i32), waiter: u32) {
-        self.ask(key, Mode::Shared, Patience::Wait, waiter);
+        self.ask(key, Mode::Shared, Wait::Forever, waiter);
     }
 
     fn release(&mut self, key: (i32, i32), id: u64) -> bool {
@@ -142,29 +139,47 @@ impl Scene {
                 self.last_token += 1;
                 Token::new(self.last_token).unwrap()
             });
-            self.table.settle(op, yes, token, self.now, &mut self.book);
+            let outcome = match yes {
+                true => Outcome::Done(token),
+                false => Outcome::Refused,
+            };
+            let settled = self.table.settle(op, outcome, self.now, &mut self.book);
+            assert_eq!(settled.is_err(), !yes && op.action == Action::Unlock);
         }
     }
 
-    /// One turn at a server where all goes well. Returns how much there was to do.
-    fn turn(&mut self) -> usize {
+    /// The server cannot do `op`.
+    fn fail(&mut self, op: Op) {
+        let outcome = Outcome::Failed(Error::unavailable("it cannot"));
+        let settled = self.table.settle(op, outcome, self.now, &mut self.book);
+        assert!(settled.is_ok());
+    }
+
+    /// Fails waiters because the database is away.
+    fn fail_waiters(&mut self, whom: Whom) {
+        let away = Error::unavailable("away");
+        self.table.fail_waiters(whom, &away, &mut self.book);
+    }
+
+    /// One exchange with a server where all goes well. Returns how much there was to do.
+    fn iterate(&mut self) -> usize {
         let batch = self.plan();
         let steps = batch.len();
         self.settle(batch, true);
         steps
     }
 
-    /// One turn at a server where others have the locks.
-    fn turned_away(&mut self) -> usize {
+    /// One exchange with a server where others have the locks.
+    fn refused_iteration(&mut self) -> usize {
         let batch = self.plan();
         let steps = batch.len();
         self.settle(batch, false);
         steps
     }
 
-    /// How long until the table wants to look again.
+    /// How long until the table wants to try again.
     fn pause(&self) -> Duration {
-        self.table.next_look().unwrap() - self.now
+        self.table.next_retry().unwrap() - self.now
     }
 }
 
@@ -192,7 +207,7 @@ fn who_cannot_wait_is_not_told_of_a_holder_before_there_is_one() {
     scene.share(A, 2);
     assert_eq!(scene.book.refused, []);
     // Had the server failed, both would have been told that.
-    scene.turn();
+    scene.iterate();
     assert_eq!(scene.book.granted, [0]);
     assert_eq!(scene.book.refused, [(1, Refusal::Busy)]);
     scene.once(A, 3);
@@ -204,7 +219,7 @@ fn who_cannot_wait_is_not_told_of_a_holder_before_there_is_one() {
 fn waiters_are_served_first_in_first_out() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..5);
-    scene.turn();
+    scene.iterate();
     for _ in 1..5 {
         assert!(scene.release_last(A));
     }
@@ -216,20 +231,20 @@ fn waiters_are_served_first_in_first_out() {
 fn an_exclusive_waiter_is_not_overtaken_by_later_shared_ones() {
     let mut scene = Scene::new(None);
     scene.share(A, 0);
-    scene.turn();
+    scene.iterate();
     let first = scene.book.ids[0];
     scene.wait(A, 1..2);
     scene.share(A, 2);
-    scene.ask(A, Mode::Shared, Patience::Once, 3);
+    scene.ask(A, Mode::Shared, Wait::Try(None), 3);
     assert_eq!(scene.book.refused, [(3, Refusal::Busy)]);
     assert_eq!(scene.book.granted, [0]);
     assert!(scene.release(A, first));
-    scene.turn();
-    scene.turn();
+    scene.iterate();
+    scene.iterate();
     assert_eq!(scene.book.granted, [0, 1]);
     scene.release_last(A);
-    scene.turn();
-    scene.turn();
+    scene.iterate();
+    scene.iterate();
     assert_eq!(scene.book.granted, [0, 1, 2]);
 }
 
@@ -268,16 +283,16 @@ fn a_plan_has_one_step_for_each_key() {
 #[test]
 fn a_failed_try_sends_away_those_who_cannot_wait() {
     let mut scene = Scene::new(None);
-    scene.ask(A, Mode::Shared, Patience::Once, 0);
-    scene.ask(A, Mode::Shared, Patience::Wait, 1);
-    scene.ask(A, Mode::Shared, Patience::Once, 2);
-    assert_eq!(scene.turned_away(), 1);
+    scene.ask(A, Mode::Shared, Wait::Try(None), 0);
+    scene.ask(A, Mode::Shared, Wait::Forever, 1);
+    scene.ask(A, Mode::Shared, Wait::Try(None), 2);
+    assert_eq!(scene.refused_iteration(), 1);
     let busy = [(0, Refusal::Busy), (2, Refusal::Busy)];
     assert_eq!(scene.book.refused, busy);
     assert_eq!((scene.table.held(), scene.table.waiting()), (0, 1));
     assert_eq!(scene.book.contended, 3);
     scene.now += scene.pause();
-    scene.turn();
+    scene.iterate();
     assert_eq!(scene.book.granted, [1]);
 }
 
@@ -285,14 +300,14 @@ fn a_failed_try_sends_away_those_who_cannot_wait() {
 fn who_cannot_wait_and_finds_a_queue_is_refused_without_the_server() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..1);
-    scene.turned_away();
+    scene.refused_iteration();
     scene.once(A, 1);
     assert_eq!(scene.book.refused, [(1, Refusal::Busy)]);
     assert_eq!(scene.plan(), []);
-    // One that could share with the queue is worth a look before its time.
+    // One that could share with the queue is worth an attempt before its time.
     scene.share(B, 2);
-    scene.turned_away();
-    scene.ask(B, Mode::Shared, Patience::Once, 3);
+    scene.refused_iteration();
+    scene.ask(B, Mode::Shared, Wait::Try(None), 3);
     assert_eq!(scene.plan(), [op(B, Mode::Shared, Action::Lock)]);
 }
 
@@ -301,19 +316,19 @@ fn contention_is_told_once_for_each_acquire() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..2);
     for _ in 0..5 {
-        scene.turned_away();
+        scene.refused_iteration();
         scene.now += 50 * MS;
     }
     assert_eq!(scene.book.contended, 2);
 }
 
 #[test]
-fn the_pause_between_two_looks_grows_with_the_wait_up_to_its_cap() {
+fn the_pause_between_two_attempts_grows_with_the_wait_up_to_its_cap() {
     let mut scene = Scene::new(None);
     let start = scene.now;
     scene.wait(A, 0..1);
-    assert_eq!(scene.turned_away(), 1);
-    let mut looks = 1;
+    assert_eq!(scene.refused_iteration(), 1);
+    let mut attempts = 1;
     let mut last = Duration::ZERO;
     while scene.now - start < 2000 * MS {
         let pause = scene.pause();
@@ -328,11 +343,11 @@ fn the_pause_between_two_looks_grows_with_the_wait_up_to_its_cap() {
         scene.now += pause - Duration::from_nanos(1);
         assert_eq!(scene.plan(), []);
         scene.now += Duration::from_nanos(1);
-        assert_eq!(scene.turned_away(), 1);
-        looks += 1;
+        assert_eq!(scene.refused_iteration(), 1);
+        attempts += 1;
     }
     assert!(last >= 37 * MS, "{last:?}");
-    assert!(looks < 120, "{looks}");
+    assert!(attempts < 120, "{attempts}");
 }
 
 #[test]
@@ -360,7 +375,7 @@ fn what_frees_comes_first_in_a_batch() {
     for n in 0..5 {
         scene.once((8, n), 0);
     }
-    scene.turn();
+    scene.iterate();
     for n in 0..5 {
         scene.once((9, n), 0);
         let id = scene.book.ids[n.unsigned_abs() as usize];
@@ -375,7 +390,7 @@ fn what_frees_comes_first_in_a_batch() {
 fn a_drop_and_the_next_acquire_in_one_turn_need_no_server() {
     let mut scene = Scene::new(None);
     scene.once(A, 0);
-    scene.turn();
+    scene.iterate();
     for waiter in 1..10 {
         scene.release_last(A);
         scene.once(A, waiter);
@@ -389,9 +404,9 @@ fn a_drop_and_the_next_acquire_in_one_turn_need_no_server() {
 fn a_change_of_mode_goes_through_the_server() {
     let mut scene = Scene::new(None);
     scene.once(A, 0);
-    scene.turn();
+    scene.iterate();
     scene.release_last(A);
-    scene.ask(A, Mode::Shared, Patience::Once, 1);
+    scene.ask(A, Mode::Shared, Wait::Try(None), 1);
     assert_eq!(scene.plan(), [unlock(A)]);
     scene.settle(vec![unlock(A)], true);
     assert_eq!(scene.plan(), [op(A, Mode::Shared, Action::Lock)]);
@@ -404,12 +419,12 @@ fn nothing_is_kept_of_locks_that_are_over() {
     let mut scene = Scene::new(None);
     for n in 0..100 {
         scene.wait((9, n), 0..2);
-        scene.turn();
+        scene.iterate();
         scene.release_last((9, n));
         scene.release_last((9, n));
-        while scene.turn() > 0 {}
+        while scene.iterate() > 0 {}
     }
     assert!(scene.table.entries.is_empty());
-    assert!(scene.table.next_look().is_none());
+    assert!(scene.table.next_retry().is_none());
     assert!(scene.table.spare.len() <= 2, "{}", scene.table.spare.len());
 }

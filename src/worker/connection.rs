@@ -1,41 +1,42 @@
-//! The worker's way to the database: up, down, or being dialled again.
+//! The connection to the database, and how it is made again.
 //!
-//! Dialling is another thread's work, so that requests are answered meanwhile. The first
-//! dial, and the first one after a session that had lasted, is made at once, and those who
-//! wait are not told before it has failed, however long that takes; the next ones are spaced
-//! by a backoff.
+//! Connecting is another thread's work, so that requests are answered meanwhile. The first
+//! connect, and the first one after a session that had lasted, is made at once, and waiters are
+//! not failed before it has, however long that takes; the next ones are spaced by a backoff.
 
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use tracing::{debug, info, warn};
 
-use crate::backoff::{self, Dice};
-use crate::clock;
+use super::events::{Event, Occasion};
+use super::shared::{Shared, State};
+use crate::backoff::{self, Jitter};
 use crate::config::Settings;
-use crate::connect::{Canceller, Dialer};
+use crate::connect::Canceller;
 use crate::error::Error;
 use crate::health::Outage;
 use crate::lease::Ended;
+use crate::observer::{Connected, Retried};
 use crate::session::Session;
 use crate::session::sequence::Missing;
-use crate::worker::shared::{Core, State};
 
-enum Phase {
-    Up(Box<Session>),
-    Down {
-        redial_at: Instant,
-        /// Not before then either, unless one of so many that are left behind has its answer.
+/// The three states of a connection.
+pub(super) enum Connectivity {
+    Connected(Box<Session>),
+    /// Another thread connects, and sends the outcome.
+    Connecting(Receiver<Result<Session, Error>>),
+    /// Until the next attempt.
+    Backoff {
+        retry_at: Instant,
+        /// Not before then either, unless one of so many that are abandoned has its answer.
         pause: Option<(Instant, u32)>,
     },
-    Dialling(Receiver<Result<Session, Error>>),
 }
 
-/// How often a pause looks whether the server has begun to answer.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a pause checks whether the server has begun to answer.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The call that has made the manager and waits for its first session.
 pub(crate) struct Starting {
@@ -50,303 +51,225 @@ impl Starting {
     }
 }
 
-/// What there is to log. Not before the state's mutex is free: a subscriber may do anything,
-/// and take any time for it.
-enum News {
-    Lost {
-        error: Error,
-        held: usize,
-    },
-    Connected {
-        generation: u64,
-        /// For how long there was no session.
-        after: Duration,
-        is_start: bool,
-    },
-    NotConnected {
-        error: Error,
-        wait: Duration,
-        is_first: bool,
-        is_start: bool,
-    },
-    StillAway {
-        error: Error,
-        lasted: Duration,
-    },
-}
-
-pub(crate) struct Link {
-    phase: Phase,
-    /// Dials since the last session that lasted.
+pub(super) struct Connection {
+    connectivity: Connectivity,
+    /// Connects since the last session that lasted.
     attempt: u32,
     connected_at: Instant,
     starting: Option<Starting>,
-    dice: Dice,
-    news: Vec<News>,
+    /// The outcome that the starting call waits for.
+    started: Option<Result<(), Error>>,
+    jitter: Jitter,
 }
 
-impl Link {
-    /// Dials after `pause`.
-    pub(crate) fn new(pause: Duration, starting: Option<Starting>) -> Self {
+impl Connection {
+    /// Connects after `pause`.
+    pub(super) fn new(pause: Duration, starting: Option<Starting>) -> Self {
         let now = Instant::now();
-        Link {
-            phase: Phase::Down {
-                redial_at: now + pause,
+        Connection {
+            connectivity: Connectivity::Backoff {
+                retry_at: now + pause,
                 pause: None,
             },
             attempt: 0,
             connected_at: now,
             starting,
-            dice: Dice::new(clock::now()),
-            news: Vec::new(),
+            started: None,
+            jitter: Jitter::random(),
         }
     }
 
-    pub(crate) fn session(&self) -> Option<&Session> {
-        match &self.phase {
-            Phase::Up(session) => Some(session),
-            Phase::Down { .. } | Phase::Dialling(_) => None,
-        }
-    }
-
-    pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
-        match &mut self.phase {
-            Phase::Up(session) => Some(session),
-            Phase::Down { .. } | Phase::Dialling(_) => None,
-        }
+    pub(super) fn connectivity(&mut self) -> &mut Connectivity {
+        &mut self.connectivity
     }
 
     /// The session, to be ended.
-    pub(crate) fn into_session(self) -> Option<Session> {
-        match self.phase {
-            Phase::Up(session) => Some(*session),
-            Phase::Down { .. } | Phase::Dialling { .. } => None,
+    pub(super) fn into_session(self) -> Option<Session> {
+        match self.connectivity {
+            Connectivity::Connected(session) => Some(*session),
+            Connectivity::Connecting(_) | Connectivity::Backoff { .. } => None,
         }
     }
 
-    /// Where the dial under way will be answered, if there is one.
-    pub(crate) fn outcome(&self) -> Option<&Receiver<Result<Session, Error>>> {
-        match &self.phase {
-            Phase::Dialling(outcome) => Some(outcome),
-            Phase::Up(_) | Phase::Down { .. } => None,
+    /// Where the outcome of the connect under way comes from, if there is one.
+    pub(super) fn outcome(&self) -> Option<&Receiver<Result<Session, Error>>> {
+        match &self.connectivity {
+            Connectivity::Connecting(outcome) => Some(outcome),
+            Connectivity::Connected(_) | Connectivity::Backoff { .. } => None,
         }
     }
 
-    /// When [`tend`](Link::tend) has something to do.
-    pub(crate) fn next_look(&self, settings: &Settings, state: &State) -> Option<Instant> {
-        let redial = match &self.phase {
-            Phase::Up(_) | Phase::Dialling(_) => None,
-            Phase::Down {
-                redial_at,
+    /// When [`poll`](Connection::poll) has something to do.
+    pub(super) fn next_poll(&self, settings: &Settings, state: &State) -> Option<Instant> {
+        let retry = match &self.connectivity {
+            Connectivity::Connected(_) | Connectivity::Connecting(_) => None,
+            Connectivity::Backoff {
+                retry_at,
                 pause: None,
-            } => Some(*redial_at),
-            Phase::Down {
-                redial_at,
+            } => Some(*retry_at),
+            Connectivity::Backoff {
+                retry_at,
                 pause: Some((end, _)),
-            } => Some((*end).min(Instant::now() + LOOK).max(*redial_at)),
+            } => Some((*end).min(Instant::now() + CHECK_INTERVAL).max(*retry_at)),
         };
         let warning = state.status.warning_due(settings.outage_warnings);
-        redial.into_iter().chain(warning).min()
+        retry.into_iter().chain(warning).min()
     }
 
-    /// Logs what has happened, and tells the call that waits for the first session. A start
-    /// that nobody waits for any more is over.
-    pub(crate) fn announce(&mut self, core: &Core) {
-        for news in mem::take(&mut self.news) {
-            match news {
-                News::Lost { error, held } => {
-                    let error = &error as &dyn std::error::Error;
-                    warn!(error, held, "lost the database session");
-                }
-                News::Connected {
-                    generation,
-                    after,
-                    is_start: false,
-                } => info!(generation, ?after, "reconnected"),
-                News::Connected {
-                    after,
-                    is_start: true,
-                    ..
-                } => {
-                    let hosts = core.target.config.get_hosts();
-                    let dbname = core.target.config.get_dbname();
-                    info!(?hosts, dbname, ?after, "connected");
-                    if let Some(starting) = self.starting.take() {
-                        starting.outcome.send(Ok(())).ok();
-                    }
-                }
-                News::NotConnected {
-                    error,
-                    wait,
-                    is_first,
-                    is_start,
-                } => {
-                    if let Some(starting) =
-                        self.starting.take_if(|starting| !starting.waits_on(&error))
-                    {
-                        core.shut(Ended::Closed, &Error::closed());
-                        starting.outcome.send(Err(error)).ok();
-                        continue;
-                    }
-                    let error = &error as &dyn std::error::Error;
-                    let what = if is_start {
-                        "cannot connect"
-                    } else {
-                        "cannot reconnect"
-                    };
-                    if is_first {
-                        warn!(error, ?wait, "{what}");
-                    } else {
-                        debug!(error, ?wait, "{what}");
-                    }
-                }
-                News::StillAway { error, lasted } => {
-                    let error = &error as &dyn std::error::Error;
-                    warn!(error, ?lasted, "the database is still away");
-                }
-            }
+    /// Tells the call that waits for the first session of its outcome, if there is one. A start
+    /// that has failed is the manager's end.
+    pub(super) fn answer_start(&mut self, shared: &Shared) {
+        let Some(outcome) = self.started.take() else {
+            return;
+        };
+        if outcome.is_err() {
+            shared.shut_down(Ended::Closed, &Error::closed());
+        }
+        if let Some(starting) = self.starting.take() {
+            starting.outcome.send(outcome).ok();
         }
     }
 
-    /// The session is of no use any more.
-    pub(crate) fn hang_up(
-        &mut self,
-        settings: &Settings,
-        state: &mut State,
-        held: usize,
-        error: Error,
-    ) {
-        self.news.push(News::Lost {
-            error: error.clone(),
-            held,
-        });
+    /// The session has ended because of `error`, or must be given up.
+    pub(super) fn disconnect(&mut self, settings: &Settings, state: &mut State, error: Error) {
         let now = Instant::now();
         if now.duration_since(self.connected_at) >= 2 * backoff(settings, self.attempt) {
             self.attempt = 0;
         }
-        let redial_at = match self.attempt.checked_sub(1) {
+        let retry_at = match self.attempt.checked_sub(1) {
             // A session that had lasted is worth an immediate second one.
             None => now,
             Some(attempt) => {
                 state.refuse(error, settings);
-                now + self.dice.jitter(backoff(settings, attempt))
+                now + self.jitter.shorten(backoff(settings, attempt))
             }
         };
-        if let Phase::Up(session) = mem::replace(
-            &mut self.phase,
-            Phase::Down {
-                redial_at,
-                pause: None,
-            },
-        ) {
+        let backoff = Connectivity::Backoff {
+            retry_at,
+            pause: None,
+        };
+        if let Connectivity::Connected(session) = mem::replace(&mut self.connectivity, backoff) {
             session.dispose();
         }
     }
 
-    /// Dials when it is time to, and has the log told of an outage that lasts.
-    pub(crate) fn tend(&mut self, core: &Core, state: &mut State) {
+    /// While there is no session: connects when it is time to, and has the log warn of an
+    /// outage that lasts.
+    pub(super) fn poll(&mut self, shared: &Shared, state: &mut State) {
         let now = Instant::now();
-        self.warn_again(core, state, now);
-        let is_due = match &self.phase {
-            Phase::Up(_) | Phase::Dialling(_) => false,
-            Phase::Down { redial_at, .. } if now < *redial_at => false,
-            Phase::Down {
-                pause: Some((end, left_behind)),
+        warn_again(shared.settings(), state, now);
+        let is_due = match &self.connectivity {
+            Connectivity::Connected(_) | Connectivity::Connecting(_) => false,
+            Connectivity::Backoff { retry_at, .. } if now < *retry_at => false,
+            Connectivity::Backoff {
+                pause: Some((end, abandoned)),
                 ..
-            } => now >= *end || core.abandoned.count() < *left_behind,
-            Phase::Down { pause: None, .. } => true,
+            } => now >= *end || shared.dialer().abandoned().count() < *abandoned,
+            Connectivity::Backoff { pause: None, .. } => true,
         };
         if !is_due {
             return;
         }
         self.attempt = self.attempt.saturating_add(1);
-        state.generation += 1;
-        let dialer = Dialer {
-            target: core.target.clone(),
-            settings: core.settings.clone(),
-            abandoned: core.abandoned.clone(),
-            missing: match state.status.is_start() {
-                true => Missing::Make,
-                false => Missing::Refuse,
-            },
+        let missing = match state.status.is_start() {
+            true => Missing::Make,
+            false => Missing::Refuse,
         };
-        match dialer.spawn(state.generation) {
-            Ok(outcome) => self.phase = Phase::Dialling(outcome),
-            Err(error) => self.failed(core, state, error),
+        let dialer = shared.dialer().clone();
+        match dialer.spawn(state.lane.next_generation(), missing) {
+            Ok(outcome) => self.connectivity = Connectivity::Connecting(outcome),
+            Err(error) => self.on_connect_failed(shared, state, error),
         }
     }
 
-    fn warn_again(&mut self, core: &Core, state: &mut State, now: Instant) {
-        let due = state.status.warning_due(core.settings.outage_warnings);
-        if due.is_some_and(|due| now >= due)
-            && let Some(outage) = state.status.outage()
-        {
-            self.news.push(News::StillAway {
-                error: outage.cause().clone(),
-                lasted: now.duration_since(outage.since()),
-            });
-            state.status.warned(now);
-        }
-    }
-
-    /// The dial has been answered.
-    pub(crate) fn dialled(
+    /// The connect has ended.
+    pub(super) fn on_outcome(
         &mut self,
-        core: &Core,
+        shared: &Shared,
         state: &mut State,
         outcome: Result<Session, Error>,
     ) {
         match outcome {
-            Ok(session) => self.connected(core, state, session),
-            Err(error) => self.failed(core, state, error),
+            Ok(session) => self.on_connected(shared, state, session),
+            Err(error) => self.on_connect_failed(shared, state, error),
         }
     }
 
-    fn connected(&mut self, core: &Core, state: &mut State, session: Session) {
-        let connector = core.target.connector.clone();
-        let canceller = Canceller::new(session.cancel_token(), connector);
-        let outage = state.connected(Arc::clone(session.state()), Some(canceller));
+    fn on_connected(&mut self, shared: &Shared, state: &mut State, session: Session) {
+        let canceller = Canceller::new(session.cancel_token(), shared.dialer().connector());
+        let lease = Arc::clone(session.lease());
+        let generation = lease.generation();
+        state.lane.connected(lease, Some(canceller));
+        let now = Instant::now();
+        let outage = state.status.connected(now);
         let is_start = outage.as_ref().is_some_and(Outage::is_start);
         if is_start {
             // As if it had been made at the first attempt: it is the first that can last.
             self.attempt = 0;
-        } else {
-            core.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+            self.started = Some(Ok(()));
         }
-        self.connected_at = Instant::now();
-        self.news.push(News::Connected {
-            generation: session.state().generation(),
-            after: outage.map_or(Duration::ZERO, |outage| outage.since().elapsed()),
-            is_start,
+        self.connected_at = now;
+        state.events.record(Event::Connected {
+            event: Connected {
+                session: generation,
+                after: outage.map_or(Duration::ZERO, |outage| outage.since().elapsed()),
+            },
+            occasion: occasion(is_start),
         });
-        self.phase = Phase::Up(Box::new(session));
+        self.connectivity = Connectivity::Connected(Box::new(session));
     }
 
-    /// The dial has failed: the next one comes after the backoff, and later the more connects
-    /// still wait for an answer, which must not pile up.
-    fn failed(&mut self, core: &Core, state: &mut State, error: Error) {
-        let settings = &core.settings;
+    /// The next connect comes after the backoff, and later the more connects still wait for an
+    /// answer, which must not pile up.
+    fn on_connect_failed(&mut self, shared: &Shared, state: &mut State, error: Error) {
+        let settings = shared.settings();
         let attempt = self.attempt.saturating_sub(1);
         let now = Instant::now();
-        let wait = self.dice.jitter(backoff(settings, attempt));
-        let left_behind = core.abandoned.count();
-        let pause =
-            (left_behind > 0).then(|| (now + core.abandoned.pause(&core.target), left_behind));
+        let wait = self.jitter.shorten(backoff(settings, attempt));
         let is_first = attempt == 0;
-        self.news.push(News::NotConnected {
-            error: error.clone(),
-            wait,
-            is_first,
-            is_start: state.status.is_start(),
-        });
+        let waits_on = |starting: &Starting| starting.waits_on(&error);
+        if self.starting.as_ref().is_none_or(waits_on) {
+            state.events.record(Event::Retried {
+                event: Retried {
+                    error: error.clone(),
+                    pause: wait,
+                },
+                occasion: occasion(state.status.is_start()),
+                is_first,
+            });
+        } else {
+            self.started = Some(Err(error.clone()));
+        }
         state.refuse(error, settings);
         if is_first {
             state.status.warned(now);
         }
-        self.phase = Phase::Down {
-            redial_at: now + wait,
+        let abandoned = shared.dialer().abandoned().count();
+        let pause = (abandoned > 0).then(|| (now + shared.dialer().pause(), abandoned));
+        self.connectivity = Connectivity::Backoff {
+            retry_at: now + wait,
             pause,
         };
+    }
+}
+
+fn occasion(is_start: bool) -> Occasion {
+    match is_start {
+        true => Occasion::Start,
+        false => Occasion::Reconnect,
+    }
+}
+
+fn warn_again(settings: &Settings, state: &mut State, now: Instant) {
+    let due = state.status.warning_due(settings.outage_warnings);
+    if due.is_some_and(|due| now >= due)
+        && let Some(outage) = state.status.outage()
+    {
+        state.events.record(Event::StillAway {
+            cause: outage.cause().clone(),
+            lasted: now.duration_since(outage.since()),
+        });
+        state.status.warned(now);
     }
 }
 
@@ -360,53 +283,58 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::connect::target::Target;
+    use crate::connect::Dialer;
     use crate::error::ErrorKind;
+    use crate::worker::watchdog::Alarm;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     /// A manager's parts, without a thread: the database was lost, and a reconnect refused.
-    fn away() -> (Arc<Core>, Link) {
+    fn away() -> (Arc<Shared>, Connection) {
         let settings = Settings::default();
         assert_eq!(settings.outage_warnings, MINUTE);
-        let target = Target::parse("host=/nowhere", &settings, None).unwrap();
-        let (_, requests) = crossbeam_channel::bounded(1);
-        let (alarm, _) = crossbeam_channel::bounded(1);
-        let core = Core::new(target, settings, requests, alarm);
-        let mut link = Link::new(Duration::from_secs(3600), None);
-        link.attempt = 1;
+        let dialer = Dialer::nowhere(settings);
+        let (shared, _) = Shared::new(dialer, Alarm::new().0);
+        let mut connection = Connection::new(Duration::from_secs(3600), None);
+        connection.attempt = 1;
         let refused = Error::new(ErrorKind::Login, "the password is wrong");
-        link.failed(&core, &mut core.state.lock(), refused);
-        (core, link)
+        connection.on_connect_failed(&shared, &mut shared.state().lock(), refused);
+        (shared, connection)
     }
 
     /// The warnings that have been given, with the age that they tell.
-    fn warnings(link: &mut Link) -> Vec<Duration> {
-        let warning = |news| match news {
-            News::NotConnected { is_first: true, .. } => Some(Duration::ZERO),
-            News::StillAway { error, lasted } => {
-                assert_eq!(error.kind(), ErrorKind::Login);
+    fn warnings(state: &mut State) -> Vec<Duration> {
+        let warning = |event| match event {
+            Event::Retried { is_first: true, .. } => Some(Duration::ZERO),
+            Event::StillAway { cause, lasted } => {
+                assert_eq!(cause.kind(), ErrorKind::Login);
                 Some(lasted)
             }
             _ => None,
         };
-        link.news.drain(..).filter_map(warning).collect()
+        let mut events = Vec::new();
+        state.events.next_to_dispatch(&mut events);
+        events.into_iter().filter_map(warning).collect()
     }
 
     #[test]
     fn an_outage_is_told_of_when_it_begins_and_again_every_minute() {
-        let (core, mut link) = away();
-        let mut state = core.state.lock();
-        assert_eq!(warnings(&mut link), [Duration::ZERO]);
+        let (shared, mut connection) = away();
+        let mut state = shared.state().lock();
+        assert_eq!(warnings(&mut state), [Duration::ZERO]);
         let mut due = state.status.warning_due(MINUTE).unwrap();
         for minute in 1..=3 {
-            link.warn_again(&core, &mut state, due - Duration::from_millis(1));
-            assert!(warnings(&mut link).is_empty(), "{minute}");
-            // It wakes for that, although it does not dial.
-            link.phase = Phase::Dialling(crossbeam_channel::never());
-            assert_eq!(link.next_look(&core.settings, &state), Some(due));
-            link.warn_again(&core, &mut state, due);
-            let [lasted] = warnings(&mut link)[..] else {
+            warn_again(
+                shared.settings(),
+                &mut state,
+                due - Duration::from_millis(1),
+            );
+            assert!(warnings(&mut state).is_empty(), "{minute}");
+            // It wakes for that, although it does not connect.
+            connection.connectivity = Connectivity::Connecting(crossbeam_channel::never());
+            assert_eq!(connection.next_poll(shared.settings(), &state), Some(due));
+            warn_again(shared.settings(), &mut state, due);
+            let [lasted] = warnings(&mut state)[..] else {
                 panic!("one a minute");
             };
             assert!(lasted >= minute * MINUTE, "{lasted:?}");

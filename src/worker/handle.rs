@@ -1,54 +1,177 @@
-//! What managers and guards hold of the core: the ways to its worker, none of which waits.
+//! What managers, guards and tokens hold of the shared state: the ways to its worker.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, never, select};
 use tracing::{debug, warn};
 
+use super::reply::{Replier, Waited};
+use super::request::{Control, Grant, Message, Request, UnlockReply};
+use super::shared::Shared;
+use crate::config::Settings;
 use crate::error::Error;
+use crate::health::Health;
+use crate::key::Key;
 use crate::lease::Ended;
-use crate::sync::atomic::Ordering;
-use crate::worker::reply::Replier;
-use crate::worker::request::{Answer, Grant, Message, Note};
-use crate::worker::shared::Core;
+use crate::op::{Mode, Wait};
+use crate::stats::Stats;
+use crate::sync::Latch;
 
 /// How long a close waits for the worker to end the connection.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What managers and guards hold. When the last one goes, the queue disconnects and
-/// the worker ends.
+/// When the last one goes, the queue disconnects and the worker ends.
 pub(crate) struct Handle {
-    pub(crate) core: Arc<Core>,
-    pub(crate) queue: Sender<Message>,
+    shared: Arc<Shared>,
+    queue: Sender<Message>,
+}
+
+/// Why a request did not get into the queue.
+enum Unsent {
+    TimedOut,
+    Interrupted,
+    Closed,
 }
 
 impl Handle {
-    /// Gives a lock back, without ever waiting: straight to the next in line if that can
-    /// be done here and now, or else through the worker.
-    pub(crate) fn release(&self, grant: Grant, reply: Option<Replier<Answer>>) {
-        // What is to be kept needs the worker's clock.
-        if grant.keep_until.is_none()
-            && let Some(mut state) = self.core.state.try_lock()
-            && state.table.is_awaited(grant.key)
-            // What has ended is not for the next in line.
-            && grant.session.ended().is_none()
-        {
-            state.release(&self.core, grant, reply, Instant::now());
-            let worker_needed = state.table.has_ready() || !state.unlocks.is_empty();
-            drop(state);
-            if worker_needed {
-                self.wake();
-            }
-        } else {
-            self.leave(Note::Release { grant, reply });
+    pub(super) fn new(shared: Arc<Shared>, queue: Sender<Message>) -> Self {
+        Handle { shared, queue }
+    }
+
+    #[cfg(all(test, distlock_model))]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        self.shared.settings()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    /// Why the last connect failed, if there has been one and none has succeeded.
+    pub(crate) fn failed_start(&self) -> Option<Error> {
+        self.shared.failed_start()
+    }
+
+    /// Asks for the lock once, and waits for the answer as `wait` says, or until `interrupt`
+    /// is set. `None`: the lock is taken.
+    pub(crate) fn acquire(
+        &self,
+        key: Key,
+        mode: Mode,
+        wait: Wait,
+        interrupt: Option<&Latch>,
+    ) -> Result<Option<Grant>, Error> {
+        if self.shared.mailbox().is_closed() {
+            return Err(Error::closed());
+        }
+        if interrupt.is_some_and(Latch::is_set) {
+            return Err(Error::cancelled());
+        }
+        let interrupt = interrupt.map(Latch::channel);
+        let (pending, reply) = self.shared.acquire_replies().open();
+        let request = Message::Acquire(Request {
+            key,
+            mode,
+            wait,
+            reply,
+        });
+        // A request that is not sent is dropped, and that answers `pending`.
+        let sent = self.send(request, wait.deadline(), interrupt);
+        self.drain_if_closed();
+        let waited = pending.wait(wait.deadline(), interrupt);
+        if matches!(waited, Waited::TimedOut { .. } | Waited::Interrupted) {
+            self.post(Control::GaveUp(key));
+        }
+        match waited {
+            Waited::Answered(answer) => answer,
+            Waited::Interrupted => Err(Error::cancelled()),
+            Waited::TimedOut { refused: true } => Ok(None),
+            Waited::TimedOut { refused: false } => Err(self.shared.overdue()),
+            Waited::Dropped => Err(match sent {
+                Err(Unsent::TimedOut) => self.shared.overdue(),
+                Err(Unsent::Interrupted) => Error::cancelled(),
+                Ok(()) | Err(Unsent::Closed) => Error::closed(),
+            }),
         }
     }
 
-    /// Leaves a note for the worker, without ever waiting.
-    pub(crate) fn leave(&self, note: Note) {
-        self.core.notes.lock().push(note);
-        if !self.core.noted.swap(true, Ordering::SeqCst) {
+    /// Puts the request into the queue, waiting for room in it if need be.
+    fn send(
+        &self,
+        request: Message,
+        deadline: Option<Instant>,
+        interrupt: Option<&Receiver<Infallible>>,
+    ) -> Result<(), Unsent> {
+        let request = match self.queue.try_send(request) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Disconnected(_)) => return Err(Unsent::Closed),
+            Err(TrySendError::Full(request)) => request,
+        };
+        let unheard = never();
+        let interrupt = interrupt.unwrap_or(&unheard);
+        let timeout = deadline.map_or_else(never, crossbeam_channel::at);
+        select! {
+            send(self.queue, request) -> sent => sent.map_err(|_| Unsent::Closed),
+            recv(interrupt) -> _ => Err(Unsent::Interrupted),
+            recv(self.shared.mailbox().closed()) -> _ => Err(Unsent::Closed),
+            recv(timeout) -> _ => Err(Unsent::TimedOut),
+        }
+    }
+
+    /// Gives a lock back, without ever waiting: straight to the next waiter if that can
+    /// be done here and now, or else through the worker.
+    pub(crate) fn release(&self, grant: Grant) {
+        self.give_back(grant, None);
+    }
+
+    /// Gives a lock back, and waits until the server has confirmed that it lasted.
+    pub(crate) fn unlock(&self, grant: Grant) -> Result<(), Error> {
+        let (pending, reply) = self.shared.unlock_replies().open();
+        self.give_back(grant, Some(reply));
+        match pending.wait(None, None) {
+            Waited::Answered(answer) => answer,
+            Waited::Dropped | Waited::TimedOut { .. } | Waited::Interrupted => {
+                Err(Error::unavailable("the unlock has got no answer"))
+            }
+        }
+    }
+
+    fn give_back(&self, grant: Grant, reply: Option<Replier<UnlockReply>>) {
+        // What is to be kept needs the worker's clock.
+        if grant.keep_until.is_none()
+            && let Some(mut state) = self.shared.state().try_lock()
+            && state.table.is_awaited(grant.key)
+            // What has ended is not for the next waiter.
+            && grant.lease.ended().is_none()
+        {
+            state.release(&grant, reply, Instant::now());
+            let needs_worker = state.table.has_ready() || state.lane.has_unlocks();
+            let has_events = state.events.is_pending();
+            drop(state);
+            if needs_worker {
+                self.wake();
+            }
+            if has_events {
+                self.shared.flush_events();
+            }
+        } else {
+            self.post(Control::Release { grant, reply });
+        }
+    }
+
+    /// Leaves a control message for the worker, without ever waiting.
+    fn post(&self, control: Control) {
+        if self.shared.mailbox().post(control) {
             self.wake();
         }
         self.drain_if_closed();
@@ -56,9 +179,9 @@ impl Handle {
 
     /// Answers what was sent after the end. Whoever sends calls this afterwards, so
     /// nothing stays unanswered.
-    pub(crate) fn drain_if_closed(&self) {
-        if self.core.is_closed() {
-            self.core.drain();
+    fn drain_if_closed(&self) {
+        if self.shared.mailbox().is_closed() {
+            self.shared.mailbox().drain();
             // The worker may not have seen yet that it is to end, and what would have
             // woken it may just have been drained.
             self.wake();
@@ -71,15 +194,25 @@ impl Handle {
             self.queue.try_send(Message::Wake);
     }
 
+    /// Ends the manager. False if that was done already.
+    pub(super) fn shut_down(&self) -> bool {
+        let is_first = self.shared.shut_down(Ended::Closed, &Error::closed());
+        if is_first {
+            self.drain_if_closed();
+        }
+        is_first
+    }
+
+    /// Ends the manager, and waits for its worker.
     pub(crate) fn close(&self) -> Result<(), Error> {
-        if !self.core.shut(Ended::Closed, &Error::closed()) {
+        if !self.shut_down() {
             return Ok(());
         }
-        self.drain_if_closed();
-        // Nothing is ever sent: the worker drops its end when the connection is gone.
-        match self.core.worker_gone.recv_timeout(CLOSE_PATIENCE) {
+        // The worker sets it when the connection is gone.
+        let gone = self.shared.worker_gone().channel();
+        match gone.recv_timeout(CLOSE_PATIENCE) {
             Err(RecvTimeoutError::Disconnected) => {
-                let thread = self.core.state.lock().thread.take();
+                let thread = self.shared.state().lock().lane.take_thread();
                 if let Some(thread) = thread {
                     // It has nothing left to do but return.
                     thread.join().ok();
@@ -88,7 +221,7 @@ impl Handle {
                 Ok(())
             }
             _ => {
-                warn!("closed while the database does not answer; its connection is left behind");
+                warn!("closed while the database does not answer; its connection is abandoned");
                 Err(Error::unavailable(
                     "closed, but the database does not answer: the server frees the locks \
                      when it notices that the connection is gone",

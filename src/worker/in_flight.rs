@@ -1,52 +1,60 @@
 //! Since when the worker has been waiting for the server.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::clock;
+use crate::clock::{AtomicBootInstant, BootInstant};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// One worker's sign of life. A worker that is replaced keeps its own and so cannot
-/// speak for its successor. Times are on [`clock::now`].
+/// The exchange with the server that is in flight, which may take several round trips. Each
+/// worker has one of its own: one that is replaced cannot speak for its successor.
 #[derive(Default)]
-pub(crate) struct Pulse {
-    /// When the present round trip began, or 0.
-    round_trip: AtomicU64,
-    /// When the first of the present errand's round trips began, or 0.
-    errand: AtomicU64,
+pub(crate) struct InFlight {
+    exchange: AtomicBootInstant,
+    round_trip: AtomicBootInstant,
+    /// Round trips begun, also by the workers before.
+    round_trips: AtomicU64,
 }
 
-impl Pulse {
-    /// The worker turns to the server, for one round trip or several.
-    pub(crate) fn set_out(&self) {
-        let now = clock::now();
-        self.errand.store(now, Ordering::SeqCst);
-        self.round_trip.store(now, Ordering::SeqCst);
+impl InFlight {
+    /// For the worker that replaces this one's.
+    pub(crate) fn successor(&self) -> InFlight {
+        InFlight {
+            round_trips: AtomicU64::new(self.round_trips()),
+            ..InFlight::default()
+        }
     }
 
-    /// One more round trip of the same errand begins.
-    pub(crate) fn beat(&self) {
-        self.round_trip.store(clock::now(), Ordering::SeqCst);
+    /// An exchange begins, and its first round trip.
+    pub(crate) fn begin(&self) {
+        let now = BootInstant::now();
+        self.exchange.store(Some(now));
+        self.round_trip.store(Some(now));
+        self.round_trips.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The worker is back from the server.
+    /// One more round trip of the same exchange begins.
+    pub(crate) fn next(&self) {
+        self.round_trip.store(Some(BootInstant::now()));
+        self.round_trips.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The exchange has ended.
     pub(crate) fn end(&self) {
-        self.round_trip.store(0, Ordering::SeqCst);
-        self.errand.store(0, Ordering::SeqCst);
+        self.round_trip.store(None);
+        self.exchange.store(None);
     }
 
-    /// Since when the server has owed an answer: it may be stuck.
-    pub(crate) fn round_trip(&self) -> Option<u64> {
-        some(&self.round_trip)
+    /// Since when the server has owed an answer: the worker may be stuck.
+    pub(crate) fn round_trip_since(&self) -> Option<BootInstant> {
+        self.round_trip.load()
     }
 
-    /// Since when the worker has answered nobody.
-    pub(crate) fn errand(&self) -> Option<u64> {
-        some(&self.errand)
+    /// For how long the worker has answered no caller. `None` if it waits for nothing.
+    pub(crate) fn busy_for(&self) -> Option<Duration> {
+        self.exchange.load().map(BootInstant::elapsed)
     }
-}
 
-fn some(time: &AtomicU64) -> Option<u64> {
-    match time.load(Ordering::SeqCst) {
-        0 => None,
-        since => Some(since),
+    pub(crate) fn round_trips(&self) -> u64 {
+        self.round_trips.load(Ordering::Relaxed)
     }
 }

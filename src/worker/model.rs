@@ -6,89 +6,73 @@
 use shuttle::thread;
 
 use super::*;
-use crate::acquire::{Acquire, Limit};
+use crate::acquire::Acquire;
 use crate::config::Settings;
-use crate::connect::target::Target;
 use crate::error::ErrorKind;
 use crate::key::Key;
-use crate::lease::SessionState;
-use crate::sync::atomic::AtomicBool;
+use crate::lease::Lease;
+use crate::op::Wait;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::try_schedules;
-use crate::worker::handle::Handle;
 
+/// A manager whose session has been made, and its worker.
 fn manager() -> (Arc<Handle>, Worker) {
-    let settings = Settings::default();
-    let target = Target::parse("host=/nowhere", &settings, None).unwrap();
-    let (queue, requests) = crossbeam_channel::bounded(64);
-    let (alarm, _) = crossbeam_channel::bounded(1);
-    let core = Core::new(target, settings, requests, alarm);
-    core.state
-        .lock()
-        .connected(Arc::new(SessionState::new(1)), None);
-    let worker = Worker {
-        core: Arc::clone(&core),
-        queue: core.queue.clone(),
-        epoch: 0,
-        pulse: Arc::default(),
-        link: Link::new(Duration::ZERO, None),
-        dialled: None,
-        last_contact: Instant::now(),
-        next: None,
-        inbox: Vec::new(),
-        notes: Vec::new(),
-        batch: Vec::new(),
-        outcomes: Vec::new(),
-        crowd: 0,
-        _working: core.abandoned.work().1,
+    let settings = Settings {
+        queue_capacity: 64,
+        ..Settings::default()
     };
-    (Arc::new(Handle { core, queue }), worker)
+    let (handle, shared, _) = assemble(Dialer::nowhere(settings));
+    let mut state = shared.state().lock();
+    state.lane.connected(Arc::new(Lease::new(1, None)), None);
+    let worker = Worker::new(&shared, &mut state, Connection::new(Duration::ZERO, None));
+    drop(state);
+    (handle, worker)
 }
 
 impl Worker {
-    /// Works until the manager is closed. It sleeps until somebody calls, so a call that
-    /// is lost has the model run for ever, which shuttle reports. What is put off is due at
+    /// Works until the manager is closed. It sleeps until a caller wakes it, so a call that
+    /// is lost has the model run for ever, which shuttle reports. What is deferred is due at
     /// once: a model has no time.
     fn serve(mut self) {
-        let core = Arc::clone(&self.core);
+        let shared = Arc::clone(&self.shared);
         let mut awake = false;
         loop {
             while !awake {
-                match self.queue.try_recv() {
+                match shared.mailbox().queue().try_recv() {
                     Ok(message) => {
-                        self.inbox.push(message);
+                        self.requests.push(message);
                         awake = true;
                     }
                     Err(_) => thread::yield_now(),
                 }
             }
-            let mut state = core.state.lock();
+            let mut state = shared.state().lock();
             if !self.is_in_charge(&state) {
                 return;
             }
             let now = Instant::now();
-            let now = state.table.next_look().map_or(now, |look| look.max(now));
+            let now = state.table.next_retry().map_or(now, |retry| retry.max(now));
             self.take_in(&mut state, now);
-            self.plan(&mut state, now);
-            state.round_trips += 1;
+            self.exchange.plan_batch(&mut state, now);
+            state.lane.begin_exchange();
             drop(state);
             thread::yield_now();
-            let mut state = core.state.lock();
+            let mut state = shared.state().lock();
             if !self.is_in_charge(&state) {
                 return;
             }
-            self.outcomes
-                .extend(self.batch.iter().map(|_| Outcome::Done(None)));
-            self.settle(&mut state);
+            self.exchange.succeed();
+            self.exchange.settle(&mut state).unwrap();
             awake = state.table.has_ready()
-                || state.table.next_look().is_some()
-                || !state.unlocks.is_empty();
+                || state.table.next_retry().is_some()
+                || state.lane.has_unlocks();
         }
     }
 }
 
 /// Takes the lock and gives it back. False if the manager was closed meanwhile.
 fn visit(acquire: Acquire<'_>, inside: &AtomicBool, wait: bool) -> bool {
-    match acquire.run(Limit::Forever) {
+    match acquire.run(Wait::Forever) {
         Ok(guard) => {
             let guard = guard.expect("it waits for as long as it takes");
             assert!(!inside.swap(true, Ordering::SeqCst), "two inside");
@@ -140,12 +124,11 @@ fn callers(close_early: bool) {
         close(&handle);
     }
     worker.join().unwrap();
-    assert_eq!(handle.core.state.lock().table.held(), 0);
+    assert_eq!(handle.shared().state().lock().table.held(), 0);
 }
 
 fn close(handle: &Handle) {
-    assert!(handle.core.shut(Ended::Closed, &Error::closed()));
-    handle.drain_if_closed();
+    assert!(handle.shut_down());
 }
 
 #[test]
@@ -168,12 +151,12 @@ fn who_gives_up_leaves_nothing_behind() {
             .map(|caller| {
                 let handle = Arc::clone(&handle);
                 thread::spawn(move || {
-                    let limit = match caller {
-                        0 => Limit::Forever,
+                    let wait = match caller {
+                        0 => Wait::Forever,
                         // It has passed when the request is sent.
-                        _ => Limit::Until(Instant::now()),
+                        _ => Wait::Until(Instant::now()),
                     };
-                    match Acquire::new(&handle, key).run(limit) {
+                    match Acquire::new(&handle, key).run(wait) {
                         Ok(guard) => assert!(guard.is_some() || caller > 0),
                         // Nobody had looked at the request when the caller gave up.
                         Err(error) => {
@@ -191,7 +174,7 @@ fn who_gives_up_leaves_nothing_behind() {
             let table = &state.table;
             (table.held(), table.waiting(), table.is_unlock_due(key)) == (0, 0, false)
         };
-        while !is_clean(&handle.core.state.lock()) {
+        while !is_clean(&handle.shared().state().lock()) {
             thread::yield_now();
         }
         close(&handle);

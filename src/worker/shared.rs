@@ -1,411 +1,273 @@
-//! What a manager's threads share: the lock table, the session's state and the ways
-//! to the worker.
+//! What a manager's threads share.
 //!
 //! The worker does all the work, but owns none of what others need when it hangs in
 //! the driver: it holds the state's mutex only between two round trips. So `close`
 //! and the watchdog can answer everybody without the worker's help, and a caller's
 //! deadline is the caller's own.
 
-mod standing;
-
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Sender;
 
-use crate::clock;
+use super::events::{self, Event, Events};
+use super::lane::Lane;
+use super::mailbox::Mailbox;
+use super::reply::{Replier, ReplyPool};
+use super::request::{AcquireReply, Grant, Message, UnlockReply};
+use super::responder::{Responder, Waiter};
+use super::watchdog::Alarm;
+use crate::backoff::Jitter;
 use crate::config::Settings;
-use crate::connect::Canceller;
-use crate::connect::abandoned::{Abandoned, Waiting};
-use crate::connect::target::Target;
+use crate::connect::Dialer;
 use crate::error::Error;
-use crate::health::{Outage, Status};
-use crate::key::Key;
-use crate::lease::{Ended, SessionState};
-use crate::op::{Mode, Token};
-use crate::stats::{Counters, Stats};
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::table::{Desk, Limits, Refusal, Table};
-use crate::worker::in_flight::Pulse;
-use crate::worker::reply::{Replier, ReplyPool};
-use crate::worker::request::{Answer, Grant, Message, Note, Request};
+use crate::health::{Health, Status};
+use crate::lease::Ended;
+use crate::stats::Stats;
+use crate::sync::{Latch, Mutex};
+use crate::table::{Limits, Table, Whom};
 
-/// What the worker answers to.
-pub(crate) struct Waiter {
-    pub(crate) reply: Replier<Answer>,
-}
-
-/// An explicit unlock. It is answered by the first round trip that began after it and in
-/// which the server was well: only then is it certain that the lock lasted until then, also
-/// if it has gone to the next holder without the server.
-pub(crate) struct Unlock {
-    key: Key,
-    reply: Replier<Answer>,
-    /// The round trips begun before.
-    after: u64,
-}
-
+/// What is decided under one mutex.
 pub(crate) struct State {
-    pub(crate) table: Table<Waiter>,
-    /// The session that grants are made on; `None` while there is none.
-    pub(crate) session: Option<Arc<SessionState>>,
-    /// That session's, for when it is given up with a statement under way.
-    pub(crate) canceller: Option<Canceller>,
-    /// Explicit unlocks that wait for the server's word.
-    pub(crate) unlocks: Vec<Unlock>,
-    /// Round trips begun on the session.
-    pub(crate) round_trips: u64,
+    pub(super) table: Table<Waiter>,
+    pub(super) lane: Lane,
     /// Since when there has been a session, or why there is none.
-    pub(crate) status: Status,
-    /// Which worker is in charge. One that finds another number here has been
-    /// replaced, and leaves.
-    pub(crate) epoch: u64,
-    /// That worker's.
-    pub(crate) pulse: Arc<Pulse>,
-    /// To leave that worker behind with.
-    pub(crate) waiting: Option<Waiting>,
-    pub(crate) generation: u64,
-    /// True while there is no worker, for want of a thread.
-    pub(crate) is_unmanned: bool,
-    pub(crate) thread: Option<std::thread::JoinHandle<()>>,
+    pub(super) status: Status,
+    pub(super) events: Events,
 }
 
-pub(crate) struct Core {
-    pub(crate) settings: Settings,
-    pub(crate) target: Target,
-    pub(crate) counters: Counters,
-    pub(crate) abandoned: Abandoned,
-    pub(crate) replies: ReplyPool<Answer>,
-    pub(crate) state: Mutex<State>,
-    pub(crate) notes: Mutex<Vec<Note>>,
-    /// Are there notes that the worker has been woken for?
-    pub(crate) noted: AtomicBool,
-    /// For whoever has to answer in the worker's place.
-    pub(crate) queue: Receiver<Message>,
+pub(crate) struct Shared {
+    dialer: Dialer,
+    mailbox: Mailbox,
+    acquire_replies: ReplyPool<AcquireReply>,
+    unlock_replies: ReplyPool<UnlockReply>,
+    state: Mutex<State>,
     /// Wakes the watchdog.
-    pub(crate) alarm: Sender<()>,
-    /// Does the watchdog sleep until it is woken?
-    pub(crate) unguarded: AtomicBool,
-    closed: AtomicBool,
-    /// Disconnects when the manager is closed, for those who wait for room in the queue.
-    closing: Receiver<Infallible>,
-    /// Nothing is ever sent: dropping it is the signal.
-    not_closing: Mutex<Option<Sender<Infallible>>>,
-    /// Disconnects when the worker in charge has ended.
-    pub(crate) worker_gone: Receiver<()>,
-    /// The worker's end of `worker_gone`, for its successor to take over.
-    pub(crate) worker_alive: Mutex<Option<Sender<()>>>,
+    alarm: Alarm,
+    /// Set when the worker in charge has ended.
+    worker_gone: Latch,
 }
 
-impl Core {
-    pub(crate) fn new(
-        target: Target,
-        settings: Settings,
-        queue: Receiver<Message>,
-        alarm: Sender<()>,
-    ) -> Arc<Self> {
+impl Shared {
+    /// With the callers' end of the queue.
+    pub(crate) fn new(dialer: Dialer, alarm: Alarm) -> (Arc<Self>, Sender<Message>) {
+        let settings = dialer.settings();
         let limits = Limits {
             max_locks: settings.max_locks,
             retry_min: settings.retry_min,
             retry_max: settings.retry_max,
             fenced: settings.fencing.is_some(),
         };
-        let (worker_alive, worker_gone) = bounded(0);
-        let (not_closing, closing) = bounded(0);
-        // Only to spread retries: a time and a process differ where it matters.
-        let seed = clock::nanos(
-            std::time::UNIX_EPOCH
-                .elapsed()
-                .unwrap_or(Duration::from_secs(1)),
-        ) ^ u64::from(std::process::id());
-        Arc::new(Core {
+        let (mailbox, queue) = Mailbox::new(settings.queue_capacity);
+        let events = Events::new(settings.observer.as_ref());
+        let shared = Arc::new(Shared {
             state: Mutex::new(State {
-                table: Table::new(limits, seed),
-                session: None,
-                canceller: None,
-                unlocks: Vec::new(),
-                round_trips: 0,
+                table: Table::new(limits, Jitter::random()),
+                lane: Lane::default(),
                 status: Status::starting(),
-                epoch: 0,
-                pulse: Arc::default(),
-                waiting: None,
-                generation: 0,
-                is_unmanned: false,
-                thread: None,
+                events,
             }),
-            settings,
-            target,
-            counters: Counters::default(),
-            abandoned: Abandoned::default(),
-            replies: ReplyPool::new(),
-            notes: Mutex::default(),
-            noted: AtomicBool::new(false),
-            queue,
+            dialer,
+            mailbox,
+            acquire_replies: ReplyPool::new(),
+            unlock_replies: ReplyPool::new(),
             alarm,
-            unguarded: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            closing,
-            not_closing: Mutex::new(Some(not_closing)),
-            worker_gone,
-            worker_alive: Mutex::new(Some(worker_alive)),
+            worker_gone: Latch::default(),
+        });
+        (shared, queue)
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        self.dialer.settings()
+    }
+
+    pub(super) fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
+    pub(super) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    pub(super) fn acquire_replies(&self) -> &ReplyPool<AcquireReply> {
+        &self.acquire_replies
+    }
+
+    pub(super) fn unlock_replies(&self) -> &ReplyPool<UnlockReply> {
+        &self.unlock_replies
+    }
+
+    pub(super) fn state(&self) -> &Mutex<State> {
+        &self.state
+    }
+
+    pub(super) fn alarm(&self) -> &Alarm {
+        &self.alarm
+    }
+
+    pub(super) fn worker_gone(&self) -> &Latch {
+        &self.worker_gone
+    }
+
+    /// Ends everything: trips every watch with `ended` and answers every request with
+    /// `error`, now and from now on. False if that was done already.
+    pub(super) fn shut_down(&self, ended: Ended, error: &Error) -> bool {
+        if !self.mailbox.close() {
+            return false;
+        }
+        let mut state = self.state.lock();
+        let unread = self.unread_releases(&state);
+        state.events.record_unread_releases(unread);
+        state.disconnect(ended, error.clone(), unread);
+        state.fail_waiters(Whom::All, error);
+        if state.lane.is_unmanned() {
+            // Nobody else says that it has ended.
+            self.worker_gone.set();
+        }
+        drop(state);
+        self.mailbox.drain();
+        self.alarm.ring();
+        self.flush_events();
+        true
+    }
+
+    /// Guards that are dropped though the worker has not read of it: they count as given
+    /// back.
+    fn unread_releases(&self, state: &State) -> usize {
+        let generation = state.lane.lease().map(|lease| lease.generation());
+        generation.map_or(0, |generation| {
+            self.mailbox.releases(generation, Instant::now())
         })
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn closing(&self) -> &Receiver<Infallible> {
-        &self.closing
-    }
-
-    /// A worker turns to the database, and the watchdog to the worker.
-    pub(crate) fn set_out(&self, pulse: &Pulse) {
-        self.counters.round_trip();
-        pulse.set_out();
-        if self.unguarded.swap(false, Ordering::SeqCst) {
-            self.alarm.try_send(()).ok();
+    /// Tells log and observer of what has been recorded, unless another thread is at it. The
+    /// mutex must be free.
+    pub(super) fn flush_events(&self) {
+        if !self.state.lock().events.begin_dispatch() {
+            return;
         }
-    }
-
-    /// One more round trip on the same errand.
-    pub(crate) fn beat(&self, pulse: &Pulse) {
-        self.counters.round_trip();
-        pulse.beat();
-    }
-
-    /// Where the table's grants go, on `session`.
-    pub(crate) fn desk<'a>(&'a self, session: Option<&'a Arc<SessionState>>) -> FrontDesk<'a> {
-        FrontDesk {
-            session,
-            counters: &self.counters,
-            settings: &self.settings,
+        let observer = self.settings().observer.as_deref();
+        let mut batch = Vec::new();
+        while self.state.lock().events.next_to_dispatch(&mut batch) {
+            for event in batch.drain(..) {
+                events::dispatch(&event, self.dialer.server(), observer);
+            }
         }
     }
 
     pub(crate) fn stats(&self) -> Stats {
         let state = self.state.lock();
-        let dropped = self.dropped(&state);
-        let mut stats = self.counters.snapshot();
-        stats.held = state.table.held().saturating_sub(dropped) as u64;
+        let unread = self.unread_releases(&state);
+        let mut stats = state.events.stats();
+        stats.held = state.table.held().saturating_sub(unread) as u64;
         stats.waiting = state.table.waiting() as u64;
-        stats.released += dropped as u64;
+        stats.released += unread as u64;
+        stats.round_trips = state.lane.in_flight().round_trips();
         stats
     }
 
-    /// Guards that are dropped though the worker has not read of it: they count as given
-    /// back.
-    fn dropped(&self, state: &State) -> usize {
-        let current = state.session.as_ref().map(|session| session.generation());
-        let now = Instant::now();
-        let is_dropped = |note: &&Note| match note {
-            Note::Release { grant, .. } => {
-                Some(grant.session.generation()) == current
-                    && grant.keep_until.is_none_or(|until| until <= now)
-            }
-            Note::GaveUp(_) => false,
+    pub(crate) fn health(&self) -> Health {
+        let state = self.state.lock();
+        let lease = state.lane.lease().cloned();
+        let unanswered_for = state.lane.in_flight().busy_for();
+        let (since, cause) = match &state.status {
+            Status::Connected { since } => (*since, None),
+            Status::Away(outage) => (outage.since(), Some(outage.cause().clone())),
         };
-        self.notes.lock().iter().filter(is_dropped).count()
-    }
-
-    /// Ends everything: trips every watch with `ended` and answers every request with
-    /// `error`, now and from now on. False if that was done already.
-    pub(crate) fn shut(&self, ended: Ended, error: &Error) -> bool {
-        if self.closed.swap(true, Ordering::SeqCst) {
-            return false;
-        }
-        let mut state = self.state.lock();
-        let dropped = self.dropped(&state) as u64;
-        self.counters.released.fetch_add(dropped, Ordering::Relaxed);
-        state.lose(ended, error.clone(), &self.counters);
-        self.counters.lost.fetch_sub(dropped, Ordering::Relaxed);
-        state.dismiss(true, error);
-        if state.is_unmanned {
-            // Nobody else says that it has ended.
-            self.worker_alive.lock().take();
-        }
         drop(state);
-        drop(self.not_closing.lock().take());
-        self.drain();
-        self.alarm.try_send(()).ok();
-        true
-    }
-
-    /// Answers for a worker that there is not: all requests in the queue with `error`, and
-    /// unlocks with the loss of their session.
-    pub(crate) fn answer_unmanned(&self, error: &Error) {
-        self.refuse_queued(error);
-        for note in self.notes.lock().iter_mut() {
-            if let Note::Release { grant, reply } = note
-                && let Some(ended) = grant.session.ended()
-                && let Some(reply) = reply.take()
-            {
-                reply.send(Answer::Failed(Error::ended(ended))).ok();
-            }
+        let trusted_until = lease.as_ref().and_then(|lease| lease.trusted_until());
+        let health = Health {
+            connected: cause.is_none(),
+            since,
+            cause,
+            lease_left: lease.as_ref().and_then(|lease| lease.time_left()),
+            unanswered_for,
+            abandoned: self.dialer.abandoned().count(),
+        };
+        // The clock may have ended the session before the worker knows.
+        match trusted_until.filter(|_| lease.is_some_and(|lease| lease.ended().is_some())) {
+            Some(until) => health.ended(until.elapsed(), Error::lease_expired()),
+            None => health,
         }
     }
 
-    fn refuse_queued(&self, error: &Error) {
-        while let Ok(message) = self.queue.try_recv() {
-            if let Message::Acquire(Request { reply, .. }) = message {
-                reply.send(Answer::Failed(error.clone())).ok();
-            }
+    /// What to tell a caller whose deadline has passed before its request was refused even
+    /// once: whether the lock is taken is not known, and the database is why.
+    pub(super) fn overdue(&self) -> Error {
+        match self.state.lock().status.outage() {
+            Some(outage) => outage.overdue(),
+            None => Error::unavailable(
+                "the request was not answered within the timeout: whether the lock is taken is not \
+                 known",
+            ),
         }
     }
 
-    /// Answers what still arrives after the end.
-    pub(crate) fn drain(&self) {
-        self.refuse_queued(&Error::closed());
-        let notes = std::mem::take(&mut *self.notes.lock());
-        for note in notes {
-            if let Note::Release {
-                reply: Some(reply), ..
-            } = note
-            {
-                reply.send(Answer::Failed(Error::closed())).ok();
-            }
-        }
+    /// Why the last connect failed, if there has been one and none has succeeded.
+    pub(crate) fn failed_start(&self) -> Option<Error> {
+        let state = self.state.lock();
+        state.status.refusal()?;
+        state.status.outage().map(|outage| outage.cause().clone())
     }
 }
 
 impl State {
+    /// The table, and where its decisions go.
+    pub(super) fn table_and_responder(&mut self) -> (&mut Table<Waiter>, Responder<'_>) {
+        let responder = Responder::new(self.lane.lease(), &mut self.events);
+        (&mut self.table, responder)
+    }
+
     /// A guard's lock is given back.
-    pub(crate) fn release(
+    pub(super) fn release(
         &mut self,
-        core: &Core,
-        grant: Grant,
-        reply: Option<Replier<Answer>>,
+        grant: &Grant,
+        reply: Option<Replier<UnlockReply>>,
         now: Instant,
     ) {
-        let session = self.session.as_ref();
-        let released = session
-            .is_some_and(|session| session.generation() == grant.session.generation())
-            && self.table.release(
-                grant.key,
-                grant.id,
-                grant.keep_until,
-                now,
-                &mut core.desk(session),
-            );
+        let is_held = self.lane.has_made(grant) && {
+            let (table, mut responder) = self.table_and_responder();
+            table.release(grant.key, grant.id, grant.keep_until, now, &mut responder)
+        };
         let Some(reply) = reply else { return };
-        if released {
-            self.unlocks.push(Unlock {
-                key: grant.key,
-                reply,
-                after: self.round_trips,
-            });
+        if is_held {
+            self.lane.await_unlock(grant.key, reply);
         } else {
-            let ended = grant.session.ended().unwrap_or(Ended::SessionLost);
-            reply.send(Answer::Failed(Error::ended(ended))).ok();
+            let ended = grant.lease.ended().unwrap_or(Ended::SessionLost);
+            reply.send(Err(Error::ended(ended))).ok();
         }
     }
 
-    /// A round trip has succeeded, the last that began: answers the unlocks that it speaks for.
-    pub(crate) fn confirm_unlocks(&mut self) {
-        let (table, last) = (&self.table, self.round_trips);
-        let is_sure = |unlock: &mut Unlock| unlock.after < last && !table.is_unlock_due(unlock.key);
-        for unlock in self.unlocks.extract_if(.., is_sure) {
-            unlock.reply.send(Answer::Released).ok();
-        }
-    }
-
-    /// There is a session to make grants on. Returns the outage that ends with it.
-    pub(crate) fn connected(
-        &mut self,
-        session: Arc<SessionState>,
-        canceller: Option<Canceller>,
-    ) -> Option<Outage> {
-        self.session = Some(session);
-        self.canceller = canceller;
-        self.status.connected(Instant::now())
-    }
-
-    /// The session is gone because of `cause`: every hold ends, every wait goes on.
-    pub(crate) fn lose(&mut self, ended: Ended, cause: Error, counters: &Counters) {
-        self.status.away(cause, Instant::now());
-        if let Some(session) = self.session.take() {
-            session.trip(ended);
-        }
-        let lost = self.table.lose();
-        counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
-        for unlock in self.unlocks.drain(..) {
-            unlock.reply.send(Answer::Failed(Error::ended(ended))).ok();
+    /// The session is gone because of `cause`: every hold ends but those that have been
+    /// `given_back` already, every wait goes on.
+    pub(super) fn disconnect(&mut self, ended: Ended, cause: Error, given_back: usize) {
+        self.status.away(cause.clone(), Instant::now());
+        let was_connected = self.lane.disconnected(ended);
+        let held = self.table.disconnected().saturating_sub(given_back);
+        if was_connected {
+            self.events
+                .record(Event::Disconnected { ended, cause, held });
         }
     }
 
     /// The database is away because of `cause`: tells those who are not to wait for it, now
     /// and until there is a session.
-    pub(crate) fn refuse(&mut self, cause: Error, settings: &Settings) {
+    pub(super) fn refuse(&mut self, cause: Error, settings: &Settings) {
         let refusal = self.status.refuse(cause, Instant::now());
-        self.dismiss(!settings.wait_while_unavailable, &refusal);
-    }
-
-    fn dismiss(&mut self, all: bool, error: &Error) {
-        self.table.dismiss(all, |waiter| {
-            waiter.reply.send(Answer::Failed(error.clone())).ok();
-        });
-    }
-}
-
-/// Carries the table's decisions to the callers.
-pub(crate) struct FrontDesk<'a> {
-    session: Option<&'a Arc<SessionState>>,
-    counters: &'a Counters,
-    settings: &'a Settings,
-}
-
-impl Desk<Waiter> for FrontDesk<'_> {
-    fn grant(
-        &mut self,
-        waiter: Waiter,
-        key: Key,
-        mode: Mode,
-        id: u64,
-        token: Option<Token>,
-        handed_over: bool,
-    ) -> bool {
-        let session = self.session.expect("there is no grant without a session");
-        let grant = Grant {
-            key,
-            mode,
-            id,
-            token,
-            keep_until: None,
-            session: Arc::clone(session),
+        let whom = match settings.wait_while_unavailable {
+            true => Whom::Tries,
+            false => Whom::All,
         };
-        // Before the answer: the caller may look at the figures at once.
-        self.counters.acquired.fetch_add(1, Ordering::Relaxed);
-        if handed_over {
-            self.counters.hand_overs.fetch_add(1, Ordering::Relaxed);
-        }
-        let taken = waiter.reply.send(Answer::Granted(grant)).is_ok();
-        if !taken {
-            self.counters.acquired.fetch_sub(1, Ordering::Relaxed);
-            if handed_over {
-                self.counters.hand_overs.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        taken
+        self.fail_waiters(whom, &refusal);
     }
 
-    fn refuse(&mut self, waiter: Waiter, refusal: Refusal) {
-        let answer = match refusal {
-            Refusal::Busy => Answer::Busy,
-            Refusal::LimitReached => Answer::Failed(Error::limit_reached(
-                self.settings.max_locks.unwrap_or(usize::MAX),
-            )),
-        };
-        waiter.reply.send(answer).ok();
+    fn fail_waiters(&mut self, whom: Whom, error: &Error) {
+        let (table, mut responder) = self.table_and_responder();
+        table.fail_waiters(whom, error, &mut responder);
     }
 
-    fn released(&mut self, _: u64) {
-        self.counters.released.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn contended(&mut self, waiter: &Waiter) {
-        waiter.reply.note_refusal();
-        self.counters.contended.fetch_add(1, Ordering::Relaxed);
+    /// True if anything is held or awaited. If not, the worker sends nothing.
+    pub(super) fn is_active(&self) -> bool {
+        self.table.held() > 0 || self.table.waiting() > 0
     }
 }

@@ -3,139 +3,171 @@
 //! The worker can hang in the driver for as long as the network stack likes. Then the
 //! watchdog gives its session up and starts another worker. It also tells watchers
 //! that a lease has expired when the worker does not. It sleeps until the first
-//! moment at which either could be needed, though a second at most ([`clock::pause`]), and
+//! moment at which either could be needed, though a second at most ([`BootInstant::pause`]), and
 //! for good while nothing is going on.
 
-use std::sync::Arc;
-use std::sync::Weak;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use tracing::{debug, warn};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use tracing::debug;
 
-use crate::clock;
+use super::shared::Shared;
+use crate::clock::BootInstant;
 use crate::error::Error;
-use crate::lease::Ended;
-use crate::worker;
-use crate::worker::shared::Core;
+use crate::lease::{self, Ended};
+use crate::sync::atomic::{AtomicBool, Ordering};
 
-pub(crate) fn spawn(core: &Arc<Core>, alarm: Receiver<()>) -> Result<(), Error> {
-    // Weak: the core must not live for its watchdog's sake.
-    let core = Arc::downgrade(core);
+/// Wakes the watchdog.
+pub(crate) struct Alarm {
+    sender: Sender<()>,
+    /// True if the watchdog sleeps until it is woken.
+    is_idle: AtomicBool,
+}
+
+impl Alarm {
+    /// With the watchdog's end.
+    pub(crate) fn new() -> (Alarm, Receiver<()>) {
+        let (sender, alarms) = bounded(1);
+        let is_idle = AtomicBool::new(false);
+        (Alarm { sender, is_idle }, alarms)
+    }
+
+    pub(super) fn ring(&self) {
+        self.sender.try_send(()).ok();
+    }
+
+    /// A round trip begins: it has to be watched.
+    pub(super) fn ring_if_idle(&self) {
+        if self.is_idle.swap(false, Ordering::SeqCst) {
+            self.ring();
+        }
+    }
+}
+
+pub(super) fn spawn(shared: &Arc<Shared>, alarms: Receiver<()>) -> Result<(), Error> {
+    // Weak: the shared state must not live for its watchdog's sake.
+    let shared = Arc::downgrade(shared);
     thread::Builder::new()
         .name("distlock-watch".into())
-        .spawn(move || run(&core, &alarm))
+        .spawn(move || run(&shared, &alarms))
         .map(drop)
         .map_err(|error| Error::unavailable("no thread for the watchdog").caused_by(error))
 }
 
-fn run(core: &Weak<Core>, alarm: &Receiver<()>) {
-    let mut alarmed = false;
-    while let Some(pause) = core.upgrade().and_then(|core| look(&core, alarmed)) {
+fn run(shared: &Weak<Shared>, alarms: &Receiver<()>) {
+    let mut woken_by = WokenBy::Clock;
+    while let Some(pause) = shared.upgrade().and_then(|shared| check(&shared, woken_by)) {
         let woken = match pause {
-            Some(pause) => alarm.recv_timeout(pause),
-            None => alarm.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Pause::For(pause) => alarms.recv_timeout(pause),
+            Pause::UntilWoken => alarms.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        alarmed = match woken {
-            Ok(()) => true,
-            Err(RecvTimeoutError::Timeout) => false,
+        woken_by = match woken {
+            Ok(()) => WokenBy::Alarm,
+            Err(RecvTimeoutError::Timeout) => WokenBy::Clock,
             Err(RecvTimeoutError::Disconnected) => return,
         };
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WokenBy {
+    Clock,
+    Alarm,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    For(Duration),
+    UntilWoken,
+}
+
 /// How soon to try again where there was no thread for a worker.
 const NO_THREAD_PAUSE: Duration = Duration::from_millis(100);
 
-/// Does what is due. Returns how long to sleep (`None`: until woken), or nothing at
-/// all if the manager is closed.
-fn look(core: &Arc<Core>, alarmed: bool) -> Option<Option<Duration>> {
-    if core.is_closed() {
+/// Does what is due, and returns how long to sleep; `None` if the manager is closed.
+fn check(shared: &Arc<Shared>, woken_by: WokenBy) -> Option<Pause> {
+    if shared.mailbox().is_closed() {
         return None;
     }
-    let limit = clock::nanos(core.settings.stall_limit());
-    start_missing_worker(core);
-    // First the flag, then the look: a round trip that begins after the look rings.
-    core.unguarded.store(true, Ordering::SeqCst);
-    let mut until = clock::NEVER;
-    let since = core.state.lock().pulse.round_trip();
-    if let Some(since) = since {
-        until = since.saturating_add(limit);
-        if clock::now() >= until {
-            replace_worker(core, since);
-        }
-    } else if alarmed {
+    let settings = shared.settings();
+    let limit = lease::response_limit(settings.lease, settings.response_timeout);
+    start_missing_worker(shared);
+    // First the flag, then the check: a round trip that begins after the check rings.
+    shared.alarm().is_idle.store(true, Ordering::SeqCst);
+    let now = BootInstant::now();
+    let since = shared.state().lock().lane.in_flight().round_trip_since();
+    let stuck_at = match since {
+        Some(since) => Some(since + limit),
         // Where there was one round trip there will be more. One that begins right
-        // now may not last longer than to the next look.
-        until = clock::now().saturating_add(limit);
-    }
-    if until != clock::NEVER {
-        // It looks again soon enough for any round trip that begins meanwhile.
-        core.unguarded.store(false, Ordering::SeqCst);
-    }
-    let state = core.state.lock();
-    if state.is_unmanned {
-        until = until.min(clock::now().saturating_add(clock::nanos(NO_THREAD_PAUSE)));
-    }
-    let session = state.session.clone();
-    drop(state);
-    if let Some(session) = session
-        && session.ended().is_none()
+        // now may not last longer than to the next check.
+        None if woken_by == WokenBy::Alarm => Some(now + limit),
+        None => None,
+    };
+    if let Some(since) = since
+        && BootInstant::now() >= since + limit
     {
-        until = until.min(session.trusted_until());
+        replace_worker(shared, since);
     }
-    Some(clock::pause(until, clock::now()))
+    if stuck_at.is_some() {
+        // The next check comes soon enough for any round trip that begins meanwhile.
+        shared.alarm().is_idle.store(false, Ordering::SeqCst);
+    }
+    let state = shared.state().lock();
+    let retry_at = state.lane.is_unmanned().then(|| now + NO_THREAD_PAUSE);
+    let lease = state.lane.lease().cloned();
+    drop(state);
+    let lease = lease.filter(|lease| lease.ended().is_none());
+    let expires_at = lease.and_then(|lease| lease.trusted_until());
+    let due = [stuck_at, retry_at, expires_at].into_iter().flatten().min();
+    Some(match due {
+        Some(due) => Pause::For(due.pause(BootInstant::now())),
+        None => Pause::UntilWoken,
+    })
 }
 
 /// The worker hangs in the round trip that began at `since`: gives its session up and
 /// starts another worker. The old one finds out when the driver lets it go; by then its
 /// answers have no takers and its grants no session. Until then it has a connection, so a
 /// server that answers logins and nothing else gets fewer and fewer of them.
-fn replace_worker(core: &Arc<Core>, since: u64) {
-    let mut state = core.state.lock();
-    if core.is_closed() || state.pulse.round_trip() != Some(since) {
+fn replace_worker(shared: &Arc<Shared>, since: BootInstant) {
+    let mut state = shared.state().lock();
+    let round_trip = state.lane.in_flight().round_trip_since();
+    if shared.mailbox().is_closed() || round_trip != Some(since) {
         return;
     }
     let error = Error::unavailable("the database did not answer in time");
-    state.lose(Ended::SessionLost, error.clone(), &core.counters);
-    state.refuse(error, &core.settings);
-    state.epoch += 1;
-    let pause = core.abandoned.pause(&core.target);
-    if let Some(waiting) = state.waiting.take() {
-        waiting.leave();
-    }
-    let canceller = state.canceller.take();
-    state.is_unmanned = true;
+    state.disconnect(Ended::SessionLost, error.clone(), 0);
+    state.refuse(error, shared.settings());
+    let pause = shared.dialer().pause();
+    let canceller = state.lane.abandon_worker();
     drop(state);
-    start_worker(core, pause);
+    start_worker(shared, pause);
     if let Some(canceller) = canceller {
         canceller.cancel();
     }
-    warn!("the database does not answer; giving its connection up");
+    shared.flush_events();
 }
 
-fn start_missing_worker(core: &Arc<Core>) {
-    if core.state.lock().is_unmanned {
-        start_worker(core, core.abandoned.pause(&core.target));
+fn start_missing_worker(shared: &Arc<Shared>) {
+    if shared.state().lock().lane.is_unmanned() {
+        start_worker(shared, shared.dialer().pause());
     }
 }
 
 /// Starts the worker that is missing. Without a thread to be had all requests are refused,
 /// and it is tried again later.
-fn start_worker(core: &Arc<Core>, pause: Duration) {
-    let mut state = core.state.lock();
-    if core.is_closed() {
+fn start_worker(shared: &Arc<Shared>, pause: Duration) {
+    let mut state = shared.state().lock();
+    if shared.mailbox().is_closed() {
         return;
     }
-    match worker::spawn(core, &mut state, pause, None) {
-        Ok(()) => state.is_unmanned = false,
-        Err(error) => {
-            drop(state);
-            debug!(error = &error as &dyn std::error::Error, "no worker");
-            core.answer_unmanned(&error);
-        }
+    if let Err(error) = super::spawn(shared, &mut state, pause, None) {
+        drop(state);
+        debug!(error = &error as &dyn std::error::Error, "no worker");
+        shared.mailbox().refuse_requests(&error);
+        shared.mailbox().answer_lost_unlocks();
     }
 }
 
@@ -144,73 +176,79 @@ mod tests {
     // Tests may panic.
     #![allow(clippy::unwrap_used)]
 
-    use crossbeam_channel::Sender;
+    use std::time::Instant;
 
     use super::*;
     use crate::config::Settings;
-    use crate::connect::target::Target;
+    use crate::connect::Dialer;
     use crate::error::ErrorKind;
     use crate::key::Key;
-    use crate::lease::SessionState;
+    use crate::lease::Lease;
     use crate::op::Mode;
+    use crate::worker::handle::Handle;
     use crate::worker::reply::Waited;
-    use crate::worker::request::{Answer, Grant, Message, Note};
+    use crate::worker::request::{Control, Grant};
 
-    /// A manager's parts, without a thread, and what keeps its queue open.
-    fn core() -> (Arc<Core>, Sender<Message>) {
-        let settings = Settings::default();
-        let target = Target::parse("host=/nowhere", &settings, None).unwrap();
-        let (queue, requests) = crossbeam_channel::bounded(1);
-        let (alarm, _) = crossbeam_channel::bounded(1);
-        (Core::new(target, settings, requests, alarm), queue)
+    /// A manager's parts, without a thread.
+    fn parts() -> (Arc<Handle>, Arc<Shared>) {
+        let (handle, shared, _) = crate::worker::assemble(Dialer::nowhere(Settings::default()));
+        (handle, shared)
     }
 
     #[test]
     fn a_worker_for_which_there_was_no_thread_is_started_later() {
-        let (core, queue) = core();
-        core.state.lock().is_unmanned = true;
-        look(&core, false);
-        let mut state = core.state.lock();
-        assert!(!state.is_unmanned);
-        let thread = state.thread.take().unwrap();
-        drop((state, queue));
-        core.shut(Ended::Closed, &Error::closed());
+        let (handle, shared) = parts();
+        shared.state().lock().lane.abandon_worker();
+        assert!(check(&shared, WokenBy::Clock).is_some());
+        let mut state = shared.state().lock();
+        assert!(!state.lane.is_unmanned());
+        let thread = state.lane.take_thread().unwrap();
+        drop(state);
+        drop(handle);
+        shared.shut_down(Ended::Closed, &Error::closed());
         thread.join().unwrap();
     }
 
     #[test]
     fn an_unlock_is_answered_although_there_is_no_worker() {
-        let (core, _queue) = core();
-        let session = Arc::new(SessionState::new(1));
-        let (pending, reply) = core.replies.open();
+        let (_handle, shared) = parts();
+        let lease = Arc::new(Lease::new(1, None));
+        let (pending, reply) = shared.unlock_replies().open();
         let grant = Grant {
             key: Key::from(1),
             mode: Mode::Exclusive,
             id: 1,
             token: None,
             keep_until: None,
-            session: Arc::clone(&session),
+            lease: Arc::clone(&lease),
         };
         let reply = Some(reply);
-        core.notes.lock().push(Note::Release { grant, reply });
-        session.trip(Ended::SessionLost);
-        core.answer_unmanned(&Error::unavailable("no thread"));
-        let answer = pending.wait(Some(std::time::Instant::now()), None);
+        assert!(shared.mailbox().post(Control::Release { grant, reply }));
+        lease.trip(Ended::SessionLost);
+        shared.mailbox().answer_lost_unlocks();
+        let answer = pending.wait(Some(Instant::now()), None);
         assert!(matches!(
             answer,
-            Waited::Answered(Answer::Failed(error)) if error.kind() == ErrorKind::Lost
+            Waited::Answered(Err(error)) if error.kind() == ErrorKind::Lost
         ));
     }
 
     #[test]
     fn it_looks_at_the_clock_every_second_while_there_is_a_lease() {
-        let (core, _queue) = core();
-        assert_eq!(look(&core, false), Some(None), "nothing to look after");
-        let session = Arc::new(SessionState::new(1));
-        core.state.lock().session = Some(Arc::clone(&session));
-        assert_eq!(look(&core, false), Some(None), "no lease");
-        session.trust_until(clock::now().saturating_add(9_000_000_000));
-        let pause = look(&core, false).flatten().unwrap();
+        let (_handle, shared) = parts();
+        let checked = || check(&shared, WokenBy::Clock).unwrap();
+        assert_eq!(checked(), Pause::UntilWoken, "nothing to look after");
+        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(10))));
+        shared
+            .state()
+            .lock()
+            .lane
+            .connected(Arc::clone(&lease), None);
+        assert_eq!(checked(), Pause::UntilWoken, "the lease is not armed");
+        lease.arm(BootInstant::now());
+        let Pause::For(pause) = checked() else {
+            panic!("there is a lease")
+        };
         assert!(pause <= Duration::from_secs(1), "{pause:?}");
     }
 }

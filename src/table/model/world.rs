@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::super::{Desk, Refusal};
+use super::super::{Granted, Refusal, Respond, Whom};
+use crate::error::Error;
 use crate::key::Key;
-use crate::op::{Mode, Patience, Token};
+use crate::op::{Mode, Wait};
 
 #[derive(Clone, Copy)]
 pub(super) struct Waiting {
     pub(super) key: Key,
     pub(super) mode: Mode,
-    pub(super) patience: Patience,
+    pub(super) wait: Wait,
     pub(super) left: bool,
 }
 
@@ -36,6 +37,8 @@ pub(super) struct World {
     pub(super) waiting: BTreeMap<u32, Waiting>,
     pub(super) held: BTreeMap<u32, Held>,
     pub(super) newest_token: i64,
+    /// Who may be told now that what they wait for has failed.
+    pub(super) failing: Option<Whom>,
 }
 
 pub(super) fn exclude(one: Mode, other: Mode) -> bool {
@@ -55,7 +58,7 @@ impl World {
     /// Does somebody wait who cannot, for what somebody here has?
     pub(super) fn is_anybody_kept_waiting(&self) -> bool {
         self.waiting.iter().any(|(&waiter, waiting)| {
-            waiting.patience == Patience::Once
+            waiting.wait == Wait::Try(None)
                 && self.held.values().any(|held| held.key == waiting.key)
                 && self.must_wait(waiter)
         })
@@ -77,16 +80,15 @@ impl World {
     }
 }
 
-impl Desk<u32> for World {
-    fn grant(
-        &mut self,
-        waiter: u32,
-        key: Key,
-        mode: Mode,
-        id: u64,
-        token: Option<Token>,
-        _: bool,
-    ) -> bool {
+impl Respond<u32> for World {
+    fn grant(&mut self, waiter: u32, granted: Granted) -> bool {
+        let Granted {
+            key,
+            mode,
+            id,
+            token,
+            ..
+        } = granted;
         let waiting = self.waiting.remove(&waiter).expect("answered once");
         assert!((waiting.key, waiting.mode) == (key, mode));
         if waiting.left {
@@ -122,7 +124,7 @@ impl Desk<u32> for World {
         true
     }
 
-    fn released(&mut self, id: u64) {
+    fn released(&mut self, _: Key, id: u64) {
         let mut held = self.held.iter();
         let (&holder, held) = held.find(|(_, held)| held.id == id).expect("it is held");
         assert!(held.kept.is_none_or(|until| until <= self.now), "too early");
@@ -132,12 +134,18 @@ impl Desk<u32> for World {
     fn refuse(&mut self, waiter: u32, refusal: Refusal) {
         let waiting = self.waiting.remove(&waiter).expect("answered once");
         match refusal {
-            Refusal::Busy => assert_eq!(waiting.patience, Patience::Once),
-            Refusal::LimitReached => {
+            Refusal::Busy => assert_eq!(waiting.wait, Wait::Try(None)),
+            Refusal::LimitReached(_) => {
                 assert!(self.max_locks.is_some_and(|max| self.held.len() >= max));
             }
         }
     }
 
-    fn contended(&mut self, _: &u32) {}
+    fn fail(&mut self, waiter: u32, _: &Error) {
+        let waiting = self.waiting.remove(&waiter).expect("answered once");
+        let whom = self.failing.expect("nothing has failed");
+        assert!(whom == Whom::All || waiting.wait.is_try());
+    }
+
+    fn contended(&mut self, _: &u32, _: Key, _: Mode) {}
 }

@@ -17,7 +17,7 @@ fn max_locks_holds_for_several_locks_in_one_batch() {
     scene.settle(vec![lock((9, 2))], true);
     assert_eq!(scene.plan(), []);
     assert_eq!(scene.book.granted, [0, 2]);
-    let full = Refusal::LimitReached;
+    let full = Refusal::LimitReached(2);
     assert_eq!(
         scene.book.refused,
         [(1, Refusal::Busy), (3, full), (4, full)]
@@ -31,9 +31,9 @@ fn max_locks_holds_for_several_locks_in_one_batch() {
 fn max_locks_holds_for_shared_joiners() {
     let mut scene = Scene::new(Some(2));
     (0..4).for_each(|waiter| scene.share(A, waiter));
-    scene.turn();
+    scene.iterate();
     assert_eq!(scene.book.granted, [0, 1]);
-    let full = Refusal::LimitReached;
+    let full = Refusal::LimitReached(2);
     assert_eq!(scene.book.refused, [(2, full), (3, full)]);
     assert_eq!(scene.table.waiting(), 0);
 }
@@ -42,7 +42,7 @@ fn max_locks_holds_for_shared_joiners() {
 fn at_the_limit_a_lock_can_still_be_handed_over() {
     let mut scene = Scene::new(Some(1));
     scene.wait(A, 0..2);
-    scene.turn();
+    scene.iterate();
     scene.release_last(A);
     assert_eq!(scene.book.granted, [0, 1]);
 }
@@ -52,7 +52,7 @@ fn a_grant_that_nobody_takes_goes_to_the_next() {
     let mut scene = Scene::new(None);
     scene.book.gone = vec![0, 1];
     scene.wait(A, 0..3);
-    scene.turn();
+    scene.iterate();
     assert_eq!(scene.book.granted, [2]);
     assert_eq!((scene.table.held(), scene.table.waiting()), (1, 0));
 }
@@ -62,12 +62,12 @@ fn a_grant_that_nobody_takes_at_all_is_unlocked() {
     let mut scene = Scene::new(None);
     scene.book.gone = vec![0, 1];
     scene.wait(A, 0..2);
-    scene.turn();
+    scene.iterate();
     assert_eq!((scene.table.held(), scene.table.waiting()), (0, 0));
     assert_eq!(scene.plan(), [unlock(A)]);
     // The same when a guard hands over to one who has left.
     scene.wait(B, 2..3);
-    scene.turn();
+    scene.iterate();
     scene.wait(B, 1..2);
     assert!(scene.release_last(B));
 }
@@ -76,7 +76,7 @@ fn a_grant_that_nobody_takes_at_all_is_unlocked() {
 fn a_release_with_an_old_number_frees_nothing() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..2);
-    scene.turn();
+    scene.iterate();
     let first = scene.book.ids[0];
     assert!(scene.release(A, first));
     for _ in 0..2 {
@@ -88,13 +88,13 @@ fn a_release_with_an_old_number_frees_nothing() {
 }
 
 #[test]
-fn a_sweep_drops_those_who_left_and_keeps_the_others_in_order() {
+fn waiters_that_left_are_removed_and_the_others_keep_their_order() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..5);
-    scene.turn();
+    scene.iterate();
     let (now, key) = (scene.now, Key::from(A));
     let Scene { table, book, .. } = &mut scene;
-    table.sweep(key, |waiter| waiter % 2 == 1, now, book);
+    table.remove_abandoned(key, |waiter| waiter % 2 == 1, now, book);
     assert_eq!(scene.table.waiting(), 2);
     scene.release_last(A);
     scene.release_last(A);
@@ -102,15 +102,15 @@ fn a_sweep_drops_those_who_left_and_keeps_the_others_in_order() {
 }
 
 #[test]
-fn a_sweep_lets_shared_ones_join_whom_an_exclusive_one_kept_waiting() {
+fn shared_waiters_join_when_the_exclusive_one_before_them_has_left() {
     let mut scene = Scene::new(None);
     scene.share(A, 0);
-    scene.turn();
+    scene.iterate();
     scene.wait(A, 1..2);
     scene.share(A, 2);
     let (now, key) = (scene.now, Key::from(A));
     let Scene { table, book, .. } = &mut scene;
-    table.sweep(key, |waiter| *waiter == 1, now, book);
+    table.remove_abandoned(key, |waiter| *waiter == 1, now, book);
     assert_eq!(scene.book.granted, [0, 2]);
 }
 
@@ -118,10 +118,10 @@ fn a_sweep_lets_shared_ones_join_whom_an_exclusive_one_kept_waiting() {
 fn a_key_whose_waiters_have_all_left_is_forgotten() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..2);
-    scene.turned_away();
+    scene.refused_iteration();
     let (now, key) = (scene.now, Key::from(A));
     let Scene { table, book, .. } = &mut scene;
-    table.sweep(key, |_| true, now, book);
+    table.remove_abandoned(key, |_| true, now, book);
     assert_eq!(scene.plan(), []);
     assert!(scene.table.entries.is_empty());
     assert_eq!(scene.table.waiting(), 0);
@@ -132,8 +132,8 @@ fn a_lost_session_forgets_holds_and_keeps_waiters() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..3);
     scene.wait(B, 3..4);
-    scene.turn();
-    assert_eq!(scene.table.lose(), 2);
+    scene.iterate();
+    assert_eq!(scene.table.disconnected(), 2);
     assert_eq!((scene.table.held(), scene.table.waiting()), (0, 2));
     assert_eq!(scene.plan(), [lock(A)]);
     scene.settle(vec![lock(A)], true);
@@ -147,44 +147,42 @@ fn a_lost_session_forgets_holds_and_keeps_waiters() {
 }
 
 #[test]
-fn a_lost_session_makes_waiters_for_others_look_at_once() {
+fn after_a_lost_session_waiters_are_tried_for_at_once() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..1);
-    scene.turned_away();
+    scene.refused_iteration();
     assert_eq!(scene.plan(), []);
-    assert_eq!(scene.table.lose(), 0);
+    assert_eq!(scene.table.disconnected(), 0);
     assert_eq!(scene.plan(), [lock(A)]);
 }
 
 #[test]
-fn a_dismissal_is_for_those_who_cannot_wait_or_for_all() {
+fn those_who_try_once_can_be_failed_apart() {
     let mut scene = Scene::new(None);
     scene.once(A, 0);
     scene.wait(A, 1..3);
     scene.once(B, 3);
-    let mut told = Vec::new();
-    scene.table.dismiss(false, |waiter| told.push(waiter));
-    told.sort_unstable();
-    assert_eq!(told, [0, 3]);
+    scene.fail_waiters(Whom::Tries);
+    scene.book.failed.sort_unstable();
+    assert_eq!(scene.book.failed, [0, 3]);
     assert_eq!(scene.table.waiting(), 2);
-    told.clear();
-    scene.table.dismiss(true, |waiter| told.push(waiter));
-    assert_eq!(told, [1, 2]);
+    scene.book.failed.clear();
+    scene.fail_waiters(Whom::All);
+    assert_eq!(scene.book.failed, [1, 2]);
     assert_eq!(scene.table.waiting(), 0);
     assert_eq!(scene.plan(), []);
     assert!(scene.table.entries.is_empty());
 }
 
 #[test]
-fn a_failed_lock_step_tells_its_waiters_and_nobody_else() {
+fn a_failed_operation_fails_the_waiters_of_its_key_alone() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..2);
     scene.wait(B, 2..3);
     assert_eq!(scene.plan(), [lock(A), lock(B)]);
-    let mut told = Vec::new();
-    scene.table.fail(A.into(), |waiter| told.push(waiter));
+    scene.fail(lock(A));
     scene.settle(vec![lock(B)], true);
-    assert_eq!(told, [0, 1]);
+    assert_eq!(scene.book.failed, [0, 1]);
     assert_eq!(scene.book.granted, [2]);
     assert_eq!(scene.plan(), []);
     scene.wait(A, 3..4);
@@ -192,14 +190,15 @@ fn a_failed_lock_step_tells_its_waiters_and_nobody_else() {
 }
 
 #[test]
-fn who_is_sent_away_keeps_nobody_from_the_lock() {
+fn a_waiter_that_has_failed_keeps_no_other_from_the_lock() {
     let mut scene = Scene::new(None);
     scene.share(A, 0);
-    scene.turn();
+    scene.iterate();
     scene.release_last(A);
     scene.once(A, 1);
     scene.share(A, 2);
-    scene.table.dismiss(false, |waiter| assert_eq!(waiter, 1));
+    scene.fail_waiters(Whom::Tries);
+    assert_eq!(scene.book.failed, [1]);
     // The session has the lock still.
     assert_eq!(scene.plan(), []);
     assert_eq!(scene.book.granted, [0, 2]);
@@ -212,12 +211,12 @@ fn keys_that_nobody_waits_for_do_not_pile_up_without_a_session() {
         let key = (1, n);
         scene.wait(key, 0..1);
         let (now, Scene { table, book, .. }) = (scene.now, &mut scene);
-        table.sweep(key.into(), |_| n % 100 != 0, now, book);
+        table.remove_abandoned(key.into(), |_| n % 100 != 0, now, book);
         table.forget_idle();
     }
     assert_eq!(scene.table.waiting(), 10);
     assert!(scene.table.entries.len() < 200);
     // Those who stayed are served.
-    assert_eq!(scene.turn(), 10);
+    assert_eq!(scene.iterate(), 10);
     assert_eq!(scene.book.granted.len(), 10);
 }

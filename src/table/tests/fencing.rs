@@ -10,7 +10,7 @@ fn draw(key: (i32, i32), mode: Mode) -> Op {
 fn a_hand_over_draws_a_token_and_keeps_the_lock() {
     let mut scene = Scene::fenced();
     scene.wait(A, 0..2);
-    scene.turn();
+    scene.iterate();
     assert_eq!(scene.book.granted, [0]);
     scene.release_last(A);
     assert_eq!(scene.book.granted, [0], "there is no token yet");
@@ -27,11 +27,11 @@ fn a_hand_over_draws_a_token_and_keeps_the_lock() {
 fn holders_of_a_share_have_tokens_of_their_own() {
     let mut scene = Scene::fenced();
     (0..3).for_each(|waiter| scene.share(A, waiter));
-    scene.turn();
+    scene.iterate();
     assert_eq!(scene.book.granted, [0]);
     assert_eq!(scene.plan(), [draw(A, Mode::Shared)]);
     scene.settle(vec![draw(A, Mode::Shared)], true);
-    scene.turn();
+    scene.iterate();
     assert_eq!(scene.book.granted, [0, 1, 2]);
     assert_eq!(scene.book.tokens, [Some(1), Some(2), Some(3)]);
     assert_eq!(scene.plan(), []);
@@ -41,7 +41,7 @@ fn holders_of_a_share_have_tokens_of_their_own() {
 fn a_token_that_nobody_takes_is_not_kept() {
     let mut scene = Scene::fenced();
     scene.wait(A, 0..2);
-    scene.turn();
+    scene.iterate();
     scene.release_last(A);
     let batch = scene.plan();
     scene.book.gone.push(1);
@@ -49,7 +49,7 @@ fn a_token_that_nobody_takes_is_not_kept() {
     assert_eq!(scene.plan(), [unlock(A)]);
     scene.settle(vec![unlock(A)], true);
     scene.wait(A, 2..3);
-    scene.turn();
+    scene.iterate();
     assert_eq!(scene.book.granted, [0, 2]);
     assert_eq!(scene.book.tokens, [Some(1), Some(3)]);
 }
@@ -58,23 +58,22 @@ fn a_token_that_nobody_takes_is_not_kept() {
 fn without_a_token_the_lock_goes_back() {
     let mut scene = Scene::fenced();
     scene.wait(A, 0..2);
-    scene.turn();
+    scene.iterate();
     scene.release_last(A);
     scene.plan();
-    let mut told = Vec::new();
-    scene.table.fail(A.into(), |waiter| told.push(waiter));
-    assert_eq!(told, [1]);
+    scene.fail(draw(A, Mode::Exclusive));
+    assert_eq!(scene.book.failed, [1]);
     assert_eq!(scene.plan(), [unlock(A)]);
 }
 
 #[test]
-fn a_draw_that_comes_after_the_tenure_ends_it() {
+fn a_draw_that_comes_after_the_budget_ends_it() {
     let mut scene = Scene::fenced();
     scene.wait(A, 0..2);
-    scene.turn();
+    scene.iterate();
     scene.release_last(A);
     let batch = scene.plan();
-    scene.now += TENURE;
+    scene.now += BUDGET;
     scene.settle(batch, true);
     assert_eq!(scene.book.granted, [0]);
     assert_eq!(scene.plan(), [unlock(A)]);

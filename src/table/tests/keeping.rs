@@ -16,7 +16,7 @@ fn keep(scene: &mut Scene, key: (i32, i32), time: Duration) {
 fn a_kept_lock_is_nobodys_until_its_time() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..2);
-    scene.turn();
+    scene.iterate();
     keep(&mut scene, A, 10 * MS);
     // Who waits goes on waiting, who cannot is refused, and the server is not asked.
     scene.once(A, 7);
@@ -24,7 +24,7 @@ fn a_kept_lock_is_nobodys_until_its_time() {
     assert_eq!(scene.book.refused, [(7, Refusal::Busy)]);
     assert_eq!(scene.plan(), []);
     assert_eq!((scene.table.held(), scene.book.released), (1, 0));
-    assert_eq!(scene.table.next_look(), Some(scene.now + 10 * MS));
+    assert_eq!(scene.table.next_retry(), Some(scene.now + 10 * MS));
     scene.now += 9 * MS;
     assert_eq!(scene.plan(), []);
     scene.now += MS;
@@ -39,19 +39,19 @@ fn a_kept_lock_is_nobodys_until_its_time() {
 fn a_kept_lock_that_nobody_waits_for_goes_back_at_its_time() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..1);
-    scene.turn();
+    scene.iterate();
     keep(&mut scene, A, 10 * MS);
     assert!(scene.table.is_keeping() && !scene.table.is_unlock_due(A.into()));
     scene.now += 10 * MS;
     assert_eq!(scene.plan(), [unlock(A)]);
-    assert_eq!((scene.table.held(), scene.table.next_look()), (0, None));
+    assert_eq!((scene.table.held(), scene.table.next_retry()), (0, None));
 }
 
 #[test]
 fn a_time_that_is_over_keeps_nothing() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..1);
-    scene.turn();
+    scene.iterate();
     keep(&mut scene, A, Duration::ZERO);
     assert!(!scene.table.is_keeping());
     assert_eq!(scene.plan(), [unlock(A)]);
@@ -61,12 +61,12 @@ fn a_time_that_is_over_keeps_nothing() {
 fn with_the_session_go_the_kept_locks() {
     let mut scene = Scene::new(Some(1));
     scene.wait(A, 0..1);
-    scene.turn();
+    scene.iterate();
     keep(&mut scene, A, 10 * MS);
     // It counts for the limit.
     scene.once(B, 1);
-    assert_eq!(scene.book.refused, [(1, Refusal::LimitReached)]);
-    assert_eq!(scene.table.lose(), 1);
+    assert_eq!(scene.book.refused, [(1, Refusal::LimitReached(1))]);
+    assert_eq!(scene.table.disconnected(), 1);
     assert!(!scene.table.is_keeping());
-    assert_eq!(scene.table.next_look(), None);
+    assert_eq!(scene.table.next_retry(), None);
 }

@@ -16,11 +16,11 @@ impl Scene {
 }
 
 #[test]
-fn a_lock_is_handed_over_without_the_server_within_the_tenure() {
+fn a_lock_is_handed_over_without_the_server_within_the_budget() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..3);
-    scene.turn();
-    scene.now += TENURE - MS;
+    scene.iterate();
+    scene.now += BUDGET - MS;
     scene.release_last(A);
     assert_eq!(scene.book.granted, [0, 1]);
     assert_eq!(scene.book.handed_over, 1);
@@ -28,18 +28,18 @@ fn a_lock_is_handed_over_without_the_server_within_the_tenure() {
 }
 
 #[test]
-fn after_its_tenure_a_process_unlocks_and_pauses() {
+fn after_its_budget_a_process_unlocks_and_pauses() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..2);
-    scene.turn();
-    scene.now += TENURE;
+    scene.iterate();
+    scene.now += BUDGET;
     assert!(scene.release_last(A));
     assert_eq!(scene.plan(), [unlock(A)]);
     scene.settle(vec![unlock(A)], true);
     assert_eq!(scene.plan(), []);
     let pause = scene.pause();
-    // Longer than that of one who has waited for the whole tenure.
-    assert!(pause > TENURE / 10, "{pause:?}");
+    // Longer than that of one who has waited for the whole budget.
+    assert!(pause > BUDGET / 10, "{pause:?}");
     scene.now += pause;
     assert_eq!(scene.plan(), [lock(A)]);
     scene.settle(vec![lock(A)], true);
@@ -48,39 +48,39 @@ fn after_its_tenure_a_process_unlocks_and_pauses() {
 }
 
 #[test]
-fn a_new_tenure_begins_after_the_old_one() {
+fn a_new_budget_begins_after_the_old_one() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..3);
-    scene.turn();
-    scene.now += TENURE;
+    scene.iterate();
+    scene.now += BUDGET;
     scene.release_last(A);
-    scene.turn();
+    scene.iterate();
     scene.now += scene.pause();
-    scene.turn();
-    scene.now += TENURE / 2;
+    scene.iterate();
+    scene.now += BUDGET / 2;
     assert!(scene.release_last(A));
     assert_eq!(scene.book.granted, [0, 1, 2]);
 }
 
 #[test]
-fn somebody_elses_turn_ends_the_tenure() {
+fn a_lock_that_is_taken_elsewhere_ends_the_budget() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..1);
-    scene.turn();
+    scene.iterate();
     scene.release_last(A);
-    scene.turn();
+    scene.iterate();
     // Before the next plan forgets the key.
     scene.wait(A, 1..2);
-    scene.turned_away();
-    scene.now += 2 * TENURE;
-    scene.turn();
+    scene.refused_iteration();
+    scene.now += 2 * BUDGET;
+    scene.iterate();
     assert_eq!(scene.book.granted, [0, 1]);
 }
 
 #[test]
-fn who_comes_only_after_the_tenure_waits_for_others_too() {
+fn who_comes_only_after_the_budget_waits_for_others_too() {
     let mut scene = Scene::new(None);
-    scene.hold(0, TENURE);
+    scene.hold(0, BUDGET);
     scene.wait(A, 1..2);
     assert_eq!(scene.plan(), []);
     scene.now += scene.pause();
@@ -90,28 +90,28 @@ fn who_comes_only_after_the_tenure_waits_for_others_too() {
 #[test]
 fn who_cannot_wait_does_not_wait_for_others() {
     let mut scene = Scene::new(None);
-    scene.hold(0, TENURE);
+    scene.hold(0, BUDGET);
     scene.once(A, 1);
     assert_eq!(scene.plan(), [lock(A)]);
 }
 
 #[test]
-fn a_key_that_nobody_wants_after_its_tenure_is_forgotten() {
+fn a_key_that_nobody_wants_after_its_budget_is_forgotten() {
     let mut scene = Scene::new(None);
-    scene.hold(0, TENURE);
+    scene.hold(0, BUDGET);
     scene.now += scene.pause();
     assert_eq!(scene.plan(), []);
     assert!(scene.table.entries.is_empty());
-    assert_eq!(scene.table.next_look(), None);
+    assert_eq!(scene.table.next_retry(), None);
 }
 
 #[test]
-fn holds_that_leave_others_no_time_between_them_are_one_tenure() {
+fn holds_that_leave_others_no_time_between_them_are_one_budget() {
     let mut scene = Scene::new(None);
     for waiter in 0..3 {
-        scene.hold(waiter, TENURE / 2);
+        scene.hold(waiter, BUDGET / 2);
         assert_eq!(scene.plan(), []);
-        assert_eq!(scene.table.next_look().is_some(), waiter == 1);
+        assert_eq!(scene.table.next_retry().is_some(), waiter == 1);
         scene.now += match waiter {
             1 => scene.pause(),
             _ => MS / 2,
@@ -123,9 +123,9 @@ fn holds_that_leave_others_no_time_between_them_are_one_tenure() {
 fn holds_with_time_for_others_between_them_are_not() {
     let mut scene = Scene::new(None);
     for waiter in 0..5 {
-        scene.hold(waiter, TENURE / 2);
+        scene.hold(waiter, BUDGET / 2);
         assert_eq!(scene.plan(), []);
-        assert_eq!(scene.table.next_look(), None);
+        assert_eq!(scene.table.next_retry(), None);
         scene.now += 2 * MS;
     }
 }
@@ -133,33 +133,33 @@ fn holds_with_time_for_others_between_them_are_not() {
 #[test]
 fn what_is_taken_again_is_held_before_others_have_their_turn() {
     let mut scene = Scene::new(None);
-    scene.hold(0, TENURE - MS / 2);
-    // By now the tenure would be over, but nobody had the time to look.
+    scene.hold(0, BUDGET - MS / 2);
+    // By now the budget would be spent, but nobody had the time to take it.
     scene.now += MS;
     scene.wait(A, 1..2);
-    scene.turn();
+    scene.iterate();
     assert_eq!(scene.book.granted, [0, 1]);
     scene.now += MS;
     scene.release_last(A);
-    scene.turn();
-    assert!(scene.table.next_look().is_some());
+    scene.iterate();
+    assert!(scene.table.next_retry().is_some());
 }
 
 #[test]
 fn who_can_wait_for_a_moment_only_is_not_kept_waiting_for_longer() {
     let mut scene = Scene::new(None);
-    scene.hold(0, 20 * TENURE);
-    let rest = scene.pause();
-    let deadline = scene.now + rest / 2;
-    scene.ask(A, Mode::Exclusive, Patience::Until(deadline), 1);
+    scene.hold(0, 20 * BUDGET);
+    let cooldown = scene.pause();
+    let deadline = scene.now + cooldown / 2;
+    scene.ask(A, Mode::Exclusive, Wait::Until(deadline), 1);
     assert_eq!(scene.plan(), []);
-    scene.now += rest / 4;
+    scene.now += cooldown / 4;
     assert_eq!(scene.plan(), [lock(A)]);
     // Whoever has the time waits.
     scene.settle(vec![lock(A)], false);
-    let late = scene.now + 100 * rest;
+    let late = scene.now + 100 * cooldown;
     let mut scene = Scene::new(None);
-    scene.hold(0, 20 * TENURE);
-    scene.ask(A, Mode::Exclusive, Patience::Until(late), 1);
-    assert_eq!(scene.pause(), rest);
+    scene.hold(0, 20 * BUDGET);
+    scene.ask(A, Mode::Exclusive, Wait::Until(late), 1);
+    assert_eq!(scene.pause(), cooldown);
 }

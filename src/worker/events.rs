@@ -1,0 +1,221 @@
+//! What has happened, for those who are told of it: the counters, the log and the user's
+//! observer.
+//!
+//! Events are recorded while the mutex of the [shared state](super::shared) is held, and
+//! dispatched when it is free: a log subscriber or an observer may do anything, and take any
+//! time for it. They are dispatched in their order, by one thread at a time.
+
+use std::error::Error as StdError;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use crate::error::Error;
+use crate::lease::Ended;
+use crate::observer::{
+    Acquired, Connected, Disconnected, Lost, Observer, Released, Retried, Waited,
+};
+use crate::stats::Stats;
+
+pub(crate) enum Event {
+    Waited(Waited),
+    Acquired(Acquired),
+    Released(Released),
+    Disconnected {
+        ended: Ended,
+        cause: Error,
+        /// Holds that were lost with the session.
+        held: usize,
+    },
+    Connected {
+        event: Connected,
+        occasion: Occasion,
+    },
+    Retried {
+        event: Retried,
+        occasion: Occasion,
+        /// True for the first failure of an outage.
+        is_first: bool,
+    },
+    StillAway {
+        cause: Error,
+        lasted: Duration,
+    },
+}
+
+/// Which connect it was.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    Start,
+    Reconnect,
+}
+
+#[derive(Default)]
+pub(crate) struct Events {
+    /// The counters; the gauges are for whoever knows the lock table.
+    stats: Stats,
+    /// True if there is somebody to tell of single locks.
+    is_observed: bool,
+    pending: Vec<Event>,
+    is_dispatching: bool,
+}
+
+impl Events {
+    pub(crate) fn new(observer: Option<&Arc<dyn Observer>>) -> Self {
+        Events {
+            is_observed: observer.is_some(),
+            ..Events::default()
+        }
+    }
+
+    pub(crate) fn record(&mut self, event: Event) {
+        let stats = &mut self.stats;
+        let is_logged = match &event {
+            Event::Waited(_) => {
+                stats.contended += 1;
+                false
+            }
+            Event::Acquired(acquired) => {
+                stats.acquired += 1;
+                stats.hand_overs += u64::from(acquired.handed_over);
+                false
+            }
+            Event::Released(_) => {
+                stats.released += 1;
+                false
+            }
+            Event::Disconnected { held, .. } => {
+                stats.lost += *held as u64;
+                true
+            }
+            Event::Connected { occasion, .. } => {
+                stats.reconnects += u64::from(*occasion == Occasion::Reconnect);
+                true
+            }
+            Event::Retried { .. } | Event::StillAway { .. } => true,
+        };
+        if is_logged || self.is_observed {
+            self.pending.push(event);
+        }
+    }
+
+    /// Guards that were dropped before the end, and that nobody reads of any more.
+    pub(crate) fn record_unread_releases(&mut self, count: usize) {
+        self.stats.released += count as u64;
+    }
+
+    /// A batch of so many operations is sent.
+    pub(crate) fn record_batch(&mut self, size: usize) {
+        self.stats.batches += 1;
+        self.stats.largest_batch = self.stats.largest_batch.max(size as u64);
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.stats.clone()
+    }
+
+    /// True if there is something to dispatch.
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The caller is to dispatch what is pending. False if another thread is at it already,
+    /// which will find these, too.
+    pub(crate) fn begin_dispatch(&mut self) -> bool {
+        self.is_pending() && !mem::replace(&mut self.is_dispatching, true)
+    }
+
+    /// What is to be dispatched next, into `batch`, which is empty. False if that is all.
+    pub(crate) fn next_to_dispatch(&mut self, batch: &mut Vec<Event>) -> bool {
+        self.is_dispatching = self.is_pending();
+        mem::swap(&mut self.pending, batch);
+        self.is_dispatching
+    }
+}
+
+/// Tells the log and the observer of `event`. A panic of theirs harms nobody else.
+pub(crate) fn dispatch(event: &Event, server: &postgres::Config, observer: Option<&dyn Observer>) {
+    let told = catch_unwind(AssertUnwindSafe(|| {
+        log(event, server);
+        if let Some(observer) = observer {
+            tell(event, observer);
+        }
+    }));
+    // The panic hook has reported it.
+    drop(told);
+}
+
+fn tell(event: &Event, observer: &dyn Observer) {
+    match event {
+        Event::Waited(event) => observer.waited(event),
+        Event::Acquired(event) => observer.acquired(event),
+        Event::Released(event) => observer.released(event),
+        &Event::Disconnected {
+            ended,
+            ref cause,
+            held,
+        } => {
+            if held > 0 {
+                observer.lost(&Lost {
+                    holds: held,
+                    ended,
+                    cause: cause.clone(),
+                });
+            }
+            let cause = cause.clone();
+            observer.disconnected(&Disconnected { cause });
+        }
+        Event::Connected { event, .. } => observer.connected(event),
+        Event::Retried { event, .. } => observer.retried(event),
+        Event::StillAway { .. } => {}
+    }
+}
+
+fn log(event: &Event, server: &postgres::Config) {
+    match event {
+        Event::Waited(_) | Event::Acquired(_) | Event::Released(_) => {}
+        Event::Disconnected {
+            ended: Ended::Closed,
+            held,
+            ..
+        } => debug!(held, "closing the database session"),
+        Event::Disconnected { cause, held, .. } => {
+            let error = cause as &dyn StdError;
+            warn!(error, held, "lost the database session");
+        }
+        Event::Connected {
+            event: Connected { session, after },
+            occasion: Occasion::Reconnect,
+        } => info!(session, ?after, "reconnected"),
+        Event::Connected {
+            event: Connected { after, .. },
+            occasion: Occasion::Start,
+        } => {
+            let (hosts, dbname) = (server.get_hosts(), server.get_dbname());
+            info!(?hosts, dbname, ?after, "connected");
+        }
+        Event::Retried {
+            event: Retried { error, pause },
+            occasion,
+            is_first,
+        } => {
+            let error = error as &dyn StdError;
+            let what = match occasion {
+                Occasion::Start => "cannot connect",
+                Occasion::Reconnect => "cannot reconnect",
+            };
+            if *is_first {
+                warn!(error, wait = ?pause, "{what}");
+            } else {
+                debug!(error, wait = ?pause, "{what}");
+            }
+        }
+        Event::StillAway { cause, lasted } => {
+            let error = cause as &dyn StdError;
+            warn!(error, ?lasted, "the database is still away");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Exchanges with the server: what one is for, when it is due, and what comes of it.
+
+use std::time::Instant;
+
+use super::in_flight::InFlight;
+use super::shared::State;
+use crate::config::Settings;
+use crate::error::Error;
+use crate::lease::heartbeat_pause;
+use crate::op::{Op, Outcome};
+use crate::session::{Lost, Session};
+
+/// Operations in one batch, and requests taken in for it.
+pub(super) const MAX_BATCH: usize = 1024;
+
+#[derive(Clone, Copy)]
+pub(super) enum Purpose {
+    Batch,
+    Heartbeat,
+    /// The session is about to be silent for long.
+    DisarmLease,
+}
+
+pub(super) struct Exchange {
+    // Kept from one to the next for their memory.
+    ops: Vec<Op>,
+    outcomes: Vec<Outcome>,
+    /// When the last one that succeeded began.
+    last_contact: Instant,
+}
+
+impl Exchange {
+    pub(super) fn new() -> Self {
+        Exchange {
+            ops: Vec::with_capacity(MAX_BATCH),
+            outcomes: Vec::with_capacity(MAX_BATCH),
+            last_contact: Instant::now(),
+        }
+    }
+
+    /// There is a new session, which has just answered.
+    pub(super) fn connected(&mut self, now: Instant) {
+        self.last_contact = now;
+    }
+
+    /// Operations in the last batch, or in the one that is planned.
+    pub(super) fn batch_len(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Puts together what is to be done at the server now, if anything.
+    pub(super) fn plan(
+        &mut self,
+        state: &mut State,
+        session: &Session,
+        settings: &Settings,
+        now: Instant,
+    ) -> Option<Purpose> {
+        self.plan_batch(state, now);
+        if !self.ops.is_empty() {
+            state.events.record_batch(self.ops.len());
+            return Some(Purpose::Batch);
+        }
+        if self
+            .contact_due(state, session, settings)
+            .is_none_or(|due| now < due)
+        {
+            return None;
+        }
+        match state.is_active() || state.lane.has_unlocks() {
+            true => Some(Purpose::Heartbeat),
+            false => Some(Purpose::DisarmLease),
+        }
+    }
+
+    pub(super) fn plan_batch(&mut self, state: &mut State, now: Instant) {
+        self.ops.clear();
+        self.outcomes.clear();
+        let (table, mut responder) = state.table_and_responder();
+        table.plan(now, MAX_BATCH, &mut self.ops, &mut responder);
+    }
+
+    /// When the server has to hear from us if there is no batch for it.
+    fn contact_due(
+        &self,
+        state: &State,
+        session: &Session,
+        settings: &Settings,
+    ) -> Option<Instant> {
+        if state.lane.has_unlocks() {
+            Some(self.last_contact)
+        } else if state.is_active() {
+            let limit = session.transaction_limit().unwrap_or(settings.heartbeat);
+            Some(self.last_contact + heartbeat_pause(settings.heartbeat.min(limit)))
+        } else {
+            let pause = session.lease().disarm_after()?;
+            Some(self.last_contact + pause)
+        }
+    }
+
+    /// When the next one is due if nobody calls. `None`: not at all.
+    pub(super) fn next(
+        &self,
+        state: &State,
+        session: &Session,
+        settings: &Settings,
+    ) -> Option<Instant> {
+        if state.table.has_ready() {
+            return Some(Instant::now());
+        }
+        let contact = self.contact_due(state, session, settings);
+        state.table.next_retry().into_iter().chain(contact).min()
+    }
+
+    /// Goes to the server and back, which may take as long as that likes: without the mutex of
+    /// the shared state.
+    pub(super) fn run(
+        &mut self,
+        purpose: Purpose,
+        session: &mut Session,
+        in_flight: &InFlight,
+    ) -> Result<(), Lost> {
+        let on_round_trip = || in_flight.next();
+        let started = Instant::now();
+        match purpose {
+            Purpose::Heartbeat => session.heartbeat(&on_round_trip)?,
+            Purpose::DisarmLease => session.disarm_lease()?,
+            Purpose::Batch => session.apply(&self.ops, &mut self.outcomes, &on_round_trip)?,
+        }
+        self.last_contact = started;
+        Ok(())
+    }
+
+    /// Hands the outcomes to the table, and answers who waited for them. An error if the
+    /// session can be trusted no longer.
+    pub(super) fn settle(&mut self, state: &mut State) -> Result<(), Error> {
+        let now = Instant::now();
+        let (table, mut responder) = state.table_and_responder();
+        let mut settled = Ok(());
+        for (op, outcome) in self.ops.drain(..).zip(self.outcomes.drain(..)) {
+            if let Err(stray) = table.settle(op, outcome, now, &mut responder) {
+                settled = Err(stray);
+            }
+        }
+        if let Err(stray) = settled {
+            // What else has gone astray cannot be known: start afresh.
+            return Err(Error::unavailable(format!(
+                "the session did not hold the lock {} that it gave back",
+                stray.0
+            )));
+        }
+        let State { table, lane, .. } = state;
+        lane.confirm_unlocks(|key| table.is_unlock_due(key));
+        Ok(())
+    }
+
+    #[cfg(all(test, distlock_model))]
+    pub(super) fn succeed(&mut self) {
+        self.outcomes
+            .extend(self.ops.iter().map(|_| Outcome::Done(None)));
+    }
+}

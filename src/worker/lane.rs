@@ -1,0 +1,160 @@
+//! All that there is once for each worker and its session.
+//!
+//! It is read and changed under the mutex of the [shared state](super::shared), so that a close
+//! and the watchdog can end a session, and replace its worker, without the worker's help.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::in_flight::InFlight;
+use super::reply::Replier;
+use super::request::{Grant, UnlockReply};
+use crate::connect::Canceller;
+use crate::connect::abandoned::Waiting;
+use crate::error::Error;
+use crate::key::Key;
+use crate::lease::{Ended, Lease};
+
+/// An explicit unlock. It is answered by the first exchange that began after it and in which
+/// the server was well: only then is it certain that the lock lasted until then, also if it
+/// has gone to the next holder without the server.
+struct Unlock {
+    key: Key,
+    reply: Replier<UnlockReply>,
+    /// The exchanges begun before.
+    after: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Lane {
+    /// Of the session that grants are made on; `None` while there is none.
+    lease: Option<Arc<Lease>>,
+    /// That session's, for when it is given up with a statement under way.
+    canceller: Option<Canceller>,
+    /// The number of the last session that was asked for.
+    generation: u64,
+    /// Explicit unlocks that wait for the server's answer.
+    unlocks: Vec<Unlock>,
+    /// Exchanges begun on the session.
+    exchanges: u64,
+    /// Which worker is in charge. One that finds another number here has been replaced, and
+    /// leaves.
+    epoch: u64,
+    /// That worker's.
+    in_flight: Arc<InFlight>,
+    /// To abandon that worker with.
+    waiting: Option<Waiting>,
+    thread: Option<JoinHandle<()>>,
+    /// True while there is no worker, for want of a thread.
+    is_unmanned: bool,
+}
+
+impl Lane {
+    pub(crate) fn lease(&self) -> Option<&Arc<Lease>> {
+        self.lease.as_ref()
+    }
+
+    /// True if `grant` was made on the present session.
+    pub(crate) fn has_made(&self, grant: &Grant) -> bool {
+        let generation = grant.lease.generation();
+        self.lease
+            .as_ref()
+            .is_some_and(|lease| lease.generation() == generation)
+    }
+
+    pub(crate) fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    /// There is a session to make grants on.
+    pub(crate) fn connected(&mut self, lease: Arc<Lease>, canceller: Option<Canceller>) {
+        self.lease = Some(lease);
+        self.canceller = canceller;
+    }
+
+    /// The session is of no use any more: ends its holds, and answers the unlocks that wait
+    /// for it. False if there was none.
+    pub(crate) fn disconnected(&mut self, ended: Ended) -> bool {
+        let lease = self.lease.take();
+        if let Some(lease) = &lease {
+            lease.trip(ended);
+        }
+        for unlock in self.unlocks.drain(..) {
+            unlock.reply.send(Err(Error::ended(ended))).ok();
+        }
+        lease.is_some()
+    }
+
+    /// Has `reply` answered when the server has confirmed that the lock lasted until now.
+    pub(crate) fn await_unlock(&mut self, key: Key, reply: Replier<UnlockReply>) {
+        self.unlocks.push(Unlock {
+            key,
+            reply,
+            after: self.exchanges,
+        });
+    }
+
+    /// True if unlocks wait for the server's answer.
+    pub(crate) fn has_unlocks(&self) -> bool {
+        !self.unlocks.is_empty()
+    }
+
+    /// The last exchange has succeeded: answers the unlocks that it confirms, but for those of
+    /// keys whose unlock `is_due` at the server.
+    pub(crate) fn confirm_unlocks(&mut self, is_due: impl Fn(Key) -> bool) {
+        let last = self.exchanges;
+        let is_sure = |unlock: &mut Unlock| unlock.after < last && !is_due(unlock.key);
+        for unlock in self.unlocks.extract_if(.., is_sure) {
+            unlock.reply.send(Ok(())).ok();
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> &Arc<InFlight> {
+        &self.in_flight
+    }
+
+    /// The worker begins an exchange with the server.
+    pub(crate) fn begin_exchange(&mut self) {
+        self.exchanges += 1;
+        self.in_flight.begin();
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Makes room for a worker of its own clock, with `waiting` to abandon it. The one before
+    /// is detached.
+    pub(crate) fn man(&mut self, waiting: Waiting) -> Arc<InFlight> {
+        self.in_flight = Arc::new(self.in_flight.successor());
+        self.waiting = Some(waiting);
+        Arc::clone(&self.in_flight)
+    }
+
+    /// The worker has started.
+    pub(crate) fn manned_by(&mut self, thread: JoinHandle<()>) {
+        self.thread = Some(thread);
+        self.is_unmanned = false;
+    }
+
+    /// Gives the worker up, which is stuck: it counts as abandoned until it ends, and whatever
+    /// it says has no effect any more. Returns what may free it.
+    pub(crate) fn abandon_worker(&mut self) -> Option<Canceller> {
+        self.epoch += 1;
+        if let Some(waiting) = self.waiting.take() {
+            waiting.leave();
+        }
+        self.is_unmanned = true;
+        self.canceller.take()
+    }
+
+    pub(crate) fn is_unmanned(&self) -> bool {
+        self.is_unmanned
+    }
+
+    /// The worker's thread, to be joined once.
+    pub(crate) fn take_thread(&mut self) -> Option<JoinHandle<()>> {
+        self.thread.take()
+    }
+}

@@ -1,0 +1,121 @@
+//! Where callers leave what is for the worker.
+//!
+//! Requests come through a bounded queue, in which callers wait for room. Control messages,
+//! which give something back, stand in a list beside it: whoever leaves one never waits. A flag
+//! tells whether the worker has been woken for those that are there, so that many cost one
+//! wake-up.
+
+use std::convert::Infallible;
+use std::mem;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::request::{Control, Message};
+use crate::error::Error;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Latch, Mutex};
+
+pub(crate) struct Mailbox {
+    /// The worker's end, also for those who have to answer in its place.
+    queue: Receiver<Message>,
+    control: Mutex<Vec<Control>>,
+    /// True if there are control messages that the worker has been woken for.
+    has_control: AtomicBool,
+    closed: Latch,
+}
+
+impl Mailbox {
+    /// A mailbox with room for so many requests, and the callers' end of the queue. The queue
+    /// disconnects when the last of those is dropped.
+    pub(crate) fn new(capacity: usize) -> (Mailbox, Sender<Message>) {
+        let (sender, queue) = bounded(capacity);
+        let mailbox = Mailbox {
+            queue,
+            control: Mutex::default(),
+            has_control: AtomicBool::new(false),
+            closed: Latch::default(),
+        };
+        (mailbox, sender)
+    }
+
+    pub(crate) fn queue(&self) -> &Receiver<Message> {
+        &self.queue
+    }
+
+    /// Leaves a control message. True if the worker has to be woken for it.
+    #[must_use]
+    pub(crate) fn post(&self, control: Control) -> bool {
+        self.control.lock().push(control);
+        !self.has_control.swap(true, Ordering::SeqCst)
+    }
+
+    /// Takes all control messages, into a list that is empty.
+    pub(crate) fn take_control(&self, into: &mut Vec<Control>) {
+        self.has_control.store(false, Ordering::SeqCst);
+        mem::swap(&mut *self.control.lock(), into);
+    }
+
+    /// No more is taken in. False if that was so already.
+    pub(crate) fn close(&self) -> bool {
+        self.closed.set()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_set()
+    }
+
+    /// Disconnects when the mailbox is closed, for those who wait for room in the queue.
+    pub(crate) fn closed(&self) -> &Receiver<Infallible> {
+        self.closed.channel()
+    }
+
+    /// Answers all requests in the queue with `error`.
+    pub(crate) fn refuse_requests(&self, error: &Error) {
+        while let Ok(message) = self.queue.try_recv() {
+            if let Message::Acquire(request) = message {
+                request.reply.send(Err(error.clone())).ok();
+            }
+        }
+    }
+
+    /// Answers the unlocks whose session has ended.
+    pub(crate) fn answer_lost_unlocks(&self) {
+        for control in self.control.lock().iter_mut() {
+            if let Control::Release { grant, reply } = control
+                && let Some(ended) = grant.lease.ended()
+                && let Some(reply) = reply.take()
+            {
+                reply.send(Err(Error::ended(ended))).ok();
+            }
+        }
+    }
+
+    /// Answers what arrives although the mailbox is closed. Whoever sends calls this afterwards,
+    /// so nothing stays unanswered.
+    pub(crate) fn drain(&self) {
+        let closed = Error::closed();
+        self.refuse_requests(&closed);
+        for control in mem::take(&mut *self.control.lock()) {
+            if let Control::Release {
+                reply: Some(reply), ..
+            } = control
+            {
+                reply.send(Err(closed.clone())).ok();
+            }
+        }
+    }
+
+    /// How many locks of the session number `generation` have been given back in messages that
+    /// the worker has not read yet.
+    pub(crate) fn releases(&self, generation: u64, now: Instant) -> usize {
+        let is_release = |control: &&Control| match control {
+            Control::Release { grant, .. } => {
+                grant.lease.generation() == generation
+                    && grant.keep_until.is_none_or(|until| until <= now)
+            }
+            Control::GaveUp(_) => false,
+        };
+        self.control.lock().iter().filter(is_release).count()
+    }
+}
