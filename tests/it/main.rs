@@ -29,6 +29,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod network;
+mod observer;
 mod outages;
 mod path;
 mod pooler;

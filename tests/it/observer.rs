@@ -1,0 +1,253 @@
+//! What an observer is told, in which order, and that it can harm nobody.
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use distlock::observer::{
+    Acquired, Connected, Disconnected, Lost, Observer, Released, Retried, Waited,
+};
+use distlock::{Ended, Key, Manager};
+use serial_test::serial;
+use throwaway_postgres::{Server, Shutdown};
+
+use crate::support::*;
+
+#[derive(Clone, Debug, PartialEq)]
+enum Seen {
+    Waited(Key, bool),
+    Acquired { key: Key, hold: u64, via: Via },
+    Released(Key, u64),
+    Lost(usize, Ended),
+    Connected(u64),
+    Disconnected,
+    Retried,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Via {
+    Server,
+    Guard,
+}
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Record(Mutex<Vec<Seen>>);
+
+impl Record {
+    fn push(&self, seen: Seen) {
+        self.0.lock().unwrap().push(seen);
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// What has been seen when there are so many, since the last time.
+    #[track_caller]
+    fn take(&self, count: usize) -> Vec<Seen> {
+        eventually(|| self.seen().len() >= count);
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Observer for Record {
+    fn waited(&self, event: &Waited) {
+        self.push(Seen::Waited(event.key, event.shared));
+    }
+
+    fn acquired(&self, event: &Acquired) {
+        let via = match event.handed_over {
+            true => Via::Guard,
+            false => Via::Server,
+        };
+        let (key, hold) = (event.key, event.hold);
+        self.push(Seen::Acquired { key, hold, via });
+    }
+
+    fn released(&self, event: &Released) {
+        self.push(Seen::Released(event.key, event.hold));
+    }
+
+    fn lost(&self, event: &Lost) {
+        self.push(Seen::Lost(event.holds, event.ended));
+    }
+
+    fn connected(&self, event: &Connected) {
+        self.push(Seen::Connected(event.session));
+    }
+
+    fn disconnected(&self, _: &Disconnected) {
+        self.push(Seen::Disconnected);
+    }
+
+    fn retried(&self, _: &Retried) {
+        self.push(Seen::Retried);
+    }
+}
+
+fn observed() -> (Manager, Arc<Record>) {
+    let record = Arc::new(Record::default());
+    let observer = Arc::clone(&record);
+    let mgr = builder().observer(observer).connect().unwrap();
+    assert_eq!(record.take(1), [Seen::Connected(1)]);
+    (mgr, record)
+}
+
+fn acquired(key: Key, hold: u64, via: Via) -> Seen {
+    Seen::Acquired { key, hold, via }
+}
+
+#[test]
+#[serial]
+fn a_lock_is_told_of_from_its_wait_to_its_release() {
+    let _clean = clean();
+    let (mgr, record) = observed();
+    let key = Key::from(17);
+    let first = mgr.lock(17).unwrap();
+    assert_eq!(record.take(1), [acquired(key, 1, Via::Server)]);
+    assert!(mgr.try_lock(17).unwrap().is_none());
+    assert_eq!(record.take(1), [Seen::Waited(key, false)]);
+    let second = thread::spawn({
+        let mgr = mgr.clone();
+        move || mgr.lock(17).unwrap().unlock()
+    });
+    assert_eq!(record.take(1), [Seen::Waited(key, false)]);
+    drop(first);
+    second.join().unwrap().unwrap();
+    let released = Seen::Released(key, 2);
+    assert_eq!(
+        record.take(3),
+        [
+            Seen::Released(key, 1),
+            acquired(key, 2, Via::Guard),
+            released
+        ]
+    );
+    drop(mgr.lock_shared(17).unwrap());
+    record.take(2);
+    mgr.close().unwrap();
+    assert_eq!(record.take(1), [Seen::Disconnected]);
+}
+
+#[test]
+#[serial]
+fn a_loss_is_told_of_with_its_session_and_the_next_one() {
+    let _clean = clean();
+    let (mgr, record) = observed();
+    let guards = [mgr.lock(1).unwrap(), mgr.lock(2).unwrap()];
+    record.take(2);
+    terminate_sessions(&mut server().client());
+    let lost = Seen::Lost(2, Ended::SessionLost);
+    assert_eq!(
+        record.take(3),
+        [lost, Seen::Disconnected, Seen::Connected(2)]
+    );
+    drop(guards);
+    let _held = mgr.lock(3).unwrap();
+    record.take(1);
+    mgr.close().unwrap();
+    let lost = Seen::Lost(1, Ended::Closed);
+    assert_eq!(record.take(2), [lost, Seen::Disconnected]);
+}
+
+#[test]
+#[serial]
+fn a_connect_that_fails_is_told_of_each_time() {
+    let server = Server::start().unwrap();
+    let record = Arc::new(Record::default());
+    let observer = Arc::clone(&record);
+    let mgr = Manager::builder(&server.url())
+        .reconnect_backoff(Duration::from_millis(1), Duration::from_millis(1))
+        .observer(observer)
+        .connect()
+        .unwrap();
+    // Otherwise it would not notice.
+    let _held = mgr.lock(1).unwrap();
+    server.stop(Shutdown::Fast).unwrap();
+    eventually(|| {
+        record
+            .seen()
+            .iter()
+            .filter(|&seen| *seen == Seen::Retried)
+            .count()
+            > 2
+    });
+    server.start_again().unwrap();
+    eventually(|| matches!(record.seen().last(), Some(Seen::Connected(_))));
+    mgr.close().unwrap();
+}
+
+/// The events of many threads, of which each ends a hold and begins another.
+#[test]
+#[serial]
+fn events_come_in_their_order_from_all_threads() {
+    let _clean = clean();
+    let (mgr, record) = observed();
+    let threads = (0..8)
+        .map(|_| {
+            let mgr = mgr.clone();
+            thread::spawn(move || (0..200).for_each(|_| drop(mgr.lock(17).unwrap())))
+        })
+        .collect::<Vec<_>>();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    let is_end = |seen: &&Seen| matches!(seen, Seen::Released(..));
+    eventually(|| record.seen().iter().filter(is_end).count() == 1600);
+    let mut inside = None;
+    for seen in record.seen() {
+        match seen {
+            Seen::Acquired { hold, .. } => assert_eq!(inside.replace(hold), None),
+            Seen::Released(_, hold) => assert_eq!(inside.take(), Some(hold)),
+            _ => {}
+        }
+    }
+    mgr.close().unwrap();
+}
+
+struct Panics;
+
+impl Observer for Panics {
+    fn acquired(&self, _: &Acquired) {
+        panic!("an observer that panics, as this test wants");
+    }
+}
+
+#[test]
+#[serial]
+fn a_panic_of_an_observer_harms_nobody() {
+    let _clean = clean();
+    let mgr = builder().observer(Arc::new(Panics)).connect().unwrap();
+    for _ in 0..3 {
+        mgr.lock(1).unwrap().unlock().unwrap();
+    }
+    assert_eq!(mgr.stats().lost, 0);
+    mgr.close().unwrap();
+}
+
+/// Asks its manager, and drops a guard, in the middle of a call.
+struct Asks(Mutex<Option<(Manager, distlock::Guard)>>);
+
+impl Observer for Asks {
+    fn waited(&self, _: &Waited) {
+        if let Some((mgr, guard)) = self.0.lock().unwrap().take() {
+            assert_eq!(mgr.stats().held, 1);
+            assert!(mgr.health().connected);
+            drop(guard);
+        }
+    }
+}
+
+#[test]
+#[serial]
+fn an_observer_may_ask_its_manager_and_drop_guards() {
+    let _clean = clean();
+    let asks = Arc::new(Asks(Mutex::new(None)));
+    let observer = Arc::clone(&asks);
+    let mgr = builder().observer(observer).connect().unwrap();
+    let guard = mgr.lock(1).unwrap();
+    *asks.0.lock().unwrap() = Some((mgr.clone(), guard));
+    mgr.lock(1).unwrap().unlock().unwrap();
+    mgr.close().unwrap();
+}
