@@ -45,8 +45,8 @@
 //! cut off or frozen and has a lease. Work that must not be done twice even then needs
 //! a last line of defence of its own: a transaction, or the [token](Guard::token) of
 //! [`Builder::fencing`]. A child after a `fork` without `exec` has none of the manager's
-//! threads; make managers after the fork. The repository's `docs/guarantees.md` goes
-//! through all faults, one by one, with the test that shows each promise.
+//! threads; make managers after the fork. [Guarantees](guarantees) goes through all faults,
+//! one by one, with the test that shows each promise.
 //!
 //! *Waiting.* Threads of one process are served first in, first out. A released lock
 //! goes to the next of them without the server for up to 20 ms on end; then this process
@@ -461,6 +461,10 @@ pub use crate::manager::Manager;
 pub use crate::stats::Stats;
 pub use crate::watch::Watch;
 pub use crate::with_lock::WithLockError;
+
+#[cfg(doc)]
+#[doc = include_str!("../docs/guarantees.md")]
+pub mod guarantees {}
 
 /// Compiles the README's examples.
 #[cfg(doctest)]
