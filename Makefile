@@ -9,7 +9,7 @@ SERVERS := 14.23.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17
 FETCHED := target/servers
 PG_BINDIRS = $(wildcard /usr/lib/postgresql/*/bin $(FETCHED)/*/bin)
 
-.PHONY: help demo test matrix servers newest models soak lint package ci bench setup
+.PHONY: help demo test matrix servers newest models soak lint api package ci bench setup
 # The targets share one build folder; side by side they would only wait for its lock.
 .NOTPARALLEL:
 
@@ -50,12 +50,16 @@ models: setup ## Try the hand-offs between threads in many orders
 soak: setup ## Lock for SOAK_MINUTES (10) while everything breaks, and check the history
 	$(CARGO) run --release --locked -p soak -- --minutes $(SOAK_MINUTES)
 
-lint: setup ## Format, clippy and docs, warnings are errors
+lint: setup ## Check format, clippy, docs and the public API; warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 	$(CARGO) clippy -p distlock --locked -- -D warnings
 	$(MODEL) $(CARGO) clippy -p distlock --lib --tests --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --all-features --locked
+	$(CARGO) run --quiet --locked -p public-api-list
+
+api: setup ## Rewrite docs/public-api.txt, the list of the public API that lint compares
+	$(CARGO) run --quiet --locked -p public-api-list -- --write
 
 package: setup ## Build the package as it would be published
 	$(CARGO) package --locked -p distlock
