@@ -3,23 +3,23 @@
 CARGO := cargo
 SOAK_MINUTES := 10
 
-# The servers that `make servers` fetches; continuous integration runs on the last one.
+# The servers that `make servers` fetches; continuous integration uses the last one.
 SERVERS := 14.23.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17
-# Where they are kept, and the folders of programs that `make matrix` takes.
+# Where they are stored, and the `bin` folders that `make matrix` uses.
 FETCHED := target/servers
 PG_BINDIRS = $(wildcard /usr/lib/postgresql/*/bin $(FETCHED)/*/bin)
 
-.PHONY: help demo test matrix servers newest models soak lint package ci bench setup
-# The targets share one build folder; side by side they would only wait for its lock.
+.PHONY: help demo test matrix servers newest models soak lint api package ci bench setup
+# The targets share one build folder; in parallel they would only wait for its lock.
 .NOTPARALLEL:
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-demo: setup ## Worker processes share a list of jobs while things break
+demo: setup ## Run worker processes that share a list of jobs while faults occur
 	$(CARGO) run --release --locked --example batch_workers
 
-# The second one for what is different without the feature `tls`; then the examples.
+# The second run tests what differs without the feature `tls`; then the examples run.
 test: setup ## Run all tests against a real server
 	$(CARGO) test --workspace --locked --all-features
 	$(CARGO) test -p distlock --locked --test it bad_input::
@@ -35,34 +35,38 @@ matrix: setup ## Run the integration suite on every server of PG_BINDIRS
 servers: ## Fetch PostgreSQL 14, 16, 17 and 18 for the matrix
 	@for version in $(SERVERS); do scripts/fetch-postgres $$version $(FETCHED)/$$version || exit 1; done
 
-# Where there is no way to fetch it, such as no npm, the other checks go on.
-newest: setup ## Run the integration suite on PostgreSQL 18, fetched
+# Skipped if it cannot be fetched, for example without npm.
+newest: setup ## Run the integration suite on a fetched PostgreSQL 18
 	@if folder=$$(scripts/fetch-postgres $(lastword $(SERVERS)) $(FETCHED)/$(lastword $(SERVERS))); \
 	then CARGO=$(CARGO) scripts/matrix "$$folder"; \
 	else echo "skipped: the integration suite on PostgreSQL $(lastword $(SERVERS))" >&2; fi
 
-# With a build folder of its own: another cfg is another build of everything.
+# In a separate build folder: the cfg rebuilds all dependencies.
 MODEL := RUSTFLAGS="--cfg distlock_model" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/models
 
-models: setup ## Try the hand-offs between threads in many orders
-	$(MODEL) $(CARGO) test --locked -p distlock --lib -- reply::model watch::model worker::model
+models: setup ## Check the hand-offs between threads in many interleavings
+	$(MODEL) $(CARGO) test --locked -p distlock --lib -- lease::model reply::model worker::model
 
-soak: setup ## Lock for SOAK_MINUTES (10) while everything breaks, and check the history
+soak: setup ## Run workers under random faults for SOAK_MINUTES (10), check the history
 	$(CARGO) run --release --locked -p soak -- --minutes $(SOAK_MINUTES)
 
-lint: setup ## Format, clippy and docs, warnings are errors
+lint: setup ## Check format, clippy, docs and the public API; warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 	$(CARGO) clippy -p distlock --locked -- -D warnings
 	$(MODEL) $(CARGO) clippy -p distlock --lib --tests --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --all-features --locked
+	$(CARGO) run --quiet --locked -p public-api-list
+
+api: setup ## Rewrite docs/public-api.txt, the list that lint compares the API with
+	$(CARGO) run --quiet --locked -p public-api-list -- --write
 
 package: setup ## Build the package as it would be published
 	$(CARGO) package --locked -p distlock
 
-ci: lint test newest models package demo ## All that continuous integration runs
+ci: lint test newest models package demo ## Run everything that continuous integration runs
 
-bench: setup ## Measure beside the bare client and the peers, write benches/results
+bench: setup ## Measure, with the bare client and other lock crates, into benches/results
 	$(CARGO) bench --locked -p distlock -p peers
 	$(CARGO) run --locked --profile bench -p report --bin heap
 	$(CARGO) run --locked --profile bench -p report --bin report

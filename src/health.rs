@@ -60,8 +60,9 @@ pub(crate) enum Status {
 pub(crate) struct Outage {
     since: Instant,
     cause: Error,
-    /// What acquires are told that do not wait for the database; `None` while they wait for
-    /// the outcome of the first connect.
+    /// The error for acquires that do not wait for the database. `None` while all of them
+    /// wait: for the outcome of the first connect or, after a session that had lasted, of the
+    /// first reconnect.
     refusal: Option<Error>,
     /// When a warning last told of it.
     warned: Instant,

@@ -45,14 +45,15 @@
 //! cut off or frozen and has a lease. Work that must not be done twice even then needs
 //! a last line of defence of its own: a transaction, or the [token](Guard::token) of
 //! [`Builder::fencing`]. A child after a `fork` without `exec` has none of the manager's
-//! threads; make managers after the fork. The repository's `docs/guarantees.md` goes
-//! through all faults, one by one, with the test that shows each promise.
+//! threads; make managers after the fork. [Guarantees](guarantees) goes through all faults,
+//! one by one, with the test that shows each promise.
 //!
 //! *Waiting.* Threads of one process are served first in, first out. A released lock
 //! goes to the next of them without the server for up to 20 ms on end; then this process
 //! leaves it alone for long enough that any other that waits gets its turn. A lock that
-//! another process has is looked at again in intervals that stay below a tenth of the time
-//! waited, all waiters of a process in one statement, some 45 a second.
+//! another process has is tried again at intervals that stay below a tenth of the time
+//! waited and, by default, below 50 ms, for all waiters of a process in one statement. With the
+//! heartbeats between them that is about 45 statements a second for each process that waits.
 //!
 //! # Recipes
 //!
@@ -322,13 +323,13 @@
 //! | `verify-full` | always | that, and for this host |
 //!
 //! `sslrootcert` names a PEM file with the trusted authorities; given that, the signature is
-//! checked in every mode. Without it the `verify-…` modes trust the system's authorities,
-//! where libpq would look for `~/.postgresql/root.crt`. `sslrootcert=system` is the system's
-//! authorities and `verify-full`, and goes with no weaker mode. The authorities are read
-//! again at each connect, so they can be replaced while the manager lives. If they cannot be
-//! read, that is a [`Config`](ErrorKind::Config) error of [`Builder::connect`], and later a
-//! [`Tls`](ErrorKind::Tls) error until a reconnect can read them. Only `verify-full` keeps
-//! somebody on the way from reading along:
+//! checked in every mode. Without it the `verify-…` modes trust the system's authorities;
+//! `~/.postgresql/root.crt`, which libpq would use then, is not read. `sslrootcert=system` is
+//! the system's authorities and `verify-full`, and goes with no weaker mode. The authorities
+//! are read again at each connect, so they can be replaced while the manager lives. If they
+//! cannot be read, that is a [`Config`](ErrorKind::Config) error of [`Builder::connect`], and
+//! later a [`Tls`](ErrorKind::Tls) error until a reconnect can read them. Only `verify-full`
+//! keeps a man in the middle from reading along:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), distlock::Error> {
@@ -462,6 +463,10 @@ pub use crate::manager::Manager;
 pub use crate::stats::Stats;
 pub use crate::watch::Watch;
 pub use crate::with_lock::WithLockError;
+
+#[cfg(doc)]
+#[doc = include_str!("../docs/guarantees.md")]
+pub mod guarantees {}
 
 /// Compiles the README's examples.
 #[cfg(doctest)]

@@ -1,8 +1,9 @@
 //! Connection strings, read as libpq reads them, with what fills their gaps: a service
 //! file and the environment.
 //!
-//! Neither form is left to the driver's parser, which takes the first of two values for
-//! hosts and ports where libpq takes the last, and knows few of libpq's keywords.
+//! Neither form is left to the driver's parser. It knows few of libpq's keywords, and where
+//! `host`, `hostaddr` or `port` is given twice it appends the second list to the first, where
+//! libpq replaces it.
 //!
 //! No error shows a value: in a string with a missing quote the password may be anywhere.
 

@@ -140,7 +140,10 @@ pub(crate) fn choose(
     }
 }
 
-/// libpq's rules: what `sslmode` and `sslrootcert` mean together.
+/// What `sslmode` and `sslrootcert` mean together. As in libpq, but for `~/.postgresql/root.crt`,
+/// which is not read: without `sslrootcert` the `verify-…` modes trust the system's roots, where
+/// libpq without that file refuses to connect, and the other modes do not verify, where libpq
+/// with that file does.
 fn understand(mode: Option<Mode>, roots: Option<String>) -> Result<(Mode, Trust), Error> {
     match (mode, roots) {
         (None | Some(Mode::VerifyFull), Some(roots)) if roots == "system" => {
