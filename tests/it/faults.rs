@@ -9,17 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use distlock::{CancelToken, Ended, ErrorKind, Key, Manager};
-use serial_test::serial;
 use throwaway_postgres::Server;
 
 use crate::support::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_02_shutdown_deadlocks_under_load() {
-    let _clean = clean();
     for round in 0..20 {
         let mgr = builder().queue_capacity(4).connect().unwrap();
         let callers = (0..24)
@@ -48,10 +45,8 @@ fn fault_02_shutdown_deadlocks_under_load() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_02_shutdown_is_missed_by_a_sleeping_worker() {
-    let _clean = clean();
     for _ in 0..300 {
         let mgr = manager();
         let start = Arc::new(Barrier::new(5));
@@ -70,10 +65,8 @@ fn fault_02_shutdown_is_missed_by_a_sleeping_worker() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_02_callers_are_serialised() {
-    let _clean = clean();
     let mgr = manager();
     let done = Arc::new(AtomicBool::new(false));
     let callers = (0..16)
@@ -91,10 +84,8 @@ fn fault_02_callers_are_serialised() {
     finish(callers);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_03_unlock_by_key_without_ownership() {
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
     let token = CancelToken::new();
     let old = mgr.acquire("key").release_on(&token).lock().unwrap();
@@ -133,10 +124,8 @@ fn fault_03_unlock_by_key_without_ownership() {
     fellow.unlock().unwrap();
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_03_a_guard_from_before_a_reconnect_frees_the_next_holders_lock() {
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
     let token = CancelToken::new();
     let old = [
@@ -160,10 +149,8 @@ fn fault_03_a_guard_from_before_a_reconnect_frees_the_next_holders_lock() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_04_the_entry_goes_though_the_unlock_failed() {
-    let _clean = clean();
     let server = Server::start().unwrap();
     let mut client = server.client();
     impose(&mut client, "pg_catalog.pg_advisory_unlock", "false");
@@ -200,10 +187,8 @@ fn fault_04_the_entry_goes_though_the_unlock_failed() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_06_any_error_counts_as_loss() {
-    let _clean = clean();
     let server = Server::start().unwrap();
     let mut client = server.client();
     let name = "pg_catalog.pg_try_advisory_lock";
@@ -231,10 +216,8 @@ fn fault_06_any_error_counts_as_loss() {
     assert_eq!(mgr.stats().reconnects, 0);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_12_the_pool_blocks_when_it_is_full() {
-    let _clean = clean();
     let mgr = builder().queue_capacity(4).connect().unwrap();
     for _ in 0..3 {
         let start = Arc::new(Barrier::new(300));
@@ -254,10 +237,8 @@ fn fault_12_the_pool_blocks_when_it_is_full() {
     assert_eq!(mgr.stats().acquired, 900);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_13_a_sleep_that_nothing_interrupts() {
-    let _clean = clean();
     let holder = manager();
     let mgr = builder()
         .retry_interval(FOREVER, FOREVER)
@@ -279,10 +260,8 @@ fn fault_13_a_sleep_that_nothing_interrupts() {
     assert!(start.elapsed() < FOREVER / 4, "{:?}", start.elapsed());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_13_slow_hand_over_between_managers() {
-    let _clean = clean();
     let managers = [manager(), manager()];
     let start = Instant::now();
     let mut guard = managers[0].lock("key").unwrap();
@@ -302,10 +281,8 @@ fn fault_13_slow_hand_over_between_managers() {
     drop(guard);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_13_no_order_and_threads_that_are_never_served() {
-    let _clean = clean();
     let mgr = manager();
     let served: Arc<[AtomicUsize; 16]> = Arc::default();
     let done = Arc::new(AtomicBool::new(false));
@@ -330,10 +307,8 @@ fn fault_13_no_order_and_threads_that_are_never_served() {
     assert!(all, "{served:?}");
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_16_two_names_with_one_hash_are_both_held() {
-    let _clean = clean();
     let mgr = manager();
     let twin = Key::from(Key::from("name").as_i64());
     let guard = mgr.lock("name").unwrap();
@@ -345,10 +320,8 @@ fn fault_16_two_names_with_one_hash_are_both_held() {
     drop(guard);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_17_max_0_means_unlimited_and_the_limit_is_waited_for() {
-    let _clean = clean();
     let refused = builder().max_locks(0).connect().unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Config);
     let mgr = builder().max_locks(1).connect().unwrap();
@@ -360,10 +333,8 @@ fn fault_17_max_0_means_unlimited_and_the_limit_is_waited_for() {
     assert_eq!(finish(locks.into()), [ErrorKind::LimitReached; 2]);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn fault_18_no_close_and_the_context_that_connects_lives_on() {
-    let _clean = clean();
     let mgr = thread::spawn(manager).join().unwrap();
     let guard = mgr.lock("held").unwrap();
     let mut client = server().client();

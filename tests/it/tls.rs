@@ -214,10 +214,8 @@ fn the_systems_authorities_are_trusted() {
     assert!(String::from_utf8_lossy(&child.stdout).contains("1 passed"));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_server_without_tls_is_refused_where_it_is_required() {
-    let _clean = clean();
     for mode in ["require", "verify-ca", "verify-full"] {
         let dsn = format!("{} sslmode={mode}", server().tcp_url());
         check_refused(&dsn, "has no TLS");
