@@ -329,7 +329,7 @@ fn a_setting_may_be_as_long_as_a_duration_can_be() {
 }
 
 #[apply(isolated_test)]
-fn no_time_at_all_is_one_look() {
+fn a_zero_timeout_tries_once() {
     let (mgr, other) = (manager(), manager());
     let past = Instant::now() - Duration::from_secs(1);
     let _guard = other.lock("held").unwrap();
@@ -350,7 +350,7 @@ fn no_time_at_all_is_one_look() {
 }
 
 #[apply(isolated_test)]
-fn all_the_time_there_is_is_no_limit() {
+fn a_timeout_of_the_longest_duration_waits_for_ever() {
     const MAX: Duration = Duration::MAX;
     let (mgr, other) = (manager(), manager());
     let guard = other.lock("held").unwrap();

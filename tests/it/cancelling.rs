@@ -80,7 +80,7 @@ fn with_both<'a>(mgr: &'a Manager, tokens: [&'a CancelToken; 2]) -> [Acquire<'a>
 }
 
 #[apply(isolated_test)]
-fn with_both_tokens_each_does_its_own() {
+fn cancel_and_release_on_work_independently_on_one_hold() {
     let mgr = manager();
     for order in 0..2 {
         let (stop, release) = (CancelToken::new(), CancelToken::new());
@@ -107,7 +107,7 @@ fn with_both_tokens_each_does_its_own() {
 }
 
 #[apply(isolated_test)]
-fn either_of_both_tokens_ends_the_wait() {
+fn either_of_two_tokens_ends_the_wait() {
     let mgr = manager();
     let _held = mgr.lock("both").unwrap();
     for which in 0..2 {

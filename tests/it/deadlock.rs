@@ -48,7 +48,7 @@ fn locks_in_opposite_order_do_not_wait_for_ever() {
 }
 
 #[apply(isolated_test)]
-fn no_call_waits_longer_and_shorter_ones_are_as_ever() {
+fn no_call_waits_longer_than_the_limit_and_shorter_timeouts_stay() {
     let (mgr, other) = (limited(), manager());
     let _held = other.lock("held").unwrap();
     let kinds = [
@@ -71,7 +71,7 @@ fn no_call_waits_longer_and_shorter_ones_are_as_ever() {
 }
 
 #[apply(isolated_test)]
-fn a_wait_that_the_database_causes_is_another_error() {
+fn a_limited_wait_for_the_database_ends_as_unavailable() {
     let server = Server::start().unwrap();
     let mgr = Manager::builder(&server.url())
         .wait_while_unavailable(true)
@@ -86,7 +86,7 @@ fn a_wait_that_the_database_causes_is_another_error() {
 }
 
 #[test]
-fn a_limit_of_zero_is_refused() {
+fn a_wait_limit_of_zero_is_a_config_error() {
     let builder = Manager::builder("host=/nowhere").wait_limit(Duration::ZERO);
     let error = builder.connect().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);

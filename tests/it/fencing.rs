@@ -54,7 +54,7 @@ fn tokens_grow_from_holder_to_holder_of_every_manager_and_thread() {
 }
 
 #[apply(isolated_test)]
-fn each_shared_holder_has_its_own() {
+fn each_shared_holder_has_a_token_of_its_own() {
     let mgr = fenced(server()).connect().unwrap();
     let before = token(&mgr);
     let shares = [(); 5].map(|()| mgr.lock_shared("token").unwrap());
@@ -83,7 +83,7 @@ fn every_kind_of_key_and_a_whole_batch_has_tokens() {
 }
 
 #[apply(isolated_test)]
-fn they_grow_over_reconnects_and_managers() {
+fn tokens_grow_over_reconnects_and_managers() {
     let mgr = fenced(server()).connect().unwrap();
     let guard = mgr.lock("token").unwrap();
     let mut last = guard.token().unwrap();
@@ -99,7 +99,7 @@ fn they_grow_over_reconnects_and_managers() {
 
 #[test]
 #[serial]
-fn they_grow_over_crashes_of_the_server_in_the_middle_of_traffic() {
+fn tokens_grow_over_crashes_of_the_server_in_the_middle_of_traffic() {
     // As in production: what is flushed is what survives.
     let server = Server::builder()
         .setting("fsync", "on")
@@ -161,7 +161,7 @@ fn without_the_right_to_make_the_sequence_the_error_says_what_to_run(server: Ser
 }
 
 #[apply(isolated_test)]
-fn the_right_to_draw_may_be_missing_and_may_go(server: Server) {
+fn a_missing_right_to_draw_tokens_is_a_fencing_error_until_it_is_granted(server: Server) {
     let mut client = server.client();
     client
         .batch_execute("CREATE ROLE app LOGIN; CREATE SEQUENCE public.distlock_token")
@@ -193,7 +193,7 @@ fn the_right_to_draw_may_be_missing_and_may_go(server: Server) {
 }
 
 #[apply(isolated_test)]
-fn what_gives_no_lasting_order_is_refused(server: Server) {
+fn a_sequence_that_gives_no_lasting_order_is_refused(server: Server) {
     let mut client = server.client();
     for (n, made) in [
         "SEQUENCE public.unfit CACHE 20",
@@ -220,7 +220,7 @@ fn what_gives_no_lasting_order_is_refused(server: Server) {
 }
 
 #[test]
-fn a_name_that_is_none_is_a_config_error() {
+fn a_malformed_sequence_name_is_a_config_error() {
     for name in [
         "",
         "token",

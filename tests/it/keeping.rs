@@ -15,7 +15,7 @@ const TIME: Duration = Duration::from_millis(1500);
 const LONG: Duration = Duration::from_secs(3600);
 
 #[apply(isolated_test)]
-fn a_lock_is_not_free_before_its_time() {
+fn a_lock_is_kept_for_its_minimum_time() {
     let give_back: [fn(Guard); 2] = [drop, |guard| guard.unlock().unwrap()];
     for give_back in give_back {
         // The time outlasts the lease, which goes on being renewed.
@@ -114,7 +114,7 @@ fn a_lock_is_kept_though_every_manager_is_gone() {
 }
 
 #[apply(isolated_test)]
-fn shares_are_kept_as_well() {
+fn shared_locks_are_kept() {
     let (mgr, other) = (manager(), manager());
     let share = |time| mgr.acquire("shared").shared().hold_at_least(time).lock();
     let before = Instant::now();
@@ -127,7 +127,7 @@ fn shares_are_kept_as_well() {
 }
 
 #[apply(isolated_test)]
-fn with_the_session_goes_the_lock() {
+fn a_kept_lock_goes_with_its_session() {
     let mgr = manager();
     drop(mgr.acquire("job").hold_at_least(LONG).lock().unwrap());
     let fellow = mgr.lock("fellow").unwrap();
@@ -138,7 +138,7 @@ fn with_the_session_goes_the_lock() {
 }
 
 #[apply(isolated_test)]
-fn release_on_does_not_wait_for_the_time() {
+fn release_on_ends_a_kept_hold_at_once() {
     let mgr = manager();
     let token = CancelToken::new();
     let acquire = mgr.acquire("job").hold_at_least(LONG).release_on(&token);

@@ -295,3 +295,16 @@ fn odd_names_are_names_like_any_other() {
         assert!(two.try_lock(name).unwrap().is_some());
     }
 }
+
+#[apply(isolated_test)]
+fn a_name_and_its_number_are_one_lock() {
+    let mgr = manager();
+    let twin = Key::from(Key::from("name").as_i64());
+    let guard = mgr.lock("name").unwrap();
+    assert!(mgr.try_lock(twin).unwrap().is_none());
+    assert!(mgr.try_lock_shared(twin).unwrap().is_none());
+    guard.unlock().unwrap();
+    let guard = mgr.lock(twin).unwrap();
+    assert!(mgr.try_lock("name").unwrap().is_none());
+    drop(guard);
+}

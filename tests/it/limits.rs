@@ -370,3 +370,16 @@ fn the_transaction_that_many_locks_open_holds_no_vacuum_back(server: Server) {
     });
     assert!(!server.log().contains("WARNING"), "{}", server.log());
 }
+
+#[apply(isolated_test)]
+fn max_locks_of_zero_is_refused_and_a_lock_beyond_the_limit_fails_at_once() {
+    let refused = builder().max_locks(0).connect().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Config);
+    let mgr = builder().max_locks(1).connect().unwrap();
+    let _guard = mgr.lock("one").unwrap();
+    let locks = ["one", "two"].map(|key| {
+        let mgr = mgr.clone();
+        thread::spawn(move || mgr.lock(key).unwrap_err().kind())
+    });
+    assert_eq!(finish(locks.into()), [ErrorKind::LimitReached; 2]);
+}

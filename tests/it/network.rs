@@ -228,7 +228,7 @@ fn keepalives_of_any_length_connect() {
 
 /// The settings of the driver's that no connection string can have.
 #[apply(isolated_test)]
-fn keepalives_of_a_config_are_rounded_too() {
+fn keepalives_of_a_driver_config_are_rounded() {
     let mut config = postgres::Config::new();
     config
         .host("127.0.0.1")

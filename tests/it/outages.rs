@@ -1,5 +1,5 @@
-//! The faults of the Go package that a database or network which is away brings out, by
-//! number and name. The others are in `faults`.
+//! A database or network that is away: what callers are told meanwhile, what the wait costs
+//! and how the manager reconnects.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::support::*;
 const MS: Duration = Duration::from_millis(1);
 
 #[apply(isolated_test)]
-fn fault_01_answers_twice_when_offline() {
+fn every_call_gets_its_own_answer_while_the_server_crashes() {
     let server = Server::start().unwrap();
     let mgr = Manager::connect(&server.url()).unwrap();
     let done = Arc::new(AtomicBool::new(false));
@@ -58,7 +58,7 @@ fn fault_01_answers_twice_when_offline() {
 }
 
 #[apply(isolated_test)]
-fn fault_07_reconnect_without_backoff() {
+fn reconnects_back_off_and_log_little() {
     let proxy = Proxy::to(server()).unwrap();
     let mgr = Manager::builder(&proxy.url())
         .reconnect_backoff(10 * MS, 1000 * MS)
@@ -80,7 +80,7 @@ fn fault_07_reconnect_without_backoff() {
 }
 
 #[apply(isolated_test)]
-fn fault_07_a_busy_loop_while_the_database_is_away() {
+fn waiting_for_the_database_takes_little_processor_time() {
     let server = Server::start().unwrap();
     let mgr = Manager::builder(&server.url())
         .wait_while_unavailable(true)
@@ -117,7 +117,7 @@ fn cpu_time() -> Duration {
 }
 
 #[apply(isolated_test)]
-fn fault_08_the_password_is_logged() {
+fn the_password_is_in_no_log_line_error_or_debug_output() {
     let server = Server::builder()
         .hba("host all all 127.0.0.1/32 scram-sha-256")
         .start()
@@ -168,7 +168,7 @@ fn whole(error: &dyn std::error::Error) -> String {
 }
 
 #[apply(isolated_test)]
-fn fault_09_a_fixed_500_ms_connect_limit() {
+fn a_reconnect_may_take_longer_than_half_a_second() {
     let proxy = Proxy::to(server()).unwrap();
     let mgr = Manager::builder(&proxy.url())
         .wait_while_unavailable(true)
@@ -329,7 +329,7 @@ fn callers_wait_for_the_outcome_of_the_first_reconnect() {
 }
 
 #[apply(isolated_test)]
-fn they_are_told_when_that_has_failed() {
+fn callers_are_told_when_the_first_reconnect_has_failed() {
     let proxy = Proxy::to(server()).unwrap();
     let mgr = Manager::builder(&proxy.url())
         .connect_timeout(1500 * MS)

@@ -188,7 +188,7 @@ fn paths_of_different_kinds_behind_one_address_are_not_taken() {
 }
 
 #[apply(isolated_test)]
-fn what_is_refused_is_left_as_it_was(server: Server) {
+fn a_refused_pooler_is_left_as_it_was(server: Server) {
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 1));
     let mut other = Client::connect(&pooler.url(), NoTls).unwrap();
     let settings = "SELECT string_agg(name || '=' || setting, ',' ORDER BY name) FROM pg_settings \

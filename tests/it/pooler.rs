@@ -24,7 +24,7 @@ fn a_pool_in_session_mode_keeps_locks(server: Server) {
 }
 
 #[apply(isolated_test)]
-fn a_session_pool_that_is_used_up_is_no_other_kind_of_pool(server: Server) {
+fn a_session_pool_that_is_used_up_is_accepted(server: Server) {
     // The second connection, which is to tell, never gets a session of its own.
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 1));
     let pooled = Manager::connect(&pooler.url()).unwrap();
@@ -52,7 +52,7 @@ fn a_pool_that_lends_its_sessions_out_is_refused(server: Server) {
 }
 
 #[apply(isolated_test)]
-fn so_is_one_that_becomes_such_a_pool_later(server: Server) {
+fn a_pool_that_switches_to_transaction_mode_is_refused_at_the_reconnect(server: Server) {
     let mut pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 10));
     let mgr = Manager::connect(&pooler.url()).unwrap();
     let guard = mgr.lock("held").unwrap();
@@ -67,7 +67,7 @@ fn so_is_one_that_becomes_such_a_pool_later(server: Server) {
 }
 
 #[apply(isolated_test)]
-fn a_session_pool_that_is_used_up_is_none_however_short_the_time_to_connect(server: Server) {
+fn a_session_pool_that_is_used_up_is_accepted_within_a_short_connect_timeout(server: Server) {
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 1));
     let pooled = Manager::builder(&pooler.url())
         .connect_timeout(Duration::from_millis(900))
@@ -77,7 +77,7 @@ fn a_session_pool_that_is_used_up_is_none_however_short_the_time_to_connect(serv
 }
 
 #[apply(isolated_test)]
-fn a_busy_pool_that_lends_its_sessions_out_is_refused_too(server: Server) {
+fn a_busy_pool_that_lends_its_sessions_out_is_refused(server: Server) {
     for size in [1, 2] {
         let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, size));
         let over = AtomicBool::new(false);

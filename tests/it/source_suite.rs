@@ -47,7 +47,7 @@ fn a_cancelled_parent_ends_holds_and_waits_without_their_owners_help() {
 }
 
 #[apply(isolated_test)]
-fn a_cancelled_child_ends_only_its_own() {
+fn a_cancelled_child_token_ends_only_its_own_hold() {
     let mgr = manager();
     let parent = CancelToken::new();
     let (one, two) = (parent.child(), parent.child());

@@ -82,7 +82,7 @@ fn a_deadline_is_kept_when_the_queue_is_full() {
 }
 
 #[apply(isolated_test)]
-fn fault_05_a_silent_connection_is_given_up_and_fault_06_the_old_one_closed() {
+fn a_silent_connection_is_replaced_and_then_closed() {
     let mgr = builder()
         .response_timeout(200 * MS)
         .lease(None)
@@ -147,7 +147,7 @@ fn a_deadline_that_passes_in_an_outage_does_not_say_that_the_lock_is_taken() {
 }
 
 #[apply(isolated_test)]
-fn fault_11_a_connection_can_appear_after_the_end() {
+fn a_connect_that_succeeds_after_the_close_leaves_nothing() {
     let server = Server::start().unwrap();
     let mgr = Manager::connect(&server.url()).unwrap();
     let guard = mgr.lock("held").unwrap();
@@ -234,7 +234,7 @@ fn dropping_guards_never_waits() {
 }
 
 #[apply(isolated_test)]
-fn fault_14_a_request_cannot_be_cancelled_while_it_waits() {
+fn a_cancel_ends_every_wait_while_the_server_is_stopped() {
     let mgr = builder().queue_capacity(1).connect().unwrap();
     let _held = mgr.lock("held").unwrap();
     let paused = pause_backend(server());
@@ -254,7 +254,7 @@ fn fault_14_a_request_cannot_be_cancelled_while_it_waits() {
 }
 
 #[apply(isolated_test)]
-fn fault_15_watchers_are_told_only_after_the_unlock() {
+fn a_cancel_trips_the_watch_while_the_server_is_stopped() {
     let mgr = manager();
     let token = CancelToken::new();
     let guard = mgr.acquire("held").cancel(&token).lock().unwrap();

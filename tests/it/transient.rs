@@ -33,7 +33,7 @@ fn a_pooler_that_takes_no_more_clients_is_unavailable(server: Server) {
 
 #[test]
 #[serial]
-fn so_is_one_whose_server_takes_no_more_clients() {
+fn a_pooler_whose_server_takes_no_more_clients_is_unavailable() {
     let server = Server::builder()
         .setting("max_connections", "5")
         .setting("superuser_reserved_connections", "0")

@@ -361,3 +361,30 @@ fn processes_that_take_a_lock_again_and_again_take_turns() {
         assert!(all_served(), "{turns:?} of {holds:?} holds of {hold:?}");
     }
 }
+
+#[apply(isolated_test)]
+fn a_cancel_or_a_deadline_does_not_wait_for_the_next_retry() {
+    let holder = manager();
+    let mgr = builder()
+        .retry_interval(FOREVER, FOREVER)
+        .connect()
+        .unwrap();
+    let guard = holder.lock("key").unwrap();
+    let token = CancelToken::new();
+    let wait = thread::spawn({
+        let (mgr, token) = (mgr.clone(), token.clone());
+        move || mgr.acquire("key").cancel(&token).lock().unwrap_err().kind()
+    });
+    eventually(|| mgr.stats().contended == 1);
+    let start = Instant::now();
+    token.cancel();
+    assert_eq!(finish(vec![wait]), [ErrorKind::Cancelled]);
+    assert!(
+        mgr.try_lock_for("key", Duration::from_millis(200))
+            .unwrap()
+            .is_none()
+    );
+    guard.unlock().unwrap();
+    assert!(mgr.try_lock("key").unwrap().is_some());
+    assert!(start.elapsed() < FOREVER / 4, "{:?}", start.elapsed());
+}
