@@ -5,18 +5,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use distlock::{ErrorKind, Manager};
-use serial_test::serial;
 use throwaway_postgres::{Proxy, Server};
 
 use crate::support::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-#[test]
-#[serial]
-fn a_lock_that_is_lost_before_the_call_returns_is_waited_for_again() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_lock_that_is_lost_before_the_call_returns_is_waited_for_again(server: Server) {
     let mgr = Manager::builder(&server.url())
         .wait_while_unavailable(true)
         .reconnect_backoff(Duration::from_millis(1), Duration::from_millis(1))
@@ -61,10 +57,8 @@ fn timed(mgr: &Manager, key: &str, time: Duration) -> Result<bool, ErrorKind> {
         .map_err(|error| error.kind())
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_free_lock_is_not_said_to_be_taken_by_who_is_too_far_away_to_know() {
-    let _clean = clean();
     let network = Proxy::to(server()).unwrap();
     let mgr = Manager::connect(&network.url()).unwrap();
     drop(mgr.lock("warm").unwrap());
@@ -77,10 +71,8 @@ fn a_free_lock_is_not_said_to_be_taken_by_who_is_too_far_away_to_know() {
     eventually(|| timed(&mgr, "free", FOREVER) == Ok(true));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_taken_lock_is_said_to_be_taken_however_far_the_database_is() {
-    let _clean = clean();
     let holder = manager();
     let guard = holder.lock("taken").unwrap();
     let network = Proxy::to(server()).unwrap();
@@ -95,10 +87,8 @@ fn a_taken_lock_is_said_to_be_taken_however_far_the_database_is() {
     eventually(|| timed(&mgr, "taken", FOREVER) == Ok(true));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn an_overloaded_manager_does_not_say_that_free_locks_are_taken() {
-    let _clean = clean();
     let network = Proxy::to(server()).unwrap();
     let mgr = Manager::builder(&network.url())
         .queue_capacity(1)
@@ -119,10 +109,8 @@ fn an_overloaded_manager_does_not_say_that_free_locks_are_taken() {
     network.delay_data(Duration::ZERO);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn behind_somebody_whom_nobody_has_answered_a_lock_is_not_said_to_be_taken() {
-    let _clean = clean();
     let network = Proxy::to(server()).unwrap();
     network.silence(true);
     let mgr = Manager::builder(&network.url())
@@ -141,10 +129,8 @@ fn behind_somebody_whom_nobody_has_answered_a_lock_is_not_said_to_be_taken() {
     mgr.close().unwrap();
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_call_with_no_time_left_does_not_wait_for_a_silent_server() {
-    let _clean = clean();
     let network = Proxy::to(server()).unwrap();
     let mgr = Manager::connect(&network.url()).unwrap();
     assert_eq!(timed(&mgr, "free", Duration::ZERO), Ok(true));

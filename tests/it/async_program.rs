@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use distlock::{Ended, Manager};
-use serial_test::serial;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{spawn_blocking, yield_now};
 
@@ -46,10 +45,8 @@ fn everything() {
     drop(guard);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn every_call_works_on_a_runtimes_threads() {
-    let _clean = clean();
     for runtime in runtimes() {
         runtime.block_on(async {
             everything();
@@ -59,10 +56,8 @@ fn every_call_works_on_a_runtimes_threads() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_guard_may_be_held_across_an_await() {
-    let _clean = clean();
     let mgr = manager();
     for runtime in runtimes() {
         runtime.block_on(async {
@@ -89,10 +84,8 @@ fn a_guard_may_be_held_across_an_await() {
     assert_eq!(mgr.stats().acquired, 40);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_blocking_call_keeps_its_own_runtimes_holder_from_going_on() {
-    let _clean = clean();
     let mgr = manager();
     let [single, _] = runtimes();
     single.block_on(async {

@@ -93,10 +93,8 @@ fn hosts_addresses_and_ports_in_different_numbers_are_a_config_error() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_nul_in_the_connection_string_or_the_application_name_is_a_config_error() {
-    let _clean = clean();
     let url = server().url();
     for builder in [
         Manager::builder(&format!("{url} user='a\0b'")),
@@ -108,10 +106,8 @@ fn a_nul_in_the_connection_string_or_the_application_name_is_a_config_error() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn no_part_of_a_password_is_in_an_error() {
-    let _clean = clean();
     for dsn in [
         "host=x password=open sesame=1",
         "host=/nonexistent password=open sesame",
@@ -180,10 +176,8 @@ fn tls_without_an_implementation_is_a_config_error() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn an_unknown_role_or_database_is_a_refused_login() {
-    let _clean = clean();
     for wrong in ["user=nobody_of_that_name", "dbname=none_of_that_name"] {
         let error = Manager::connect(&format!("{} {wrong}", server().url())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Login, "{}", shown(&error));
@@ -193,10 +187,8 @@ fn an_unknown_role_or_database_is_a_refused_login() {
     manager().lock("fine").unwrap().unlock().unwrap();
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_refused_connection_is_unavailable() {
-    let _clean = clean();
     let port = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
@@ -235,10 +227,8 @@ fn a_server_without_a_free_slot_is_unavailable_until_there_is_one() {
     eventually(|| Manager::connect(&server.url()).is_ok());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_server_that_never_answers_is_unavailable_after_the_connect_timeout() {
-    let _clean = clean();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let builder = Manager::builder(&format!("host=127.0.0.1 port={port} user=app"));
@@ -248,11 +238,9 @@ fn a_server_that_never_answers_is_unavailable_after_the_connect_timeout() {
     assert!(start.elapsed() >= SHORT);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_server_that_talks_rubbish_is_unavailable() {
     use std::io::Write as _;
-    let _clean = clean();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let web = std::thread::spawn(move || {
@@ -309,11 +297,9 @@ fn a_lease_below_a_millisecond_is_a_config_error() {
 }
 
 /// The largest duration is a way to say "never", not an overflow.
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_setting_may_be_as_long_as_a_duration_can_be() {
     const MAX: Duration = Duration::MAX;
-    let _clean = clean();
     let cases: [(&str, Change); 6] = [
         ("heartbeat", |b| b.lease(None).heartbeat(MAX)),
         ("connect_timeout", |b| b.connect_timeout(MAX)),
@@ -342,10 +328,8 @@ fn a_setting_may_be_as_long_as_a_duration_can_be() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
-#[test]
-#[serial]
-fn no_time_at_all_is_one_look() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn a_zero_timeout_tries_once() {
     let (mgr, other) = (manager(), manager());
     let past = Instant::now() - Duration::from_secs(1);
     let _guard = other.lock("held").unwrap();
@@ -365,11 +349,9 @@ fn no_time_at_all_is_one_look() {
     }
 }
 
-#[test]
-#[serial]
-fn all_the_time_there_is_is_no_limit() {
+#[apply(isolated_test)]
+fn a_timeout_of_the_longest_duration_waits_for_ever() {
     const MAX: Duration = Duration::MAX;
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
     let guard = other.lock("held").unwrap();
     std::thread::scope(|scope| {

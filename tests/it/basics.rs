@@ -4,14 +4,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use distlock::{Ended, ErrorKind, Key};
-use serial_test::serial;
 
 use crate::support::*;
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn lock_unlock_and_lock_again() {
-    let _clean = clean();
     let mgr = manager();
     let mut client = server().client();
     for _ in 0..3 {
@@ -26,10 +23,8 @@ fn lock_unlock_and_lock_again() {
     assert_eq!((stats.acquired, stats.released, stats.held), (3, 3, 0));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_drop_then_try_lock_on_one_thread_always_succeeds() {
-    let _clean = clean();
     let mgr = manager();
     for _ in 0..2000 {
         let guard = mgr.try_lock("again").unwrap();
@@ -37,10 +32,8 @@ fn a_drop_then_try_lock_on_one_thread_always_succeeds() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_held_lock_is_refused_to_others_and_waited_for() {
-    let _clean = clean();
     let (one, two) = (manager(), manager());
     let guard = one.lock("held").unwrap();
     assert!(one.try_lock("held").unwrap().is_none());
@@ -63,10 +56,8 @@ fn a_held_lock_is_refused_to_others_and_waited_for() {
     });
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn shared_holders_exclude_only_exclusive_ones() {
-    let _clean = clean();
     let (one, two) = (manager(), manager());
     let first = one.lock_shared("shared").unwrap();
     let second = one.try_lock_shared("shared").unwrap().unwrap();
@@ -83,10 +74,8 @@ fn shared_holders_exclude_only_exclusive_ones() {
     drop(exclusive);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_watch_says_unlocked_and_outlives_the_guard() {
-    let _clean = clean();
     let mgr = manager();
     let guard = mgr.lock("watched").unwrap();
     let watch = guard.watch();
@@ -97,10 +86,8 @@ fn a_watch_says_unlocked_and_outlives_the_guard() {
     assert!(watch.channel().recv().is_err());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_lost_session_trips_the_watch_and_the_manager_recovers() {
-    let _clean = clean();
     let mgr = manager();
     let guard = mgr.lock("lost").unwrap();
     let watch = guard.watch();
@@ -116,10 +103,8 @@ fn a_lost_session_trips_the_watch_and_the_manager_recovers() {
     assert_eq!(mgr.stats().lost, 1);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn close_trips_watches_and_answers_everybody() {
-    let _clean = clean();
     let mgr = manager();
     let guard = mgr.lock("closed").unwrap();
     let watch = guard.watch();
@@ -135,10 +120,8 @@ fn close_trips_watches_and_answers_everybody() {
     mgr.close().unwrap();
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_lock_given_back_just_before_the_close_is_not_lost() {
-    let _clean = clean();
     for _ in 0..30 {
         let mgr = manager();
         for _ in 0..3 {

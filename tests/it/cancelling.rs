@@ -4,7 +4,6 @@
 use std::thread;
 
 use distlock::{Acquire, CancelToken, Ended, ErrorKind, Guard, Manager};
-use serial_test::serial;
 
 use crate::support::*;
 
@@ -13,10 +12,8 @@ fn is_free(key: &str) -> bool {
     manager().try_lock(key).unwrap().is_some()
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_cancelled_hold_keeps_its_lock_until_its_guard_goes() {
-    let _clean = clean();
     let mgr = manager();
     let give_back: [fn(Guard); 2] = [drop, |guard| guard.unlock().unwrap()];
     for give_back in give_back {
@@ -39,10 +36,8 @@ fn a_cancelled_hold_keeps_its_lock_until_its_guard_goes() {
     assert_eq!((mgr.stats().released, mgr.stats().lost), (2, 0));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn who_waits_gets_a_cancelled_lock_after_its_guard() {
-    let _clean = clean();
     let mgr = manager();
     let shutdown = CancelToken::new();
     let guard = mgr.acquire("job").cancel(&shutdown).lock().unwrap();
@@ -63,10 +58,8 @@ fn who_waits_gets_a_cancelled_lock_after_its_guard() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn release_on_gives_the_lock_back_under_its_guard() {
-    let _clean = clean();
     let mgr = manager();
     let token = CancelToken::new();
     let guard = mgr.acquire("seat").release_on(&token).lock().unwrap();
@@ -86,10 +79,8 @@ fn with_both<'a>(mgr: &'a Manager, tokens: [&'a CancelToken; 2]) -> [Acquire<'a>
     ]
 }
 
-#[test]
-#[serial]
-fn with_both_tokens_each_does_its_own() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn cancel_and_release_on_work_independently_on_one_hold() {
     let mgr = manager();
     for order in 0..2 {
         let (stop, release) = (CancelToken::new(), CancelToken::new());
@@ -115,10 +106,8 @@ fn with_both_tokens_each_does_its_own() {
     assert!(token.is_cancelled());
 }
 
-#[test]
-#[serial]
-fn either_of_both_tokens_ends_the_wait() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn either_of_two_tokens_ends_the_wait() {
     let mgr = manager();
     let _held = mgr.lock("both").unwrap();
     for which in 0..2 {
@@ -135,10 +124,8 @@ fn either_of_both_tokens_ends_the_wait() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_cancelled_hold_that_is_lost_afterwards_says_so_when_it_is_given_back() {
-    let _clean = clean();
     let mgr = manager();
     let shutdown = CancelToken::new();
     let guard = mgr.acquire("job").cancel(&shutdown).lock().unwrap();
@@ -153,10 +140,8 @@ fn a_cancelled_hold_that_is_lost_afterwards_says_so_when_it_is_given_back() {
     next.unlock().unwrap();
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_token_that_is_cancelled_after_the_hold_touches_no_later_one() {
-    let _clean = clean();
     let mgr = manager();
     let token = CancelToken::new();
     let acquire = || mgr.acquire("again").cancel(&token).release_on(&token);

@@ -177,7 +177,7 @@ fn what_psql_refuses_is_a_config_error() {
 
 /// What would be another connection than was asked for.
 #[test]
-fn what_cannot_be_had_is_refused_by_its_name() {
+fn an_unsupported_parameter_is_refused_by_its_name() {
     for name in [
         "require_auth",
         "requirepeer",
@@ -285,7 +285,7 @@ fn a_password_file_of_the_connection_string_is_used() {
 
 #[test]
 #[serial]
-fn a_config_of_the_drivers_does_as_well() {
+fn a_config_of_the_driver_connects_as_a_string_does() {
     let two = or_skip!(two());
     let _clean = (clean_on(&two.a), clean_on(&two.b));
     let mut config = postgres::Config::new();

@@ -5,7 +5,6 @@ use std::thread;
 use std::time::Duration;
 
 use distlock::{ErrorKind, Manager};
-use serial_test::serial;
 use throwaway_postgres::{Server, Shutdown};
 
 use crate::support::*;
@@ -16,10 +15,8 @@ fn limited() -> Manager {
     builder().wait_limit(LIMIT).connect().unwrap()
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_thread_that_takes_a_lock_twice_is_told_which() {
-    let _clean = clean();
     let mgr = limited();
     let guard = mgr.lock("twice").unwrap();
     let error = mgr.lock("twice").unwrap_err();
@@ -30,10 +27,8 @@ fn a_thread_that_takes_a_lock_twice_is_told_which() {
     assert_eq!((mgr.stats().held, mgr.stats().waiting), (0, 0));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn locks_in_opposite_order_do_not_wait_for_ever() {
-    let _clean = clean();
     let managers = [limited(), limited()];
     let both = Barrier::new(2);
     let outcomes = thread::scope(|scope| {
@@ -52,10 +47,8 @@ fn locks_in_opposite_order_do_not_wait_for_ever() {
     assert_eq!(outcomes, [Err(ErrorKind::WaitLimit); 2]);
 }
 
-#[test]
-#[serial]
-fn no_call_waits_longer_and_shorter_ones_are_as_ever() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn no_call_waits_longer_than_the_limit_and_shorter_timeouts_stay() {
     let (mgr, other) = (limited(), manager());
     let _held = other.lock("held").unwrap();
     let kinds = [
@@ -77,10 +70,8 @@ fn no_call_waits_longer_and_shorter_ones_are_as_ever() {
     mgr.lock("free").unwrap().unlock().unwrap();
 }
 
-#[test]
-#[serial]
-fn a_wait_that_the_database_causes_is_another_error() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn a_limited_wait_for_the_database_ends_as_unavailable() {
     let server = Server::start().unwrap();
     let mgr = Manager::builder(&server.url())
         .wait_while_unavailable(true)
@@ -95,7 +86,7 @@ fn a_wait_that_the_database_causes_is_another_error() {
 }
 
 #[test]
-fn a_limit_of_zero_is_refused() {
+fn a_wait_limit_of_zero_is_a_config_error() {
     let builder = Manager::builder("host=/nowhere").wait_limit(Duration::ZERO);
     let error = builder.connect().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);

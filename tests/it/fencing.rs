@@ -23,17 +23,13 @@ fn token(mgr: &Manager) -> i64 {
     mgr.lock("token").unwrap().token().unwrap()
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn without_fencing_there_is_no_token() {
-    let _clean = clean();
     assert_eq!(manager().lock("plain").unwrap().token(), None);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn tokens_grow_from_holder_to_holder_of_every_manager_and_thread() {
-    let _clean = clean();
     let managers = [(); 2].map(|()| fenced(server()).connect().unwrap());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let threads = managers
@@ -57,10 +53,8 @@ fn tokens_grow_from_holder_to_holder_of_every_manager_and_thread() {
     assert!(hand_overs > 0, "no token of a hand-over was seen");
 }
 
-#[test]
-#[serial]
-fn each_shared_holder_has_its_own() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn each_shared_holder_has_a_token_of_its_own() {
     let mgr = fenced(server()).connect().unwrap();
     let before = token(&mgr);
     let shares = [(); 5].map(|()| mgr.lock_shared("token").unwrap());
@@ -71,10 +65,8 @@ fn each_shared_holder_has_its_own() {
     assert!(token(&mgr) > tokens[4]);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn every_kind_of_key_and_a_whole_batch_has_tokens() {
-    let _clean = clean();
     let mgr = fenced(server()).connect().unwrap();
     let threads = (0..64)
         .map(|n| {
@@ -90,10 +82,8 @@ fn every_kind_of_key_and_a_whole_batch_has_tokens() {
     assert_eq!(tokens.len(), 64);
 }
 
-#[test]
-#[serial]
-fn they_grow_over_reconnects_and_managers() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn tokens_grow_over_reconnects_and_managers() {
     let mgr = fenced(server()).connect().unwrap();
     let guard = mgr.lock("token").unwrap();
     let mut last = guard.token().unwrap();
@@ -109,7 +99,7 @@ fn they_grow_over_reconnects_and_managers() {
 
 #[test]
 #[serial]
-fn they_grow_over_crashes_of_the_server_in_the_middle_of_traffic() {
+fn tokens_grow_over_crashes_of_the_server_in_the_middle_of_traffic() {
     // As in production: what is flushed is what survives.
     let server = Server::builder()
         .setting("fsync", "on")
@@ -154,11 +144,8 @@ fn they_grow_over_crashes_of_the_server_in_the_middle_of_traffic() {
     finish(threads);
 }
 
-#[test]
-#[serial]
-fn without_the_right_to_make_the_sequence_the_error_says_what_to_run() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn without_the_right_to_make_the_sequence_the_error_says_what_to_run(server: Server) {
     let mut client = server.client();
     client
         .batch_execute("CREATE ROLE app LOGIN; REVOKE CREATE ON SCHEMA public FROM public")
@@ -173,11 +160,8 @@ fn without_the_right_to_make_the_sequence_the_error_says_what_to_run() {
     assert!(token(&connect().unwrap()) > 0);
 }
 
-#[test]
-#[serial]
-fn the_right_to_draw_may_be_missing_and_may_go() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_missing_right_to_draw_tokens_is_a_fencing_error_until_it_is_granted(server: Server) {
     let mut client = server.client();
     client
         .batch_execute("CREATE ROLE app LOGIN; CREATE SEQUENCE public.distlock_token")
@@ -208,11 +192,8 @@ fn the_right_to_draw_may_be_missing_and_may_go() {
     assert_eq!(mgr.stats().reconnects, 0);
 }
 
-#[test]
-#[serial]
-fn what_gives_no_lasting_order_is_refused() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_sequence_that_gives_no_lasting_order_is_refused(server: Server) {
     let mut client = server.client();
     for (n, made) in [
         "SEQUENCE public.unfit CACHE 20",
@@ -239,7 +220,7 @@ fn what_gives_no_lasting_order_is_refused() {
 }
 
 #[test]
-fn a_name_that_is_none_is_a_config_error() {
+fn a_malformed_sequence_name_is_a_config_error() {
     for name in [
         "",
         "token",
@@ -257,11 +238,8 @@ fn a_name_that_is_none_is_a_config_error() {
     }
 }
 
-#[test]
-#[serial]
-fn a_sequence_that_came_to_its_end_is_an_error_and_no_lock() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_sequence_that_came_to_its_end_is_an_error_and_no_lock(server: Server) {
     let mut client = server.client();
     client
         .batch_execute("CREATE SEQUENCE public.distlock_token MAXVALUE 2")
@@ -303,11 +281,8 @@ fn a_token_waits_for_what_others_have_logged() {
     assert!(next > last, "{next} after {last}");
 }
 
-#[test]
-#[serial]
-fn a_token_is_drawn_after_its_lock() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_token_is_drawn_after_its_lock(server: Server) {
     let mut client = server.client();
     let function = "pg_catalog.pg_try_advisory_lock";
     let waits = "pg_catalog.pg_advisory_xact_lock(1, 1) IS NOT NULL AND pg_catalog.honest(n)";

@@ -5,19 +5,15 @@ use std::thread;
 use std::time::Duration;
 
 use distlock::{ErrorKind, Manager};
-use serial_test::serial;
 use throwaway_postgres::Server;
 
 use crate::support::*;
 
 const SEQUENCE: &str = "public.distlock_token";
 
-#[test]
-#[serial]
-fn an_error_that_lasts_costs_a_round_trip_for_all_and_not_for_each() {
+#[apply(isolated_test)]
+fn an_error_that_lasts_costs_a_round_trip_for_all_and_not_for_each(server: Server) {
     const THREADS: usize = 200;
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
     let mut client = server.client();
     client
         .batch_execute("CREATE SEQUENCE public.distlock_token MAXVALUE 100")
@@ -54,12 +50,9 @@ fn an_error_that_lasts_costs_a_round_trip_for_all_and_not_for_each() {
 }
 
 /// A lock function that may not be called any more fails its own calls, and no others.
-#[test]
-#[serial]
-fn a_right_that_is_revoked_costs_nobody_else_a_lock() {
+#[apply(isolated_test)]
+fn a_right_that_is_revoked_costs_nobody_else_a_lock(server: Server) {
     const THREADS: usize = 200;
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
     let mut client = server.client();
     client
         .batch_execute(
@@ -95,11 +88,8 @@ fn a_right_that_is_revoked_costs_nobody_else_a_lock() {
     assert_eq!(mgr.stats().lost, 0);
 }
 
-#[test]
-#[serial]
-fn a_sequence_that_was_made_anew_is_found_again() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_sequence_that_was_made_anew_is_found_again(server: Server) {
     let mut client = server.client();
     let mgr = Manager::builder(&server.url())
         .fencing(SEQUENCE)

@@ -5,7 +5,6 @@ use std::thread;
 use std::time::Duration;
 
 use distlock::{CancelToken, Error, ErrorKind, Guard, Manager};
-use serial_test::serial;
 
 use crate::support::*;
 
@@ -85,17 +84,13 @@ fn in_time(outcome: Result<Option<Guard>, Error>) -> Option<Guard> {
     })
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn callers_whose_deadline_is_about_a_round_trip_away_leave_no_lock_behind() {
-    let _clean = clean();
     storm(|mgr, key, dice| in_time(mgr.try_lock_for(key, about_a_round_trip(dice))));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn shared_and_exclusive_callers_that_give_up_leave_no_lock_behind() {
-    let _clean = clean();
     storm(|mgr, key, dice| {
         let timeout = about_a_round_trip(dice);
         match dice.below(3) {
@@ -105,10 +100,8 @@ fn shared_and_exclusive_callers_that_give_up_leave_no_lock_behind() {
     });
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn callers_that_are_cancelled_leave_no_lock_behind() {
-    let _clean = clean();
     storm(|mgr, key, dice| {
         let token = CancelToken::new();
         let wait = about_a_round_trip(dice);

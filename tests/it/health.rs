@@ -5,18 +5,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use distlock::{ErrorKind, Manager};
-use serial_test::serial;
 use throwaway_postgres::{Proxy, Server, Shutdown};
 
 use crate::support::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-#[test]
-#[serial]
-fn health_follows_the_session() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn health_follows_the_session(server: Server) {
     let before = Instant::now();
     let mgr = Manager::builder(&server.url())
         .reconnect_backoff(5 * MS, 20 * MS)
@@ -56,11 +52,8 @@ fn health_follows_the_session() {
     assert_eq!(closed.cause.unwrap().kind(), ErrorKind::Closed);
 }
 
-#[test]
-#[serial]
-fn health_sees_an_answer_that_is_owed_and_a_lease_that_ends() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn health_sees_an_answer_that_is_owed_and_a_lease_that_ends(server: Server) {
     let mgr = Manager::builder(&server.url())
         .lease(1000 * MS)
         .connect()
@@ -81,10 +74,8 @@ fn health_sees_an_answer_that_is_owed_and_a_lease_that_ends() {
     eventually(|| mgr.health().connected);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn what_the_first_connect_leaves_behind_counts() {
-    let _clean = clean();
     let silent = Proxy::to(server()).unwrap();
     silent.silence(true);
     let both = |url: &str| {
@@ -104,11 +95,8 @@ fn what_the_first_connect_leaves_behind_counts() {
     eventually(|| mgr.health().abandoned == 0);
 }
 
-#[test]
-#[serial]
-fn a_start_can_wait_for_the_database() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_start_can_wait_for_the_database(server: Server) {
     server.stop(Shutdown::Immediate).unwrap();
     let builder = Manager::builder(&server.url()).reconnect_backoff(5 * MS, 20 * MS);
     let error = builder.clone().connect_within(100 * MS).unwrap_err();
@@ -125,10 +113,8 @@ fn a_start_can_wait_for_the_database() {
     assert_eq!(mgr.stats().reconnects, 0);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_start_waits_for_nothing_that_does_not_pass() {
-    let _clean = clean();
     let url = format!("{} dbname=none_of_that_name", server().url());
     let error = Manager::builder(&url)
         .connect_within(10 * FOREVER)
@@ -140,10 +126,8 @@ fn a_start_waits_for_nothing_that_does_not_pass() {
     assert_eq!(error.kind(), ErrorKind::Config);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_start_whose_time_ends_in_an_attempt_says_so() {
-    let _clean = clean();
     let silent = Proxy::to(server()).unwrap();
     silent.silence(true);
     let error = Manager::builder(&silent.url())
@@ -158,10 +142,8 @@ fn a_start_whose_time_ends_in_an_attempt_says_so() {
     silent.silence(false);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_lazy_manager_waits_for_its_first_connect() {
-    let _clean = clean();
     let mgr = builder().connect_lazy().unwrap();
     assert!(mgr.try_lock("lazy").unwrap().is_some());
     assert!(mgr.health().connected);
@@ -175,11 +157,8 @@ fn a_lazy_manager_waits_for_its_first_connect() {
     assert_eq!(error.kind(), ErrorKind::Config);
 }
 
-#[test]
-#[serial]
-fn a_lazy_manager_meets_the_state_of_things() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_lazy_manager_meets_the_state_of_things(server: Server) {
     server.stop(Shutdown::Immediate).unwrap();
     let lazy = |wait| {
         Manager::builder(&server.url())

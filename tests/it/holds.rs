@@ -4,16 +4,13 @@ use std::thread;
 use std::time::Duration;
 
 use distlock::{CancelToken, Ended};
-use serial_test::serial;
 
 use crate::support::*;
 
 const LEASE: Duration = Duration::from_secs(4);
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn the_time_left_is_that_of_the_lease() {
-    let _clean = clean();
     let mgr = builder().lease(LEASE).connect().unwrap();
     let guard = mgr.lock("lease").unwrap();
     let left = || guard.time_left().unwrap();
@@ -37,10 +34,8 @@ fn the_time_left_is_that_of_the_lease() {
     drop(guard);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_lock_that_a_token_gave_back_has_no_time_left() {
-    let _clean = clean();
     let mgr = manager();
     let (stop, release) = (CancelToken::new(), CancelToken::new());
     let acquire = mgr.acquire("job").cancel(&stop).release_on(&release);
@@ -51,10 +46,8 @@ fn a_lock_that_a_token_gave_back_has_no_time_left() {
     assert_eq!(guard.time_left(), Some(Duration::ZERO));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_silent_server_puts_a_hold_at_risk_before_it_is_lost() {
-    let _clean = clean();
     let mgr = builder().lease(LEASE).connect().unwrap();
     let guard = mgr.lock("risk").unwrap();
     let wait = thread::spawn({

@@ -5,7 +5,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use distlock::{CancelToken, Ended, Guard};
-use serial_test::serial;
 
 use crate::support::*;
 
@@ -15,10 +14,8 @@ const TIME: Duration = Duration::from_millis(1500);
 /// For what must not be seen to end.
 const LONG: Duration = Duration::from_secs(3600);
 
-#[test]
-#[serial]
-fn a_lock_is_not_free_before_its_time() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn a_lock_is_kept_for_its_minimum_time() {
     let give_back: [fn(Guard); 2] = [drop, |guard| guard.unlock().unwrap()];
     for give_back in give_back {
         // The time outlasts the lease, which goes on being renewed.
@@ -42,10 +39,8 @@ fn a_lock_is_not_free_before_its_time() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_hold_that_outlasts_its_time_ends_with_its_guard() {
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
     let time = Duration::from_millis(1);
     let guard = mgr.acquire("job").hold_at_least(time).lock().unwrap();
@@ -56,10 +51,8 @@ fn a_hold_that_outlasts_its_time_ends_with_its_guard() {
 }
 
 /// The token is cancelled around the grant, many times in the very moment.
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn an_acquire_that_was_cancelled_keeps_nothing() {
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
     let mut cancelled = 0;
     for n in 0..2000 {
@@ -89,10 +82,8 @@ fn an_acquire_that_was_cancelled_keeps_nothing() {
     mgr.close().unwrap();
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn an_unlock_does_not_wait_and_a_kept_lock_counts() {
-    let _clean = clean();
     let mgr = builder().max_locks(1).connect().unwrap();
     let guard = mgr.acquire("job").hold_at_least(LONG).lock().unwrap();
     let unlock = thread::spawn(move || guard.unlock());
@@ -108,10 +99,8 @@ fn an_unlock_does_not_wait_and_a_kept_lock_counts() {
     assert!(manager().try_lock("job").unwrap().is_some());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_lock_is_kept_though_every_manager_is_gone() {
-    let _clean = clean();
     let other = manager();
     let mgr = manager();
     let before = Instant::now();
@@ -124,10 +113,8 @@ fn a_lock_is_kept_though_every_manager_is_gone() {
     eventually(|| backends(&mut server().client()).len() == 1);
 }
 
-#[test]
-#[serial]
-fn shares_are_kept_as_well() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn shared_locks_are_kept() {
     let (mgr, other) = (manager(), manager());
     let share = |time| mgr.acquire("shared").shared().hold_at_least(time).lock();
     let before = Instant::now();
@@ -139,10 +126,8 @@ fn shares_are_kept_as_well() {
     assert!(before.elapsed() >= TIME);
 }
 
-#[test]
-#[serial]
-fn with_the_session_goes_the_lock() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn a_kept_lock_goes_with_its_session() {
     let mgr = manager();
     drop(mgr.acquire("job").hold_at_least(LONG).lock().unwrap());
     let fellow = mgr.lock("fellow").unwrap();
@@ -152,10 +137,8 @@ fn with_the_session_goes_the_lock() {
     assert_eq!((mgr.stats().held, mgr.stats().lost), (0, 2));
 }
 
-#[test]
-#[serial]
-fn release_on_does_not_wait_for_the_time() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn release_on_ends_a_kept_hold_at_once() {
     let mgr = manager();
     let token = CancelToken::new();
     let acquire = mgr.acquire("job").hold_at_least(LONG).release_on(&token);
@@ -166,10 +149,8 @@ fn release_on_does_not_wait_for_the_time() {
 }
 
 /// The recipe: programs that start by clocks of their own do a quick job once.
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_job_that_is_started_everywhere_is_done_once() {
-    let _clean = clean();
     let done = AtomicUsize::new(0);
     let managers = [(); 4].map(|()| manager());
     let start = Instant::now();

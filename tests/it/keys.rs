@@ -137,10 +137,8 @@ fn sql_computes_the_same_number_for_a_name() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn sql_computes_the_same_number_for_a_name_in_a_namespace() {
-    let _clean = clean();
     let mut client = server().client();
     for namespace in ["billing", "", "ключ"] {
         let mgr = builder().namespace(namespace).connect().unwrap();
@@ -161,10 +159,8 @@ fn sql_computes_the_same_number_for_a_name_in_a_namespace() {
     assert_eq!(guard.key().as_i64(), 5656514339671912548);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn namespaces_keep_names_apart_and_nothing_else() {
-    let _clean = clean();
     let none = manager();
     let [one, same, other] =
         ["one", "one", "other"].map(|namespace| builder().namespace(namespace).connect().unwrap());
@@ -184,10 +180,8 @@ fn namespaces_keep_names_apart_and_nothing_else() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_guards_key_names_the_lock_without_its_namespace_applied_twice() {
-    let _clean = clean();
     let mgr = builder().namespace("one").connect().unwrap();
     let guard = mgr.lock("name").unwrap();
     let key = *guard.key();
@@ -217,10 +211,8 @@ fn numbers() -> Vec<(Key, String)> {
         .collect()
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn sql_sees_our_locks_and_we_see_those_of_sql_in_both_key_spaces() {
-    let _clean = clean();
     let mgr = manager();
     let mut client = server().client();
     for (key, lock) in numbers() {
@@ -244,10 +236,8 @@ fn sql_sees_our_locks_and_we_see_those_of_sql_in_both_key_spaces() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn the_two_key_spaces_are_apart() {
-    let _clean = clean();
     let mgr = manager();
     for (key, _) in numbers() {
         let number = key.as_i64();
@@ -261,10 +251,8 @@ fn the_two_key_spaces_are_apart() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn many_keys_of_all_kinds_in_one_batch_are_the_locks_they_say() {
-    let _clean = clean();
     let mgr = manager();
     let mut client = server().client();
     let guards: Vec<_> = std::thread::scope(|scope| {
@@ -297,10 +285,8 @@ fn many_keys_of_all_kinds_in_one_batch_are_the_locks_they_say() {
     eventually(|| advisory_locks(&mut client).is_empty());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn odd_names_are_names_like_any_other() {
-    let _clean = clean();
     let (one, two) = (manager(), manager());
     for name in ["", "\0", "a\0b", &"x".repeat(1 << 20)] {
         let guard = one.lock(name).unwrap();
@@ -308,4 +294,17 @@ fn odd_names_are_names_like_any_other() {
         guard.unlock().unwrap();
         assert!(two.try_lock(name).unwrap().is_some());
     }
+}
+
+#[apply(isolated_test)]
+fn a_name_and_its_number_are_one_lock() {
+    let mgr = manager();
+    let twin = Key::from(Key::from("name").as_i64());
+    let guard = mgr.lock("name").unwrap();
+    assert!(mgr.try_lock(twin).unwrap().is_none());
+    assert!(mgr.try_lock_shared(twin).unwrap().is_none());
+    guard.unlock().unwrap();
+    let guard = mgr.lock(twin).unwrap();
+    assert!(mgr.try_lock("name").unwrap().is_none());
+    drop(guard);
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use distlock::{Acquire, CancelToken, Ended, Error, ErrorKind, Guard, Key, Manager, Stats, Watch};
 use postgres::Client;
-use serial_test::serial;
 
 use crate::support::*;
 
@@ -15,10 +14,8 @@ fn nothing_is_left(client: &mut Client) {
     eventually(|| threads().is_empty());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn manager_guard_and_watch_may_go_in_any_order() {
-    let _clean = clean();
     let mut client = server().client();
     let orders = [
         [0, 1, 2],
@@ -48,10 +45,8 @@ fn manager_guard_and_watch_may_go_in_any_order() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn the_session_lives_until_the_last_manager_and_the_last_guard_are_gone() {
-    let _clean = clean();
     let mut client = server().client();
     let mgr = manager();
     let pids = backends(&mut client);
@@ -68,10 +63,8 @@ fn the_session_lives_until_the_last_manager_and_the_last_guard_are_gone() {
     nothing_is_left(&mut client);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn clones_are_one_manager() {
-    let _clean = clean();
     let mgr = manager();
     let clone = mgr.clone();
     let _guard = mgr.lock("one").unwrap();
@@ -82,10 +75,8 @@ fn clones_are_one_manager() {
     assert_eq!(mgr.lock("two").unwrap_err().kind(), ErrorKind::Closed);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_token_keeps_no_manager_alive() {
-    let _clean = clean();
     let mut client = server().client();
     let token = CancelToken::new();
     let mgr = manager();
@@ -95,20 +86,16 @@ fn a_token_keeps_no_manager_alive() {
     token.cancel();
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_guard_may_be_dropped_on_another_thread() {
-    let _clean = clean();
     let mgr = manager();
     let guard = mgr.lock("thread").unwrap();
     thread::spawn(move || drop(guard)).join().unwrap();
     assert!(mgr.try_lock("thread").unwrap().is_some());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_panic_releases_the_lock() {
-    let _clean = clean();
     let mgr = manager();
     let panic = catch_unwind(AssertUnwindSafe(|| {
         let _guard = mgr.lock("panic").unwrap();
@@ -120,10 +107,8 @@ fn a_panic_releases_the_lock() {
     assert_eq!(mgr.stats().lost, 0);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_guard_of_a_lost_session_frees_no_newer_hold() {
-    let _clean = clean();
     let mgr = manager();
     let mut client = server().client();
     let old: Vec<Guard> = (0..3).map(|_| mgr.lock_shared("again").unwrap()).collect();
@@ -143,10 +128,8 @@ fn a_guard_of_a_lost_session_frees_no_newer_hold() {
     assert_eq!(watch.ended(), Some(Ended::SessionLost));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_guard_may_be_dropped_after_close() {
-    let _clean = clean();
     let mgr = manager();
     let [one, two] = ["one", "two"].map(|name| mgr.lock(name).unwrap());
     mgr.close().unwrap();
@@ -157,10 +140,8 @@ fn a_guard_may_be_dropped_after_close() {
     manager().lock("one").unwrap().unlock().unwrap();
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_forgotten_guard_keeps_its_lock_and_nothing_else_until_close() {
-    let _clean = clean();
     let mut client = server().client();
     let mgr = manager();
     let guard = mgr.lock("forgotten").unwrap();
@@ -189,10 +170,8 @@ fn throughout(mut holds: impl FnMut()) {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn an_idle_manager_sends_nothing_and_outlives_its_lease() {
-    let _clean = clean();
     let mut client = server().client();
     let mgr = builder().lease(LEASE).connect().unwrap();
     let pids = backends(&mut client);
@@ -221,10 +200,8 @@ fn an_idle_manager_sends_nothing_and_outlives_its_lease() {
     assert_eq!((mgr.stats().reconnects, mgr.stats().lost), (0, 0));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_held_lock_and_a_wait_outlive_the_lease() {
-    let _clean = clean();
     let mut client = server().client();
     let mgr = builder().lease(LEASE).connect().unwrap();
     let waiting = builder()
@@ -341,10 +318,8 @@ fn taken_over(key: &str) -> Guard {
     thief.lock(key).unwrap()
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn an_unlock_that_hands_over_says_whether_the_lock_lasted() {
-    let _clean = clean();
     let mgr = blind();
     let guard = mgr.lock("key").unwrap();
     let token = CancelToken::new();
@@ -361,10 +336,8 @@ fn an_unlock_that_hands_over_says_whether_the_lock_lasted() {
     finish(vec![wait]).remove(0).ok();
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn an_unlock_of_a_share_says_whether_the_lock_lasted() {
-    let _clean = clean();
     let mgr = blind();
     let shares = [(); 2].map(|()| mgr.lock_shared("key").unwrap());
     let _thief = taken_over("key");
@@ -373,10 +346,8 @@ fn an_unlock_of_a_share_says_whether_the_lock_lasted() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn an_unlock_that_hands_over_is_answered_at_once() {
-    let _clean = clean();
     let mgr = blind();
     let shares = [(); 2].map(|()| mgr.lock_shared("shared").unwrap());
     for share in shares {

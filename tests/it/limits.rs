@@ -161,10 +161,8 @@ fn a_full_lock_table_of_another_manager_frees_up_for_this_one() {
     assert_eq!((one.stats().lost, two.stats().lost), (0, 0));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn at_max_locks_every_acquire_is_refused_until_one_is_given_back() {
-    let _clean = clean();
     let mgr = builder().max_locks(2).connect().unwrap();
     let one = mgr.lock("one").unwrap();
     let two = mgr.lock_shared("two").unwrap();
@@ -190,11 +188,9 @@ fn at_max_locks_every_acquire_is_refused_until_one_is_given_back() {
     assert_eq!(guards.len(), 4);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn no_more_than_max_locks_are_out_at_once_in_many_threads() {
     const MAX: usize = 4;
-    let _clean = clean();
     let mgr = builder().max_locks(MAX).connect().unwrap();
     let (out, most, refused) = (
         AtomicUsize::new(0),
@@ -230,10 +226,8 @@ fn no_more_than_max_locks_are_out_at_once_in_many_threads() {
     drop(guards);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_thread_that_drops_at_the_limit_can_lock_at_once() {
-    let _clean = clean();
     let mgr = builder().max_locks(1).connect().unwrap();
     for key in 0..500_i64 {
         drop(mgr.lock(key).unwrap());
@@ -302,11 +296,8 @@ fn a_failure_in_the_middle_of_a_big_batch_costs_nobody_a_lock() {
     eventually(|| advisory_locks(&mut client).is_empty());
 }
 
-#[test]
-#[serial]
-fn whoever_cancels_a_heartbeat_ends_no_hold_of_many() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn whoever_cancels_a_heartbeat_ends_no_hold_of_many(server: Server) {
     let mgr = Manager::builder(&server.url())
         .heartbeat(Duration::from_millis(1))
         .connect()
@@ -337,10 +328,8 @@ fn whoever_cancels_a_heartbeat_ends_no_hold_of_many() {
     assert_eq!(mgr.stats().lost, 0);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn the_transaction_that_many_locks_open_does_not_get_old() {
-    let _clean = clean();
     let mgr = builder().heartbeat(FOREVER).lease(None).connect().unwrap();
     let _guards: Vec<_> = (0..300_i64).map(|key| mgr.lock(key).unwrap()).collect();
     let mut client = server().client();
@@ -357,11 +346,8 @@ fn the_transaction_that_many_locks_open_does_not_get_old() {
         .is_some_and(|now| Some(now) != first)));
 }
 
-#[test]
-#[serial]
-fn the_transaction_that_many_locks_open_holds_no_vacuum_back() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn the_transaction_that_many_locks_open_holds_no_vacuum_back(server: Server) {
     let mgr = Manager::connect(&server.url()).unwrap();
     let _guards: Vec<_> = (0..300_i64).map(|key| mgr.lock(key).unwrap()).collect();
     let mut client = server.client();
@@ -383,4 +369,17 @@ fn the_transaction_that_many_locks_open_holds_no_vacuum_back() {
         matches!((before, after), (Some((begun, false)), Some((same, true))) if begun == same)
     });
     assert!(!server.log().contains("WARNING"), "{}", server.log());
+}
+
+#[apply(isolated_test)]
+fn max_locks_of_zero_is_refused_and_a_lock_beyond_the_limit_fails_at_once() {
+    let refused = builder().max_locks(0).connect().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Config);
+    let mgr = builder().max_locks(1).connect().unwrap();
+    let _guard = mgr.lock("one").unwrap();
+    let locks = ["one", "two"].map(|key| {
+        let mgr = mgr.clone();
+        thread::spawn(move || mgr.lock(key).unwrap_err().kind())
+    });
+    assert_eq!(finish(locks.into()), [ErrorKind::LimitReached; 2]);
 }

@@ -24,10 +24,8 @@ fn loud() -> Vec<String> {
     ["ERROR", "WARN", "INFO", "DEBUG"].map(lines).concat()
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_sessions_life_is_logged() {
-    let _clean = clean();
     record();
     let mgr = manager();
     let [connected] = &lines("INFO")[..] else {
@@ -57,10 +55,8 @@ fn a_sessions_life_is_logged() {
     assert!(lines("ERROR").is_empty());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn single_locks_are_not_logged() {
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
     record();
     for n in 0..50_i64 {
@@ -74,11 +70,8 @@ fn single_locks_are_not_logged() {
     assert!(loud().is_empty(), "{:#?}", loud());
 }
 
-#[test]
-#[serial]
-fn an_outage_is_one_loud_line_however_long_it_lasts() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn an_outage_is_one_loud_line_however_long_it_lasts(server: Server) {
     let mgr = Manager::builder(&server.url())
         .reconnect_backoff(Duration::from_millis(2), Duration::from_millis(5))
         .connect()

@@ -21,10 +21,8 @@ fn through(proxy: &Proxy) -> Builder {
         .reconnect_backoff(10 * MS, 50 * MS)
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_holder_that_is_cut_off_knows_it_before_the_next_has_the_lock() {
-    let _clean = clean();
     let proxy = Proxy::to(server()).unwrap();
     let (far, near) = (through(&proxy).connect().unwrap(), manager());
     for _ in 0..3 {
@@ -52,10 +50,8 @@ fn a_holder_that_is_cut_off_knows_it_before_the_next_has_the_lock() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_broken_connection_trips_the_watch_and_is_made_again() {
-    let _clean = clean();
     let proxy = Proxy::to(server()).unwrap();
     let mgr = through(&proxy).lease(None).connect().unwrap();
     for harm in [Proxy::cut, Proxy::reset, Proxy::tear] {
@@ -70,10 +66,8 @@ fn a_broken_connection_trips_the_watch_and_is_made_again() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn an_answer_that_breaks_off_leaves_no_lock_behind() {
-    let _clean = clean();
     let proxy = Proxy::to(server()).unwrap();
     let (far, near) = (through(&proxy).connect().unwrap(), manager());
     for n in 0..20 {
@@ -87,10 +81,8 @@ fn an_answer_that_breaks_off_leaves_no_lock_behind() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_slow_network_is_only_slow() {
-    let _clean = clean();
     let proxy = Proxy::to(server()).unwrap();
     let mgr = through(&proxy).connect().unwrap();
     proxy.delay_data(30 * MS);
@@ -104,10 +96,8 @@ fn a_slow_network_is_only_slow() {
     assert_eq!(mgr.stats().lost, 0);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn the_lease_holds_for_many_locks_too() {
-    let _clean = clean();
     let proxy = Proxy::to(server()).unwrap();
     let (far, near) = (through(&proxy).connect().unwrap(), manager());
     // So many that a transaction is open.
@@ -125,10 +115,8 @@ fn the_lease_holds_for_many_locks_too() {
     proxy.silence(false);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn big_batches_keep_a_short_lease_alive() {
-    let _clean = clean();
     for fencing in [false, true] {
         let builder = builder().heartbeat(50 * MS).lease(500 * MS);
         let builder = if fencing {
@@ -239,10 +227,8 @@ fn keepalives_of_any_length_connect() {
 }
 
 /// The settings of the driver's that no connection string can have.
-#[test]
-#[serial]
-fn keepalives_of_a_config_are_rounded_too() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn keepalives_of_a_driver_config_are_rounded() {
     let mut config = postgres::Config::new();
     config
         .host("127.0.0.1")

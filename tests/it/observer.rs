@@ -8,7 +8,6 @@ use distlock::observer::{
     Acquired, Connected, Disconnected, Lost, Observer, Released, Retried, Waited,
 };
 use distlock::{Ended, Key, Manager};
-use serial_test::serial;
 use throwaway_postgres::{Server, Shutdown};
 
 use crate::support::*;
@@ -98,10 +97,8 @@ fn acquired(key: Key, hold: u64, via: Via) -> Seen {
     Seen::Acquired { key, hold, via }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_lock_is_told_of_from_its_wait_to_its_release() {
-    let _clean = clean();
     let (mgr, record) = observed();
     let key = Key::from(17);
     let first = mgr.lock(17).unwrap();
@@ -130,10 +127,8 @@ fn a_lock_is_told_of_from_its_wait_to_its_release() {
     assert_eq!(record.take(1), [Seen::Disconnected]);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_loss_is_told_of_with_its_session_and_the_next_one() {
-    let _clean = clean();
     let (mgr, record) = observed();
     let guards = [mgr.lock(1).unwrap(), mgr.lock(2).unwrap()];
     record.take(2);
@@ -151,10 +146,8 @@ fn a_loss_is_told_of_with_its_session_and_the_next_one() {
     assert_eq!(record.take(2), [lost, Seen::Disconnected]);
 }
 
-#[test]
-#[serial]
-fn a_connect_that_fails_is_told_of_each_time() {
-    let server = Server::start().unwrap();
+#[apply(isolated_test)]
+fn a_connect_that_fails_is_told_of_each_time(server: Server) {
     let record = Arc::new(Record::default());
     let observer = Arc::clone(&record);
     let mgr = Manager::builder(&server.url())
@@ -179,10 +172,8 @@ fn a_connect_that_fails_is_told_of_each_time() {
 }
 
 /// The events of many threads, of which each ends a hold and begins another.
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn events_come_in_their_order_from_all_threads() {
-    let _clean = clean();
     let (mgr, record) = observed();
     let threads = (0..8)
         .map(|_| {
@@ -214,10 +205,8 @@ impl Observer for Panics {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_panic_of_an_observer_harms_nobody() {
-    let _clean = clean();
     let mgr = builder().observer(Arc::new(Panics)).connect().unwrap();
     for _ in 0..3 {
         mgr.lock(1).unwrap().unlock().unwrap();
@@ -239,10 +228,8 @@ impl Observer for Asks {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn an_observer_may_ask_its_manager_and_drop_guards() {
-    let _clean = clean();
     let asks = Arc::new(Asks(Mutex::new(None)));
     let observer = Arc::clone(&asks);
     let mgr = builder().observer(observer).connect().unwrap();

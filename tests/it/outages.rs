@@ -1,5 +1,5 @@
-//! The faults of the Go package that a database or network which is away brings out, by
-//! number and name. The others are in `faults`.
+//! A database or network that is away: what callers are told meanwhile, what the wait costs
+//! and how the manager reconnects.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,10 +16,8 @@ use crate::support::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-#[test]
-#[serial]
-fn fault_01_answers_twice_when_offline() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn every_call_gets_its_own_answer_while_the_server_crashes() {
     let server = Server::start().unwrap();
     let mgr = Manager::connect(&server.url()).unwrap();
     let done = Arc::new(AtomicBool::new(false));
@@ -59,10 +57,8 @@ fn fault_01_answers_twice_when_offline() {
     drop(mgr.lock("common").unwrap());
 }
 
-#[test]
-#[serial]
-fn fault_07_reconnect_without_backoff() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn reconnects_back_off_and_log_little() {
     let proxy = Proxy::to(server()).unwrap();
     let mgr = Manager::builder(&proxy.url())
         .reconnect_backoff(10 * MS, 1000 * MS)
@@ -83,10 +79,8 @@ fn fault_07_reconnect_without_backoff() {
     mgr.close().unwrap();
 }
 
-#[test]
-#[serial]
-fn fault_07_a_busy_loop_while_the_database_is_away() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn waiting_for_the_database_takes_little_processor_time() {
     let server = Server::start().unwrap();
     let mgr = Manager::builder(&server.url())
         .wait_while_unavailable(true)
@@ -122,10 +116,8 @@ fn cpu_time() -> Duration {
             .sum::<u32>()
 }
 
-#[test]
-#[serial]
-fn fault_08_the_password_is_logged() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn the_password_is_in_no_log_line_error_or_debug_output() {
     let server = Server::builder()
         .hba("host all all 127.0.0.1/32 scram-sha-256")
         .start()
@@ -175,10 +167,8 @@ fn whole(error: &dyn std::error::Error) -> String {
     format!("{error} {error:?} {error:#?} {source}\n")
 }
 
-#[test]
-#[serial]
-fn fault_09_a_fixed_500_ms_connect_limit() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn a_reconnect_may_take_longer_than_half_a_second() {
     let proxy = Proxy::to(server()).unwrap();
     let mgr = Manager::builder(&proxy.url())
         .wait_while_unavailable(true)
@@ -192,11 +182,8 @@ fn fault_09_a_fixed_500_ms_connect_limit() {
     assert_eq!(mgr.stats().reconnects, 1);
 }
 
-#[test]
-#[serial]
-fn a_smart_stop_waits_for_the_manager_and_takes_no_lock_from_it() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_smart_stop_waits_for_the_manager_and_takes_no_lock_from_it(server: Server) {
     let mgr = Manager::connect(&server.url()).unwrap();
     let guard = mgr.lock("smart").unwrap();
     let watch = guard.watch();
@@ -215,11 +202,8 @@ fn a_smart_stop_waits_for_the_manager_and_takes_no_lock_from_it() {
     assert_eq!(watch.ended(), Some(Ended::Unlocked));
 }
 
-#[test]
-#[serial]
-fn a_reconnect_waits_for_a_free_slot() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_reconnect_waits_for_a_free_slot(server: Server) {
     let mut client = server.client();
     client.batch_execute("CREATE ROLE app LOGIN").unwrap();
     let mgr = Manager::builder(&server.url().replace("user=postgres", "user=app"))
@@ -331,10 +315,8 @@ fn callers_are_told_that_a_reconnects_login_was_refused() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn callers_wait_for_the_outcome_of_the_first_reconnect() {
-    let _clean = clean();
     let proxy = Proxy::to(server()).unwrap();
     let mgr = Manager::connect(&proxy.url()).unwrap();
     let guard = mgr.lock("held").unwrap();
@@ -346,10 +328,8 @@ fn callers_wait_for_the_outcome_of_the_first_reconnect() {
     assert_eq!(mgr.stats().reconnects, 1);
 }
 
-#[test]
-#[serial]
-fn they_are_told_when_that_has_failed() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn callers_are_told_when_the_first_reconnect_has_failed() {
     let proxy = Proxy::to(server()).unwrap();
     let mgr = Manager::builder(&proxy.url())
         .connect_timeout(1500 * MS)

@@ -20,11 +20,8 @@ fn quick(url: &str) -> Builder {
     Manager::builder(url).connect_timeout(SHORT)
 }
 
-#[test]
-#[serial]
-fn several_transaction_poolers_behind_one_address_are_refused() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn several_transaction_poolers_behind_one_address_are_refused(server: Server) {
     for number in [2, 3] {
         let poolers: io::Result<Vec<_>> = (0..number)
             .map(|_| Pooler::before(&server, PoolMode::Transaction, 3))
@@ -39,11 +36,8 @@ fn several_transaction_poolers_behind_one_address_are_refused() {
     }
 }
 
-#[test]
-#[serial]
-fn a_transaction_pooler_with_no_client_slot_left_is_refused() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_transaction_pooler_with_no_client_slot_left_is_refused(server: Server) {
     for mode in [PoolMode::Transaction, PoolMode::Statement] {
         let slots = [("max_client_conn", "1")];
         let pooler = or_skip!(Pooler::with_settings(&server, mode, 3, &slots));
@@ -56,11 +50,8 @@ fn a_transaction_pooler_with_no_client_slot_left_is_refused() {
     }
 }
 
-#[test]
-#[serial]
-fn a_transaction_pooler_that_is_slow_to_log_in_is_refused() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_transaction_pooler_that_is_slow_to_log_in_is_refused(server: Server) {
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 3));
     let network = Proxy::among(&[pooler.port()]).unwrap();
     network.delay_connects(Duration::from_millis(1200));
@@ -72,11 +63,8 @@ fn a_transaction_pooler_that_is_slow_to_log_in_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Pooler, "{error}");
 }
 
-#[test]
-#[serial]
-fn a_busy_transaction_pooler_is_refused_every_time() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_busy_transaction_pooler_is_refused_every_time(server: Server) {
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 3));
     let busy = |client: &mut Client| drop(client.simple_query("SELECT pg_sleep(0.001)").unwrap());
     among_clients(&pooler, busy, || {
@@ -123,11 +111,8 @@ fn unlock_all(client: &mut Client) {
 
 /// What is left behind to tell such a pooler can be given back by another client of its, and
 /// then it may be taken for a pool in session mode.
-#[test]
-#[serial]
-fn a_session_that_is_lent_out_after_all_is_given_up() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_session_that_is_lent_out_after_all_is_given_up(server: Server) {
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 3));
     among_clients(&pooler, unlock_all, || {
         let mut refused = 0;
@@ -145,11 +130,8 @@ fn a_session_that_is_lent_out_after_all_is_given_up() {
     });
 }
 
-#[test]
-#[serial]
-fn a_pool_that_begins_to_lend_its_sessions_out_is_noticed() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_pool_that_begins_to_lend_its_sessions_out_is_noticed(server: Server) {
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 6));
     let mgr = quick(&pooler.url()).connect().unwrap();
     let guard = mgr.lock("key").unwrap();
@@ -162,11 +144,8 @@ fn a_pool_that_begins_to_lend_its_sessions_out_is_noticed() {
     assert_eq!(guard.unlock().unwrap_err().kind(), ErrorKind::Lost);
 }
 
-#[test]
-#[serial]
-fn a_transaction_pooler_that_resets_its_sessions_is_refused() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_transaction_pooler_that_resets_its_sessions_is_refused(server: Server) {
     let reset = [("server_reset_query_always", "1")];
     for (mode, size) in [(PoolMode::Transaction, 1), (PoolMode::Statement, 3)] {
         let pooler = or_skip!(Pooler::with_settings(&server, mode, size, &reset));
@@ -208,11 +187,8 @@ fn paths_of_different_kinds_behind_one_address_are_not_taken() {
     }
 }
 
-#[test]
-#[serial]
-fn what_is_refused_is_left_as_it_was() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_refused_pooler_is_left_as_it_was(server: Server) {
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, 1));
     let mut other = Client::connect(&pooler.url(), NoTls).unwrap();
     let settings = "SELECT string_agg(name || '=' || setting, ',' ORDER BY name) FROM pg_settings \
@@ -256,11 +232,8 @@ fn a_manager_that_is_refused_again_and_again_leaves_one_lock_at_most() {
     assert!(left <= 1, "{left} locks are left in pooled sessions");
 }
 
-#[test]
-#[serial]
-fn one_free_slot_is_enough() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn one_free_slot_is_enough(server: Server) {
     let mut client = server.client();
     client
         .batch_execute("CREATE ROLE single LOGIN CONNECTION LIMIT 1")
@@ -282,10 +255,8 @@ fn one_free_slot_is_enough() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_connect_takes_few_round_trips() {
-    let _clean = clean();
     let network = Proxy::to(server()).unwrap();
     let url = format!("{} sslmode=disable", network.url());
     let taken = || {

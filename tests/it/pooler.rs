@@ -6,16 +6,12 @@ use std::time::Duration;
 
 use distlock::{ErrorKind, Manager};
 use postgres::{Client, NoTls};
-use serial_test::serial;
 use throwaway_postgres::{PoolMode, Pooler, Server};
 
 use crate::support::*;
 
-#[test]
-#[serial]
-fn a_pool_in_session_mode_keeps_locks() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_pool_in_session_mode_keeps_locks(server: Server) {
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 10));
     let pooled = Manager::connect(&pooler.url()).unwrap();
     let direct = Manager::connect(&server.url()).unwrap();
@@ -27,11 +23,8 @@ fn a_pool_in_session_mode_keeps_locks() {
     guard.unlock().unwrap();
 }
 
-#[test]
-#[serial]
-fn a_session_pool_that_is_used_up_is_no_other_kind_of_pool() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_session_pool_that_is_used_up_is_accepted(server: Server) {
     // The second connection, which is to tell, never gets a session of its own.
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 1));
     let pooled = Manager::connect(&pooler.url()).unwrap();
@@ -42,11 +35,8 @@ fn a_session_pool_that_is_used_up_is_no_other_kind_of_pool() {
     pooled.close().unwrap();
 }
 
-#[test]
-#[serial]
-fn a_pool_that_lends_its_sessions_out_is_refused() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_pool_that_lends_its_sessions_out_is_refused(server: Server) {
     for mode in [PoolMode::Transaction, PoolMode::Statement] {
         for size in [1, 10] {
             let pooler = or_skip!(Pooler::before(&server, mode, size));
@@ -61,11 +51,8 @@ fn a_pool_that_lends_its_sessions_out_is_refused() {
     }
 }
 
-#[test]
-#[serial]
-fn so_is_one_that_becomes_such_a_pool_later() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_pool_that_switches_to_transaction_mode_is_refused_at_the_reconnect(server: Server) {
     let mut pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 10));
     let mgr = Manager::connect(&pooler.url()).unwrap();
     let guard = mgr.lock("held").unwrap();
@@ -79,11 +66,8 @@ fn so_is_one_that_becomes_such_a_pool_later() {
     eventually(|| matches!(mgr.try_lock("held"), Ok(Some(_))));
 }
 
-#[test]
-#[serial]
-fn a_session_pool_that_is_used_up_is_none_however_short_the_time_to_connect() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_session_pool_that_is_used_up_is_accepted_within_a_short_connect_timeout(server: Server) {
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 1));
     let pooled = Manager::builder(&pooler.url())
         .connect_timeout(Duration::from_millis(900))
@@ -92,11 +76,8 @@ fn a_session_pool_that_is_used_up_is_none_however_short_the_time_to_connect() {
     pooled.close().unwrap();
 }
 
-#[test]
-#[serial]
-fn a_busy_pool_that_lends_its_sessions_out_is_refused_too() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_busy_pool_that_lends_its_sessions_out_is_refused(server: Server) {
     for size in [1, 2] {
         let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, size));
         let over = AtomicBool::new(false);

@@ -52,11 +52,8 @@ fn assert_refused_at_reconnect(
     eventually(|| matches!(mgr.try_lock("preflight"), Ok(Some(_))));
 }
 
-#[test]
-#[serial]
-fn a_server_whose_lock_functions_do_nothing_is_refused() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_server_whose_lock_functions_do_nothing_is_refused(server: Server) {
     let mgr = Manager::connect(&server.url()).unwrap();
     let mut client = server.client();
     client.batch_execute(NO_OP).unwrap();
@@ -66,11 +63,8 @@ fn a_server_whose_lock_functions_do_nothing_is_refused() {
     assert_refused_at_reconnect(&mut client, &mgr, ErrorKind::NotLocking, heal);
 }
 
-#[test]
-#[serial]
-fn an_old_server_is_refused() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn an_old_server_is_refused(server: Server) {
     let mgr = Manager::connect(&server.url()).unwrap();
     let mut client = server.client();
     client.batch_execute(&pretend(130_022)).unwrap();
@@ -85,11 +79,8 @@ fn an_old_server_is_refused() {
     );
 }
 
-#[test]
-#[serial]
-fn the_lock_functions_are_postgres_own_whatever_else_has_their_names() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn the_lock_functions_are_postgres_own_whatever_else_has_their_names(server: Server) {
     let mut client = server.client();
     client.batch_execute("CREATE SCHEMA trap").unwrap();
     for name in [
@@ -155,11 +146,8 @@ fn the_server_is_told_to_watch_the_network() {
     assert!(!log.contains("ERROR:"), "{log}");
 }
 
-#[test]
-#[serial]
-fn limits_of_a_role_are_not_for_this_session() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn limits_of_a_role_are_not_for_this_session(server: Server) {
     let mut client = server.client();
     // More than each of the limits.
     let slow = "pg_catalog.pg_sleep(0.5) IS NOT NULL AND pg_catalog.honest(n)";

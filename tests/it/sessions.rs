@@ -30,11 +30,8 @@ fn a_session_pool_without_a_reset_is_refused() {
     }
 }
 
-#[test]
-#[serial]
-fn a_session_pool_whose_reset_fails_keeps_no_lock() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_session_pool_whose_reset_fails_keeps_no_lock(server: Server) {
     let reset = [("server_reset_query", "SELECT 1/0")];
     let pooler = or_skip!(Pooler::with_settings(&server, PoolMode::Session, 1, &reset));
     let direct = Manager::connect(&server.url()).unwrap();
@@ -52,11 +49,8 @@ fn a_session_pool_whose_reset_fails_keeps_no_lock() {
     }
 }
 
-#[test]
-#[serial]
-fn a_session_begins_clean_whatever_the_last_client_left() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_session_begins_clean_whatever_the_last_client_left(server: Server) {
     let pooler = or_skip!(Pooler::with_settings(
         &server,
         PoolMode::Session,
@@ -84,11 +78,8 @@ fn a_session_begins_clean_whatever_the_last_client_left() {
     assert_eq!(mgr.stats().lost, 0);
 }
 
-#[test]
-#[serial]
-fn a_session_is_given_back_clean() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_session_is_given_back_clean(server: Server) {
     let pooler = or_skip!(Pooler::with_settings(
         &server,
         PoolMode::Session,
@@ -120,11 +111,8 @@ fn a_session_is_given_back_clean() {
     assert_eq!(client.query_one(locks, &[]).unwrap().get::<_, i64>(0), 0);
 }
 
-#[test]
-#[serial]
-fn each_session_keeps_a_marker_and_it_goes_with_it() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn each_session_keeps_a_marker_and_it_goes_with_it(server: Server) {
     let mut client = server.client();
     let mut markers = || -> i64 {
         let count = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) \
@@ -140,11 +128,8 @@ fn each_session_keeps_a_marker_and_it_goes_with_it() {
     eventually(|| markers() == 0);
 }
 
-#[test]
-#[serial]
-fn a_primary_whose_transactions_are_read_only_by_default_is_a_primary() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_primary_whose_transactions_are_read_only_by_default_is_a_primary(server: Server) {
     let mut client = server.client();
     client
         .batch_execute("ALTER ROLE postgres SET default_transaction_read_only = on")
@@ -156,11 +141,8 @@ fn a_primary_whose_transactions_are_read_only_by_default_is_a_primary() {
     guard.unlock().unwrap();
 }
 
-#[test]
-#[serial]
-fn a_small_statement_timeout_breaks_no_connect() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_small_statement_timeout_breaks_no_connect(server: Server) {
     let url = server.url();
     let in_options = format!("{url} options='-c statement_timeout=1'");
     for _ in 0..20 {

@@ -6,7 +6,6 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use distlock::{CancelToken, Ended, ErrorKind, Guard, Manager};
-use serial_test::serial;
 use throwaway_postgres::{Server, Shutdown};
 
 use crate::support::*;
@@ -14,10 +13,8 @@ use crate::support::*;
 /// How many threads, or managers, compete.
 const CROWDS: [usize; 4] = [2, 3, 10, 50];
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_cancelled_parent_ends_holds_and_waits_without_their_owners_help() {
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
     let parent = CancelToken::new();
     let child = parent.child();
@@ -49,10 +46,8 @@ fn a_cancelled_parent_ends_holds_and_waits_without_their_owners_help() {
     assert_eq!(late.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
-#[test]
-#[serial]
-fn a_cancelled_child_ends_only_its_own() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn a_cancelled_child_token_ends_only_its_own_hold() {
     let mgr = manager();
     let parent = CancelToken::new();
     let (one, two) = (parent.child(), parent.child());
@@ -71,10 +66,8 @@ fn a_cancelled_child_ends_only_its_own() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_lock_can_be_taken_again_after_each_way_to_give_it_back() {
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
     let give_back: [fn(Guard, &CancelToken); 3] = [
         |guard, _| guard.unlock().unwrap(),
@@ -91,10 +84,8 @@ fn a_lock_can_be_taken_again_after_each_way_to_give_it_back() {
     assert_eq!((mgr.stats().acquired, mgr.stats().released), (3, 3));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn at_the_limit_every_acquire_fails_at_once_until_a_lock_is_given_back() {
-    let _clean = clean();
     let mgr = builder().max_locks(3).connect().unwrap();
     let mut guards: Vec<Guard> = (0..3).map(|n| mgr.lock(n).unwrap()).collect();
     for key in [2, 3] {
@@ -137,10 +128,8 @@ fn winners(managers: &[Manager]) -> usize {
     finish(tries).into_iter().flatten().count()
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn of_many_threads_that_try_exactly_one_wins() {
-    let _clean = clean();
     let mgr = manager();
     for crowd in CROWDS {
         for _ in 0..10 {
@@ -149,10 +138,8 @@ fn of_many_threads_that_try_exactly_one_wins() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn of_many_managers_that_try_exactly_one_wins() {
-    let _clean = clean();
     let managers: Vec<Manager> = (0..50).map(|_| manager()).collect();
     for crowd in CROWDS {
         for _ in 0..10 {
@@ -194,20 +181,16 @@ fn take_turns(managers: &[Manager], rounds: usize) {
     assert_eq!(entries.load(Ordering::SeqCst), managers.len() * rounds);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn many_threads_that_wait_all_get_in_one_at_a_time() {
-    let _clean = clean();
     let mgr = manager();
     for crowd in CROWDS {
         take_turns(&vec![mgr.clone(); crowd], 20);
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn many_managers_that_wait_all_get_in_one_at_a_time() {
-    let _clean = clean();
     let managers: Vec<Manager> = (0..50).map(|_| manager()).collect();
     for crowd in CROWDS {
         take_turns(&managers[..crowd], 2);
@@ -217,10 +200,8 @@ fn many_managers_that_wait_all_get_in_one_at_a_time() {
     take_turns(&mixed, 5);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_wait_can_be_cancelled_while_the_database_is_away() {
-    let _clean = clean();
     let server = Server::start().unwrap();
     let mgr = Manager::builder(&server.url())
         .wait_while_unavailable(true)
@@ -251,10 +232,8 @@ fn a_wait_can_be_cancelled_while_the_database_is_away() {
     assert_eq!(mgr.stats().waiting, 0);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn every_lock_trips_when_the_database_is_ripped_out() {
-    let _clean = clean();
     let server = Server::start().unwrap();
     let managers: Vec<_> = (0..3)
         .map(|_| Manager::connect(&server.url()).unwrap())
@@ -275,10 +254,8 @@ fn every_lock_trips_when_the_database_is_ripped_out() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn the_manager_works_after_a_flapping_database() {
-    let _clean = clean();
     let server = Server::start().unwrap();
     let mgr = Manager::connect(&server.url()).unwrap();
     for round in 1..=4 {

@@ -37,10 +37,8 @@ fn assert_stalled(mgr: &Manager) {
     assert_eq!(kind(result), ErrorKind::Unavailable);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_deadline_is_kept_and_the_watch_follows() {
-    let _clean = clean();
     let mgr = builder()
         .heartbeat(10 * MS)
         .lease(1000 * MS)
@@ -63,10 +61,8 @@ fn a_deadline_is_kept_and_the_watch_follows() {
     drop(paused);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_deadline_is_kept_when_the_queue_is_full() {
-    let _clean = clean();
     let mgr = builder().queue_capacity(1).connect().unwrap();
     let _held = mgr.lock("held").unwrap();
     let paused = pause_backend(server());
@@ -85,10 +81,8 @@ fn a_deadline_is_kept_when_the_queue_is_full() {
     assert_eq!(mgr.stats().held, 1);
 }
 
-#[test]
-#[serial]
-fn fault_05_a_silent_connection_is_given_up_and_fault_06_the_old_one_closed() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn a_silent_connection_is_replaced_and_then_closed() {
     let mgr = builder()
         .response_timeout(200 * MS)
         .lease(None)
@@ -111,10 +105,8 @@ fn fault_05_a_silent_connection_is_given_up_and_fault_06_the_old_one_closed() {
     assert_eq!(guard.unlock().unwrap_err().kind(), ErrorKind::Lost);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn try_lock_is_answered_when_the_whole_server_is_stopped() {
-    let _clean = clean();
     let server = Server::start().unwrap();
     let mgr = Manager::builder(&server.url())
         .response_timeout(300 * MS)
@@ -131,10 +123,8 @@ fn try_lock_is_answered_when_the_whole_server_is_stopped() {
     eventually(|| mgr.try_lock("x").is_ok_and(|guard| guard.is_some()));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_deadline_that_passes_in_an_outage_does_not_say_that_the_lock_is_taken() {
-    let _clean = clean();
     let server = Server::start().unwrap();
     for wait in [true, false] {
         let mgr = Manager::builder(&server.url())
@@ -156,10 +146,8 @@ fn a_deadline_that_passes_in_an_outage_does_not_say_that_the_lock_is_taken() {
     }
 }
 
-#[test]
-#[serial]
-fn fault_11_a_connection_can_appear_after_the_end() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn a_connect_that_succeeds_after_the_close_leaves_nothing() {
     let server = Server::start().unwrap();
     let mgr = Manager::connect(&server.url()).unwrap();
     let guard = mgr.lock("held").unwrap();
@@ -175,10 +163,8 @@ fn fault_11_a_connection_can_appear_after_the_end() {
     eventually(|| backends(&mut client).is_empty());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn connects_that_get_no_answer_do_not_pile_up() {
-    let _clean = clean();
     let server = Server::start().unwrap();
     // Which a busy machine may not keep at once.
     let mgr = Manager::builder(&server.url())
@@ -205,10 +191,8 @@ fn connects_that_get_no_answer_do_not_pile_up() {
     eventually(|| mgr.try_lock("free").is_ok_and(|guard| guard.is_some()));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn close_returns_and_answers_everybody() {
-    let _clean = clean();
     let mgr = builder().queue_capacity(1).connect().unwrap();
     let guard = mgr.lock("held").unwrap();
     let paused = pause_backend(server());
@@ -229,10 +213,8 @@ fn close_returns_and_answers_everybody() {
     drop(paused);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn dropping_guards_never_waits() {
-    let _clean = clean();
     let mgr = builder().queue_capacity(1).connect().unwrap();
     let guards: Vec<Guard> = (0..50).map(|n: i64| mgr.lock(n).unwrap()).collect();
     let paused = pause_backend(server());
@@ -251,10 +233,8 @@ fn dropping_guards_never_waits() {
     assert_eq!(mgr.stats().released, 55);
 }
 
-#[test]
-#[serial]
-fn fault_14_a_request_cannot_be_cancelled_while_it_waits() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn a_cancel_ends_every_wait_while_the_server_is_stopped() {
     let mgr = builder().queue_capacity(1).connect().unwrap();
     let _held = mgr.lock("held").unwrap();
     let paused = pause_backend(server());
@@ -273,10 +253,8 @@ fn fault_14_a_request_cannot_be_cancelled_while_it_waits() {
     assert_eq!((mgr.stats().held, mgr.stats().waiting), (1, 0));
 }
 
-#[test]
-#[serial]
-fn fault_15_watchers_are_told_only_after_the_unlock() {
-    let _clean = clean();
+#[apply(isolated_test)]
+fn a_cancel_trips_the_watch_while_the_server_is_stopped() {
     let mgr = manager();
     let token = CancelToken::new();
     let guard = mgr.acquire("held").cancel(&token).lock().unwrap();
@@ -288,10 +266,8 @@ fn fault_15_watchers_are_told_only_after_the_unlock() {
     drop(paused);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_long_lease_does_not_make_the_response_timeout_longer() {
-    let _clean = clean();
     let mgr = builder()
         .response_timeout(300 * MS)
         .lease(FOREVER * 10)
@@ -309,10 +285,8 @@ fn a_long_lease_does_not_make_the_response_timeout_longer() {
     drop(paused);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_deadline_too_short_to_tell_does_not_say_that_the_lock_is_taken() {
-    let _clean = clean();
     let mgr = manager();
     let _held = mgr.lock("held").unwrap();
     let paused = pause_backend(server());
@@ -326,11 +300,8 @@ fn a_deadline_too_short_to_tell_does_not_say_that_the_lock_is_taken() {
     drop(paused);
 }
 
-#[test]
-#[serial]
-fn a_host_that_says_nothing_keeps_nobody_from_the_next() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_host_that_says_nothing_keeps_nobody_from_the_next(server: Server) {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let dsn = format!(
         "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname=postgres",

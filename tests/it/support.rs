@@ -1,4 +1,4 @@
-//! What all tests stand on: one server, a clean end, waiting for events, a way to skip.
+//! What all tests stand on: one server, the frame of a test, waiting for events, a way to skip.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use distlock::{Builder, Manager};
+pub(crate) use macro_rules_attribute::apply;
 use postgres::Client;
 use throwaway_postgres::Server;
 
@@ -26,6 +27,32 @@ pub(crate) fn manager() -> Manager {
 pub(crate) fn builder() -> Builder {
     Manager::builder(&server().url())
 }
+
+/// Makes a function a test, as `#[apply(isolated_test)]`: no other such test runs meanwhile,
+/// and it must end [`Clean`] on the server of all tests or, if it takes a `server: Server`, on
+/// one of its own.
+macro_rules! isolated_test {
+    ($(#[$attribute:meta])* fn $name:ident() $(-> $result:ty)? $body:block) => {
+        $(#[$attribute])*
+        #[test]
+        #[serial_test::serial]
+        fn $name() $(-> $result)? {
+            let _clean = $crate::support::clean();
+            $body
+        }
+    };
+    ($(#[$attribute:meta])* fn $name:ident($server:ident: $Server:ty) $body:block) => {
+        $(#[$attribute])*
+        #[test]
+        #[serial_test::serial]
+        fn $name() {
+            let $server: $Server = throwaway_postgres::Server::start().unwrap();
+            let _clean = $crate::support::clean_on(&$server);
+            $body
+        }
+    };
+}
+pub(crate) use isolated_test;
 
 /// What `made` has made. Where this machine does not have what it takes, such as a program,
 /// the test ends here and says so.

@@ -7,7 +7,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use distlock::{ErrorKind, Manager};
-use serial_test::serial;
 use throwaway_postgres::Server;
 
 use crate::support::*;
@@ -15,10 +14,8 @@ use crate::support::*;
 /// For the process that runs out of descriptors: which server to use.
 const URL: &str = "DISTLOCK_TEST_URL";
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_late_connect_does_not_end_inside_a_callers_runtime() {
-    let _clean = clean();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
@@ -52,11 +49,8 @@ fn terminate_sessions_elsewhere() {
     finish(vec![std::thread::spawn(terminate)]);
 }
 
-#[test]
-#[serial]
-fn a_process_without_descriptors_is_told_and_recovers() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_process_without_descriptors_is_told_and_recovers(server: Server) {
     let child = Command::new("sh")
         .arg("-c")
         .arg("ulimit -n 64; exec \"$0\" \"$@\"")

@@ -161,7 +161,7 @@ fn a_url_says_the_same_as_pairs() {
 
 #[test]
 #[serial]
-fn an_address_is_a_name_too() {
+fn a_certificate_may_name_an_address() {
     let (server, root) = secured();
     let _clean = clean_on(server);
     let rest = format!("sslmode=verify-full sslrootcert='{root}'");
@@ -214,10 +214,8 @@ fn the_systems_authorities_are_trusted() {
     assert!(String::from_utf8_lossy(&child.stdout).contains("1 passed"));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_server_without_tls_is_refused_where_it_is_required() {
-    let _clean = clean();
     for mode in ["require", "verify-ca", "verify-full"] {
         let dsn = format!("{} sslmode={mode}", server().tcp_url());
         check_refused(&dsn, "has no TLS");
@@ -268,7 +266,7 @@ fn a_socket_beside_other_hosts_is_passed_over_where_tls_is_required() {
 
 #[test]
 #[serial]
-fn a_reconnect_is_encrypted_too() {
+fn a_reconnect_is_encrypted() {
     let (server, root) = secured();
     let _clean = clean_on(server);
     let rest = format!("sslmode=verify-full sslrootcert='{root}'");
@@ -285,7 +283,7 @@ fn a_reconnect_is_encrypted_too() {
 /// What looks for a pooler has to get in as well.
 #[test]
 #[serial]
-fn the_second_connection_of_a_connect_is_encrypted_too() {
+fn both_connections_of_a_connect_are_encrypted() {
     let (server, root) = secured();
     let _clean = clean_on(server);
     let proxy = Proxy::to(server).unwrap();

@@ -13,11 +13,8 @@ fn refusal(url: &str) -> Error {
     Manager::connect(url).unwrap_err()
 }
 
-#[test]
-#[serial]
-fn a_pooler_that_takes_no_more_clients_is_unavailable() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_pooler_that_takes_no_more_clients_is_unavailable(server: Server) {
     let full = [("max_client_conn", "1")];
     let pooler = or_skip!(Pooler::with_settings(&server, PoolMode::Session, 5, &full));
     let mut other = None;
@@ -36,7 +33,7 @@ fn a_pooler_that_takes_no_more_clients_is_unavailable() {
 
 #[test]
 #[serial]
-fn so_is_one_whose_server_takes_no_more_clients() {
+fn a_pooler_whose_server_takes_no_more_clients_is_unavailable() {
     let server = Server::builder()
         .setting("max_connections", "5")
         .setting("superuser_reserved_connections", "0")
@@ -78,11 +75,8 @@ fn so_is_one_whose_server_takes_no_more_clients() {
     assert!(error.is_transient());
 }
 
-#[test]
-#[serial]
-fn a_database_that_is_disabled_may_be_enabled_again() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_database_that_is_disabled_may_be_enabled_again(server: Server) {
     let admin = [("admin_users", "postgres")];
     let pooler = or_skip!(Pooler::with_settings(&server, PoolMode::Session, 5, &admin));
     drop(Manager::connect(&pooler.url()).unwrap());
@@ -141,10 +135,8 @@ fn a_connect_that_finds_the_lock_table_full_says_so() {
     drop(finish(vec![starting]).remove(0).unwrap());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn waiting_does_not_mend_a_login_a_certificate_or_a_setting() {
-    let _clean = clean();
     let url = server().tcp_url();
     for (url, kind) in [
         (format!("{url} dbname=none_of_that_name"), ErrorKind::Login),

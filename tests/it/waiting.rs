@@ -6,7 +6,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use distlock::{CancelToken, ErrorKind, Guard, Manager};
-use serial_test::serial;
 use throwaway_postgres::{Server, Shutdown};
 
 use crate::support::*;
@@ -54,30 +53,24 @@ fn shared(mgr: &Manager) -> Guard {
     mgr.lock_shared("queue").unwrap()
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn threads_are_served_first_in_first_out() {
-    let _clean = clean();
     let mgr = manager();
     let guard = mgr.lock("queue").unwrap();
     let served = order(&mgr, &[exclusive as Take; 32], || drop(guard));
     assert_eq!(served, (0..32).collect::<Vec<_>>());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn threads_that_wait_for_another_process_are_served_first_in_first_out() {
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
     let guard = other.lock("queue").unwrap();
     let served = order(&mgr, &[exclusive as Take; 16], || drop(guard));
     assert_eq!(served, (0..16).collect::<Vec<_>>());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn an_exclusive_request_is_not_overtaken_by_later_shared_ones() {
-    let _clean = clean();
     let mgr = manager();
     let guard = mgr.lock_shared("queue").unwrap();
     let served = order(&mgr, &[exclusive, shared, shared], || {
@@ -87,10 +80,8 @@ fn an_exclusive_request_is_not_overtaken_by_later_shared_ones() {
     assert_eq!(served[0], 0);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn one_thread_at_a_time_is_inside_whatever_process_it_is_of() {
-    let _clean = clean();
     let managers = [manager(), manager()];
     let inside = AtomicBool::new(false);
     let entered = AtomicUsize::new(0);
@@ -111,10 +102,8 @@ fn one_thread_at_a_time_is_inside_whatever_process_it_is_of() {
     assert_eq!(entered.into_inner(), 160);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn readers_and_writers_of_two_processes_exclude_each_other() {
-    let _clean = clean();
     let managers = [manager(), manager()];
     let (readers, writers) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -144,10 +133,8 @@ fn patient() -> Manager {
     builder().retry_interval(NEVER, NEVER).connect().unwrap()
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_cancelled_token_ends_its_waits_at_once_and_no_others() {
-    let _clean = clean();
     let (holder, mgr) = (manager(), patient());
     let _guard = holder.lock("away").unwrap();
     let token = CancelToken::new();
@@ -175,10 +162,8 @@ fn a_cancelled_token_ends_its_waits_at_once_and_no_others() {
     assert_eq!(late.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn close_ends_every_wait_at_once() {
-    let _clean = clean();
     let (holder, mgr) = (manager(), patient());
     let _guard = holder.lock("away").unwrap();
     let _own = mgr.lock("here").unwrap();
@@ -195,10 +180,8 @@ fn close_ends_every_wait_at_once() {
     assert_eq!(finish(waits), [ErrorKind::Closed; 16]);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_deadline_ends_its_wait_and_leaves_the_others_waiting() {
-    let _clean = clean();
     let (holder, mgr) = (manager(), patient());
     let _guard = holder.lock("away").unwrap();
     let token = CancelToken::new();
@@ -219,11 +202,9 @@ fn a_deadline_ends_its_wait_and_leaves_the_others_waiting() {
     });
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn many_waiters_for_other_processes_cost_few_statements() {
     const KEYS: i64 = 100;
-    let _clean = clean();
     let (holder, mgr) = (manager(), manager());
     let mut guards: Vec<_> = (0..KEYS).map(|key| holder.lock(key).unwrap()).collect();
     let token = CancelToken::new();
@@ -248,11 +229,8 @@ fn many_waiters_for_other_processes_cost_few_statements() {
     eventually(|| mgr.stats().waiting == 0);
 }
 
-#[test]
-#[serial]
-fn a_wait_lasts_through_a_restart_of_the_server_if_it_may() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_wait_lasts_through_a_restart_of_the_server_if_it_may(server: Server) {
     let mgr = Manager::builder(&server.url())
         .wait_while_unavailable(true)
         .reconnect_backoff(Duration::from_millis(5), Duration::from_millis(20))
@@ -280,11 +258,8 @@ fn a_wait_lasts_through_a_restart_of_the_server_if_it_may() {
     assert_eq!(mgr.stats().acquired, 9);
 }
 
-#[test]
-#[serial]
-fn a_deadline_holds_while_the_database_is_away() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn a_deadline_holds_while_the_database_is_away(server: Server) {
     let mgr = Manager::builder(&server.url())
         .wait_while_unavailable(true)
         .connect()
@@ -295,11 +270,8 @@ fn a_deadline_holds_while_the_database_is_away() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
 }
 
-#[test]
-#[serial]
-fn while_the_database_is_away_requests_fail_at_once_by_default() {
-    let server = Server::start().unwrap();
-    let _clean = clean_on(&server);
+#[apply(isolated_test)]
+fn while_the_database_is_away_requests_fail_at_once_by_default(server: Server) {
     let mgr = Manager::builder(&server.url())
         .reconnect_backoff(Duration::from_millis(5), Duration::from_millis(20))
         .connect()
@@ -323,10 +295,8 @@ fn while_the_database_is_away_requests_fail_at_once_by_default() {
     eventually(|| mgr.lock("away").is_ok());
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_full_queue_drops_nothing() {
-    let _clean = clean();
     let mgr = builder().queue_capacity(1).connect().unwrap();
     let taken = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -355,14 +325,12 @@ fn a_full_queue_drops_nothing() {
 /// 2 ms or more, and who waits looks every 50 ms or more often. So about one such pause in 25
 /// is met at the least. Two threads in each process, so that without the pauses there would
 /// be next to no moment in which nobody has or takes the lock.
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn processes_that_take_a_lock_again_and_again_take_turns() {
     const TENURE: Duration = Duration::from_millis(20);
     /// What each process must get, and of how many pauses: 20 are to be expected.
     const TURNS: usize = 5;
     const PAUSES: f64 = 500.0;
-    let _clean = clean();
     // Holds above the time after which others get their turn, and far below it.
     for hold in [25, 3].map(Duration::from_millis) {
         let limit = PAUSES * TENURE.div_duration_f64(hold).max(1.0);
@@ -392,4 +360,31 @@ fn processes_that_take_a_lock_again_and_again_take_turns() {
         });
         assert!(all_served(), "{turns:?} of {holds:?} holds of {hold:?}");
     }
+}
+
+#[apply(isolated_test)]
+fn a_cancel_or_a_deadline_does_not_wait_for_the_next_retry() {
+    let holder = manager();
+    let mgr = builder()
+        .retry_interval(FOREVER, FOREVER)
+        .connect()
+        .unwrap();
+    let guard = holder.lock("key").unwrap();
+    let token = CancelToken::new();
+    let wait = thread::spawn({
+        let (mgr, token) = (mgr.clone(), token.clone());
+        move || mgr.acquire("key").cancel(&token).lock().unwrap_err().kind()
+    });
+    eventually(|| mgr.stats().contended == 1);
+    let start = Instant::now();
+    token.cancel();
+    assert_eq!(finish(vec![wait]), [ErrorKind::Cancelled]);
+    assert!(
+        mgr.try_lock_for("key", Duration::from_millis(200))
+            .unwrap()
+            .is_none()
+    );
+    guard.unlock().unwrap();
+    assert!(mgr.try_lock("key").unwrap().is_some());
+    assert!(start.elapsed() < FOREVER / 4, "{:?}", start.elapsed());
 }

@@ -4,14 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use distlock::{CancelToken, Error, ErrorKind, Manager, WithLockError};
-use serial_test::serial;
 
 use crate::support::*;
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn the_value_comes_if_the_lock_lasted() {
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
     let mut borrowed = 1;
     let sum = mgr.with_lock("sum", |guard| {
@@ -26,10 +23,8 @@ fn the_value_comes_if_the_lock_lasted() {
     assert_eq!(again.unwrap(), Some("free"));
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn nothing_runs_without_the_lock() {
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
     let _held = other.lock("taken").unwrap();
     let never = |_: &distlock::Guard| -> () { unreachable!("it has not got the lock") };
@@ -44,10 +39,8 @@ fn nothing_runs_without_the_lock() {
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_lost_lock_is_told_and_the_value_kept() {
-    let _clean = clean();
     // Not even Debug, and not 'static.
     struct Value<'a>(&'a str);
     let name = String::from("kept");
@@ -66,10 +59,8 @@ fn a_lost_lock_is_told_and_the_value_kept() {
     assert_eq!(value.unwrap().0, "kept");
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_hold_that_was_told_to_stop_has_lasted() {
-    let _clean = clean();
     let mgr = manager();
     let shutdown = CancelToken::new();
     let steps = mgr.acquire("steps").cancel(&shutdown).with_lock(|guard| {
@@ -85,10 +76,8 @@ fn a_hold_that_was_told_to_stop_has_lasted() {
     assert_eq!(steps.unwrap(), 3);
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_panic_gives_the_lock_back_and_goes_on() {
-    let _clean = clean();
     let mgr = manager();
     let panic = catch_unwind(AssertUnwindSafe(|| {
         // Without a panic message in the test's output.
@@ -128,10 +117,8 @@ fn assert_free(mgr: &Manager) {
 }
 
 /// The page's eight. No lint speaks up, or this file would not pass.
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn a_guard_that_is_dropped_at_once_holds_nothing() -> Result<(), Error> {
-    let _clean = clean();
     let (mgr, other) = (manager(), manager());
 
     let _ = mgr.lock("key")?;

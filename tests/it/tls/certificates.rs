@@ -286,10 +286,8 @@ fn authorities_that_cannot_be_read_end_one_connect_only() {
     }
 }
 
-#[test]
-#[serial]
+#[apply(isolated_test)]
 fn authorities_are_not_needed_where_there_is_no_tls() {
-    let _clean = clean();
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root.pem");
     fs::write(&root, Authority::new().0.pem()).unwrap();
