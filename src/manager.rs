@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::acquire::{self, Acquire};
-use crate::builder::Builder;
-use crate::connect::target::ConnectConfig;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::health::Health;
@@ -31,14 +29,14 @@ use crate::worker::handle::Handle;
 ///
 /// Every acquire can fail with
 /// [`Unavailable`](crate::ErrorKind::Unavailable) while the database is away (see
-/// [`Builder::wait_while_unavailable`]) or when it does not answer;
+/// [`Builder::wait_while_unavailable`](crate::Builder::wait_while_unavailable)) or when it does not answer;
 /// [`Login`](crate::ErrorKind::Login) while it refuses the login of a reconnect;
 /// [`Closed`](crate::ErrorKind::Closed);
 /// [`LimitReached`](crate::ErrorKind::LimitReached);
 /// [`WaitLimit`](crate::ErrorKind::WaitLimit);
 /// [`LockTableFull`](crate::ErrorKind::LockTableFull);
 /// [`Fencing`](crate::ErrorKind::Fencing) if there is no token to go with the lock;
-/// after a reconnect that found an unsuitable server, the kinds of [`Builder::connect`];
+/// after a reconnect that found an unsuitable server, the kinds of [`Builder::connect`](crate::Builder::connect);
 /// [`Database`](crate::ErrorKind::Database) for any other error of the server.
 #[derive(Clone)]
 pub struct Manager {
@@ -50,64 +48,6 @@ impl Manager {
         Manager { handle }
     }
 
-    /// Connects to `dsn`, a [connection string](crate#connection-strings), with the default
-    /// settings. See [`Builder::connect`].
-    ///
-    /// It reads no environment variables, unlike [`from_env`](Manager::from_env), but for
-    /// the home folder (`HOME`) in which a service file may be.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Builder::connect`].
-    ///
-    /// ```no_run
-    /// # fn main() -> Result<(), distlock::Error> {
-    /// let mgr = distlock::Manager::connect("postgres://app@db.example.com/app")?;
-    /// let _guard = mgr.lock("nightly-report")?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn connect(dsn: &str) -> Result<Manager, Error> {
-        Manager::builder(dsn).connect()
-    }
-
-    /// Connects to where `psql` without arguments would, by the environment (`PGHOST`,
-    /// `PGUSER`, `PGSERVICE`, `~/.pgpass`, …: [`Builder::env_defaults`] has the list), with
-    /// the default settings. Without any of it that is the local server's unix socket, with
-    /// the operating system's user.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Builder::connect`].
-    ///
-    /// ```no_run
-    /// # fn main() -> Result<(), distlock::Error> {
-    /// let mgr = distlock::Manager::from_env()?;
-    /// let _guard = mgr.lock("nightly-report")?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn from_env() -> Result<Manager, Error> {
-        Manager::builder("").env_defaults().connect()
-    }
-
-    /// A manager's settings, to be changed before it connects to `server`: a [connection
-    /// string](crate#connection-strings), or a [`postgres::Config`], whose `ssl_mode` is
-    /// used as it is.
-    ///
-    /// ```no_run
-    /// # fn main() -> Result<(), distlock::Error> {
-    /// let mut config = postgres::Config::new();
-    /// config.host("db.example.com").user("app").password(std::fs::read("/run/secrets/db").unwrap());
-    /// let mgr = distlock::Manager::builder(config).namespace("billing").connect()?;
-    /// # drop(mgr);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn builder(server: impl Into<ConnectConfig>) -> Builder {
-        Builder::new(server.into())
-    }
-
     /// Waits for the lock, first come first served among the threads of this process.
     ///
     /// Two ways to wait for ever, without a word: locks are not reentrant, so a thread that
@@ -115,7 +55,7 @@ impl Manager {
     /// two locks in opposite order wait for each other, which nobody detects. Take locks in
     /// one order everywhere, such as by their names, or take the second one with
     /// [`try_lock_for`](Manager::try_lock_for) and let go of the first.
-    /// [`Builder::wait_limit`] makes an error of it.
+    /// [`Builder::wait_limit`](crate::Builder::wait_limit) makes an error of it.
     ///
     /// # Errors
     ///

@@ -27,6 +27,7 @@
 //! A worker that is stuck in the driver is replaced by the [watchdog]: the lane's epoch
 //! grows, and the old worker leaves when it finds another number there than its own.
 
+mod alarm;
 mod connection;
 mod events;
 mod exchange;
@@ -46,6 +47,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 
+use self::alarm::Alarm;
 pub(crate) use self::connection::Starting;
 use self::connection::{Connection, Connectivity};
 use self::exchange::{Exchange, MAX_BATCH};
@@ -54,7 +56,6 @@ use self::in_flight::InFlight;
 use self::request::{Control, Message, Request};
 use self::responder::Waiter;
 use self::shared::{Shared, State};
-use self::watchdog::Alarm;
 use crate::connect::Dialer;
 use crate::connect::abandoned::Working;
 use crate::error::Error;

@@ -9,7 +9,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use super::Builder;
 use crate::connect::Dialer;
 use crate::connect::dsn::Environment;
-use crate::connect::target::Target;
+use crate::connect::target::{ConnectConfig, Target};
 use crate::error::Error;
 use crate::manager::Manager;
 use crate::worker::handle::Handle;
@@ -146,4 +146,65 @@ impl Builder {
 
 fn panicked() -> Error {
     Error::unavailable("the lock manager's worker has panicked")
+}
+
+/// The ways to make a manager.
+impl Manager {
+    /// Connects to `dsn`, a [connection string](crate#connection-strings), with the default
+    /// settings. See [`Builder::connect`].
+    ///
+    /// It reads no environment variables, unlike [`from_env`](Manager::from_env), but for
+    /// the home folder (`HOME`) in which a service file may be.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::connect`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mgr = distlock::Manager::connect("postgres://app@db.example.com/app")?;
+    /// let _guard = mgr.lock("nightly-report")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connect(dsn: &str) -> Result<Manager, Error> {
+        Manager::builder(dsn).connect()
+    }
+
+    /// Connects to where `psql` without arguments would, by the environment (`PGHOST`,
+    /// `PGUSER`, `PGSERVICE`, `~/.pgpass`, …: [`Builder::env_defaults`] has the list), with
+    /// the default settings. Without any of it that is the local server's unix socket, with
+    /// the operating system's user.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::connect`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mgr = distlock::Manager::from_env()?;
+    /// let _guard = mgr.lock("nightly-report")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_env() -> Result<Manager, Error> {
+        Manager::builder("").env_defaults().connect()
+    }
+
+    /// A manager's settings, to be changed before it connects to `server`: a [connection
+    /// string](crate#connection-strings), or a [`postgres::Config`], whose `ssl_mode` is
+    /// used as it is.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mut config = postgres::Config::new();
+    /// config.host("db.example.com").user("app").password(std::fs::read("/run/secrets/db").unwrap());
+    /// let mgr = distlock::Manager::builder(config).namespace("billing").connect()?;
+    /// # drop(mgr);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(server: impl Into<ConnectConfig>) -> Builder {
+        Builder::new(server.into())
+    }
 }

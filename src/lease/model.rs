@@ -20,7 +20,7 @@ fn is_told(hold: &Hold) -> bool {
 #[test]
 fn a_watch_made_while_the_lease_ends_is_told() {
     try_schedules(|| {
-        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(3600))));
+        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(60))));
         let breaker = thread::spawn({
             let lease = Arc::clone(&lease);
             move || lease.trip(Ended::SessionLost)
@@ -38,7 +38,7 @@ fn a_watch_made_while_the_lease_ends_is_told() {
 #[test]
 fn a_hold_ends_once_and_for_one_cause() {
     try_schedules(|| {
-        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(3600))));
+        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(60))));
         let hold = Hold::new(&lease);
         let breaker = thread::spawn({
             let lease = Arc::clone(&lease);
@@ -70,7 +70,7 @@ fn a_hold_ends_once_and_for_one_cause() {
 #[test]
 fn a_lease_that_was_seen_to_have_expired_is_not_renewed() {
     try_schedules(|| {
-        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(3600))));
+        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(60))));
         lease.arm(BootInstant::now());
         let hold = Hold::new(&lease);
         let renewal = thread::spawn({
@@ -96,7 +96,7 @@ fn a_lease_that_was_seen_to_have_expired_is_not_renewed() {
 #[test]
 fn what_is_given_back_after_its_lease_was_not_ours_to_the_end() {
     try_schedules(|| {
-        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(3600))));
+        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(60))));
         let hold = Hold::new(&lease);
         // The server has given the lock to somebody else, which it does after the lease.
         let given_away = Arc::new(AtomicBool::new(false));
@@ -124,7 +124,7 @@ fn what_is_given_back_after_its_lease_was_not_ours_to_the_end() {
 #[test]
 fn a_lock_is_given_back_once_and_not_after_its_loss() {
     try_schedules(|| {
-        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(3600))));
+        let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(60))));
         let hold = Hold::new(&lease);
         // A token of each kind, and the end of the lease.
         let trip = thread::spawn({

@@ -285,7 +285,7 @@ mod tests {
     use super::*;
     use crate::connect::Dialer;
     use crate::error::ErrorKind;
-    use crate::worker::watchdog::Alarm;
+    use crate::worker::alarm::Alarm;
 
     const MINUTE: Duration = Duration::from_secs(60);
 

@@ -10,13 +10,13 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
+use super::alarm::Alarm;
 use super::events::{self, Event, Events};
 use super::lane::Lane;
 use super::mailbox::Mailbox;
 use super::reply::{Replier, ReplyPool};
 use super::request::{AcquireReply, Grant, Message, UnlockReply};
 use super::responder::{Responder, Waiter};
-use super::watchdog::Alarm;
 use crate::backoff::Jitter;
 use crate::config::Settings;
 use crate::connect::Dialer;

@@ -10,41 +10,13 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tracing::debug;
 
 use super::shared::Shared;
 use crate::clock::BootInstant;
 use crate::error::Error;
 use crate::lease::{self, Ended};
-use crate::sync::atomic::{AtomicBool, Ordering};
-
-/// Wakes the watchdog.
-pub(crate) struct Alarm {
-    sender: Sender<()>,
-    /// True if the watchdog sleeps until it is woken.
-    is_idle: AtomicBool,
-}
-
-impl Alarm {
-    /// With the watchdog's end.
-    pub(crate) fn new() -> (Alarm, Receiver<()>) {
-        let (sender, alarms) = bounded(1);
-        let is_idle = AtomicBool::new(false);
-        (Alarm { sender, is_idle }, alarms)
-    }
-
-    pub(super) fn ring(&self) {
-        self.sender.try_send(()).ok();
-    }
-
-    /// A round trip begins: it has to be watched.
-    pub(super) fn ring_if_idle(&self) {
-        if self.is_idle.swap(false, Ordering::SeqCst) {
-            self.ring();
-        }
-    }
-}
 
 pub(super) fn spawn(shared: &Arc<Shared>, alarms: Receiver<()>) -> Result<(), Error> {
     // Weak: the shared state must not live for its watchdog's sake.
@@ -95,7 +67,7 @@ fn check(shared: &Arc<Shared>, woken_by: WokenBy) -> Option<Pause> {
     let limit = lease::response_limit(settings.lease, settings.response_timeout);
     start_missing_worker(shared);
     // First the flag, then the check: a round trip that begins after the check rings.
-    shared.alarm().is_idle.store(true, Ordering::SeqCst);
+    shared.alarm().expect_ring();
     let now = BootInstant::now();
     let since = shared.state().lock().lane.in_flight().round_trip_since();
     let stuck_at = match since {
@@ -112,7 +84,7 @@ fn check(shared: &Arc<Shared>, woken_by: WokenBy) -> Option<Pause> {
     }
     if stuck_at.is_some() {
         // The next check comes soon enough for any round trip that begins meanwhile.
-        shared.alarm().is_idle.store(false, Ordering::SeqCst);
+        shared.alarm().expect_none();
     }
     let state = shared.state().lock();
     let retry_at = state.lane.is_unmanned().then(|| now + NO_THREAD_PAUSE);
