@@ -63,7 +63,7 @@ package: setup ## Build the package as it would be published
 ci: lint test newest models package demo ## All that continuous integration runs
 
 bench: setup ## Measure beside the bare client and the peers, write benches/results
-	$(CARGO) bench --locked -p distlock -p peers
+	$(CARGO) bench --locked -p distlock
 	$(CARGO) run --locked --profile bench -p report --bin heap
 	$(CARGO) run --locked --profile bench -p report --bin report
 
