@@ -8,9 +8,12 @@
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded to be read")]
 
 mod allocations;
+mod allocator;
 mod machine;
+mod measure;
 mod pair;
 mod peer;
+mod pgbench;
 mod plots;
 mod session;
 mod setup;
@@ -20,7 +23,7 @@ mod throughput;
 mod waiting;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -61,10 +64,10 @@ fn main() -> Result<()> {
 #[expect(clippy::print_stdout, reason = "the table is what the program is for")]
 fn report(args: &Args) -> Result<()> {
     let start = Instant::now();
-    allocations::install()?;
+    allocator::install()?;
     fs::create_dir_all(&args.results)?;
-    let mut setup = Setup::start(args.quick)?;
-    pair::allocations(&mut setup)?;
+    let mut setup = Setup::start(args.quick, args.results.clone())?;
+    allocations::run(&mut setup)?;
     pair::fencing(&mut setup)?;
     session::memory(&mut setup)?;
     session::idle(&mut setup)?;
@@ -72,7 +75,12 @@ fn report(args: &Args) -> Result<()> {
     for placement in Placement::ALL {
         setup.placement = placement;
         let placed = placement.apply(&setup.server)?;
-        measure(&mut setup, &args.results)?;
+        pair::latency(&mut setup)?;
+        throughput::run(&mut setup)?;
+        waiting::run(&mut setup)?;
+        session::loss(&mut setup)?;
+        session::held(&mut setup)?;
+        session::acquire_many(&mut setup)?;
         drop(placed);
     }
 
@@ -103,19 +111,5 @@ fn report(args: &Args) -> Result<()> {
         args.results.join("raw.json"),
         serde_json::to_string_pretty(&raw)?,
     )?;
-    Ok(())
-}
-
-/// Everything that depends on where things run.
-fn measure(setup: &mut Setup, results: &Path) -> Result<()> {
-    pair::latency(setup)?;
-    throughput::run(setup, results)?;
-    let (within, wake_ups) = waiting::threads(setup)?;
-    let between = waiting::processes(setup)?;
-    waiting::plot(setup, results, &within, &between, &wake_ups)?;
-    waiting::long_waits(setup)?;
-    session::loss(setup)?;
-    session::held(setup, results)?;
-    session::acquire_many(setup)?;
     Ok(())
 }

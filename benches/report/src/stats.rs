@@ -4,7 +4,8 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 /// The middle one of `values`; of two the mean.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {
@@ -17,11 +18,10 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 /// The median of the ratios of each round.
 pub(crate) fn median_ratio(candidate: &[f64], baseline: &[f64]) -> f64 {
     let rounds = candidate.iter().zip(baseline);
-    median(
-        rounds
-            .map(|(candidate, baseline)| candidate / baseline)
-            .collect(),
-    )
+    let ratios: Vec<f64> = rounds
+        .map(|(candidate, baseline)| candidate / baseline)
+        .collect();
+    median(&ratios)
 }
 
 /// Latencies in nanoseconds.
@@ -88,9 +88,9 @@ mod tests {
 
     #[test]
     fn a_median_is_in_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(Vec::new()).is_nan());
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(&[]).is_nan());
     }
 
     #[test]

@@ -18,55 +18,44 @@ pub(crate) struct Row {
     baseline: String,
     ratio: Option<f64>,
     goal: String,
-    /// None: a figure that has no goal of its own.
+    /// None without a goal.
     met: Option<bool>,
 }
 
 impl Row {
-    pub(crate) fn new(target: u8, what: &str, placement: Placement) -> Row {
+    /// A figure that is only to be told.
+    pub(crate) fn new(target: u8, what: String, placement: Placement, figure: String) -> Row {
         Row {
             target,
-            what: what.to_owned(),
+            what,
             placement,
-            figure: String::new(),
+            figure,
             baseline: String::new(),
             ratio: None,
-            goal: String::new(),
+            goal: "stated".to_owned(),
             met: None,
         }
     }
 
-    pub(crate) fn figure(mut self, figure: impl Into<String>) -> Row {
-        self.figure = figure.into();
-        self
-    }
-
-    pub(crate) fn against(mut self, baseline: impl Into<String>, ratio: f64) -> Row {
+    pub(crate) fn against(&mut self, baseline: impl Into<String>, ratio: f64) -> &mut Row {
         self.baseline = baseline.into();
         self.ratio = Some(ratio);
         self
     }
 
-    /// For a figure that is only to be told.
-    pub(crate) fn stated(mut self) -> Row {
-        "stated".clone_into(&mut self.goal);
-        self
-    }
-
-    pub(crate) fn goal(mut self, goal: impl Into<String>, met: bool) -> Row {
+    pub(crate) fn goal(&mut self, goal: impl Into<String>, met: bool) {
         self.goal = goal.into();
         self.met = Some(met);
-        self
     }
 
-    pub(crate) fn ratio_at_most(self, most: f64) -> Row {
-        let ratio = self.ratio.unwrap_or(f64::NAN);
-        self.goal(format!("≤ {most} ×"), ratio <= most)
+    pub(crate) fn ratio_at_most(&mut self, most: f64) {
+        let met = self.ratio.is_some_and(|ratio| ratio <= most);
+        self.goal(format!("≤ {most} ×"), met);
     }
 
-    pub(crate) fn ratio_at_least(self, least: f64) -> Row {
-        let ratio = self.ratio.unwrap_or(f64::NAN);
-        self.goal(format!("≥ {least} ×"), ratio >= least)
+    pub(crate) fn ratio_at_least(&mut self, least: f64) {
+        let met = self.ratio.is_some_and(|ratio| ratio >= least);
+        self.goal(format!("≥ {least} ×"), met);
     }
 
     pub(crate) fn is_missed(&self) -> bool {
@@ -163,12 +152,10 @@ mod tests {
 
     #[test]
     fn a_goal_is_met_at_its_bound() {
-        let row = || {
-            Row::new(1, "a | b", Placement::Free)
-                .figure("1")
-                .against("1", 1.0)
-        };
-        let text = for_file(&[row().ratio_at_most(1.0), row().ratio_at_least(1.01)]);
+        let mut rows = [(); 2].map(|()| Row::new(1, "a | b".into(), Placement::Free, "1".into()));
+        rows[0].against("1", 1.0).ratio_at_most(1.0);
+        rows[1].against("1", 1.0).ratio_at_least(1.01);
+        let text = for_file(&rows);
         assert!(
             text.contains("| a \\| b | any | 1 | 1 | 1.00 × | ≤ 1 × | met |"),
             "{text}"

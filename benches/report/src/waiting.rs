@@ -1,15 +1,15 @@
 //! Targets 3 and 4: one key that many want, in one process and in several.
 
-use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::json;
 
-use crate::machine::{Placement, now};
+use crate::machine::now;
+use crate::measure::interleave;
 use crate::peer::{Order, Peer};
 use crate::plots::{self, Series};
 use crate::setup::Setup;
@@ -25,35 +25,69 @@ const SMALL_MULTIPLE: f64 = 4.0;
 /// The longest pause between two looks at a lock, by default.
 const RETRY_MAX: Duration = Duration::from_millis(50);
 
-/// Target 3. Returns the hand-overs and the bare wake-ups.
-pub(crate) fn threads(setup: &mut Setup) -> Result<(Latencies, Latencies)> {
-    let (mut hand_overs, mut wake_ups) = (Latencies::new(), Latencies::new());
-    let mut turns = [0_u64; THREADS];
-    // Side by side, in parts.
-    for _ in 0..4 {
-        contend(setup, setup.millis(1000), &mut hand_overs, &mut turns)?;
-        wake(setup.millis(500), &mut wake_ups);
+pub(crate) fn run(setup: &mut Setup) -> Result<()> {
+    let (within, wake_ups) = threads(setup)?;
+    let between = processes(setup)?;
+    if let Some(file) = setup.plot("hand-over.svg") {
+        let series = [
+            Series::new("bare thread wake-up", wake_ups.distribution()),
+            Series::new("distlock, between threads", within.distribution()),
+            Series::new("distlock, between processes", between.distribution()),
+        ];
+        plots::hand_over(&file, &series)?;
     }
+    long_waits(setup)
+}
+
+/// Target 3. Returns the hand-overs and the bare wake-ups.
+fn threads(setup: &mut Setup) -> Result<(Latencies, Latencies)> {
+    let mut subjects: [&dyn Fn() -> Result<Contention>; 2] = [
+        &|| {
+            let mgr = setup.manager()?;
+            let lock = |_| mgr.lock(KEY).expect("everybody drops it");
+            let contention = contend(setup.millis(1000), lock);
+            mgr.close()?;
+            Ok(contention)
+        },
+        &|| {
+            let ring = Ring::default();
+            Ok(contend(setup.millis(500), |thread| ring.lock(thread)))
+        },
+    ];
+    let parts = interleave(0..4, &mut subjects, |subject, _| subject())?;
+    let mut sums = parts.into_iter().map(|parts| {
+        let mut sum = Contention::new();
+        parts.iter().for_each(|part| sum.add(part));
+        sum
+    });
+    let mut next = || sums.next().expect("there are two");
+    let (
+        Contention {
+            turns,
+            latencies: hand_overs,
+        },
+        wake_ups,
+    ) = (next(), next().latencies);
+
     let fair = turns.iter().sum::<u64>() as f64 / THREADS as f64;
     let off = turns
         .iter()
         .map(|&turns| (turns as f64 / fair - 1.0).abs() * 100.0)
         .fold(0.0, f64::max);
-    let row = setup
-        .row(3, "16 threads, one key, 1 ms hold: worst share")
-        .figure(format!("{off:.1} % off"))
+    let what = "16 threads, one key, 1 ms hold: worst share";
+    setup
+        .row(3, what, format!("{off:.1} % off"))
         .against(format!("fair share {fair:.0} turns"), 1.0 + off / 100.0)
         .goal("± 20 %", off <= 20.0);
-    setup.rows.push(row);
-    let row = setup
-        .row(3, "hand-over between threads, median")
-        .figure(format!("{:.1} µs", hand_overs.median()))
-        .against(
-            format!("bare thread wake-up {:.1} µs", wake_ups.median()),
-            hand_overs.median() / wake_ups.median(),
+    let (own, bare) = (hand_overs.median(), wake_ups.median());
+    setup
+        .row(
+            3,
+            "hand-over between threads, median",
+            format!("{own:.1} µs"),
         )
+        .against(format!("bare thread wake-up {bare:.1} µs"), own / bare)
         .ratio_at_most(SMALL_MULTIPLE);
-    setup.rows.push(row);
     let figures = json!({
         "turns": turns,
         "hand-over": hand_overs.json(),
@@ -63,94 +97,94 @@ pub(crate) fn threads(setup: &mut Setup) -> Result<(Latencies, Latencies)> {
     Ok((hand_overs, wake_ups))
 }
 
-fn contend(
-    setup: &Setup,
-    time: Duration,
-    latencies: &mut Latencies,
-    turns: &mut [u64; THREADS],
-) -> Result<()> {
-    let mgr = setup.manager()?;
-    let released = AtomicU64::new(0);
-    let all = Mutex::new((latencies, turns));
-    let start = Instant::now();
-    thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let (mgr, released, all) = (&mgr, &released, &all);
-            scope.spawn(move || {
-                let (mut own, mut count) = (Latencies::new(), 0);
-                while start.elapsed() < time {
-                    let guard = mgr.lock(KEY).expect("everybody drops it");
-                    let locked = now();
-                    // Nobody else writes it while the lock is held.
-                    let before = released.load(Ordering::Relaxed);
-                    if before != 0 {
-                        own.record(locked - before);
-                    }
-                    count += 1;
-                    thread::sleep(HOLD);
-                    released.store(now(), Ordering::Relaxed);
-                    drop(guard);
-                }
-                let mut all = all.lock().expect("nobody panics with it");
-                all.0.merge(&own);
-                all.1[thread] += count;
-            });
-        }
-    });
-    mgr.close()?;
-    Ok(())
+/// How often each thread had the lock, and how long it took from a release to the next
+/// holder.
+struct Contention {
+    turns: [u64; THREADS],
+    latencies: Latencies,
 }
 
-/// The same with nothing between the threads: each parks until the one before it wakes
-/// it up.
-fn wake(time: Duration, latencies: &mut Latencies) {
-    let turn = AtomicU64::new(0);
-    let woken = AtomicU64::new(0);
-    let over = AtomicBool::new(false);
-    let all = Mutex::new(latencies);
-    let threads = Mutex::new(Vec::new());
+impl Contention {
+    fn new() -> Self {
+        Contention {
+            turns: [0; THREADS],
+            latencies: Latencies::new(),
+        }
+    }
+
+    fn add(&mut self, other: &Contention) {
+        for (turns, more) in self.turns.iter_mut().zip(other.turns) {
+            *turns += more;
+        }
+        self.latencies.merge(&other.latencies);
+    }
+}
+
+/// All threads take `lock`, hold it and drop it again for so long.
+fn contend<G>(time: Duration, lock: impl Fn(usize) -> G + Sync) -> Contention {
+    let released = AtomicU64::new(0);
     let start = Instant::now();
+    let take_turns = |thread| {
+        let mut own = Contention::new();
+        while start.elapsed() < time {
+            let guard = lock(thread);
+            let locked = now();
+            // Nobody else writes it while the lock is held.
+            let before = released.load(Ordering::Relaxed);
+            if before != 0 {
+                own.latencies.record(locked - before);
+            }
+            own.turns[thread] += 1;
+            thread::sleep(HOLD);
+            released.store(now(), Ordering::Relaxed);
+            drop(guard);
+        }
+        own
+    };
+    let mut all = Contention::new();
     thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let (turn, woken, over, all, threads) = (&turn, &woken, &over, &all, &threads);
-            let handle = scope.spawn(move || {
-                let mut own = Latencies::new();
-                while !over.load(Ordering::Acquire) {
-                    if turn.load(Ordering::Acquire) % THREADS as u64 != thread as u64 {
-                        thread::park();
-                        continue;
-                    }
-                    let before = woken.load(Ordering::Relaxed);
-                    if before != 0 {
-                        own.record(now() - before);
-                    }
-                    thread::sleep(HOLD);
-                    if start.elapsed() > time {
-                        over.store(true, Ordering::Release);
-                    }
-                    let threads = threads.lock().expect("nobody panics with it");
-                    let next: Option<&thread::Thread> = threads.get((thread + 1) % THREADS);
-                    // Not before all have started.
-                    if let Some(next) = next {
-                        woken.store(now(), Ordering::Relaxed);
-                        turn.fetch_add(1, Ordering::Release);
-                        next.unpark();
-                    }
-                    if over.load(Ordering::Acquire) {
-                        threads.iter().for_each(thread::Thread::unpark);
-                    }
-                }
-                all.lock().expect("nobody panics with it").merge(&own);
-            });
-            let mut threads = threads.lock().expect("nobody panics with it");
-            threads.push(handle.thread().clone());
+        let start = |thread| scope.spawn(move || take_turns(thread));
+        let threads: Vec<_> = (0..THREADS).map(start).collect();
+        for thread in threads {
+            all.add(&thread.join().expect("it only takes turns"));
         }
     });
+    all
+}
+
+/// A lock that goes from each thread to the next: nothing between them but the wake-up.
+#[derive(Default)]
+struct Ring {
+    turn: AtomicUsize,
+    threads: Mutex<[Option<Thread>; THREADS]>,
+}
+
+impl Ring {
+    fn lock(&self, thread: usize) -> Turn<'_> {
+        self.threads.lock().expect("nobody panics with it")[thread] = Some(thread::current());
+        while self.turn.load(Ordering::Acquire) != thread {
+            thread::park();
+        }
+        Turn(self)
+    }
+}
+
+struct Turn<'a>(&'a Ring);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let next = (self.0.turn.load(Ordering::Relaxed) + 1) % THREADS;
+        self.0.turn.store(next, Ordering::Release);
+        // One that has yet to come sees its turn then.
+        if let Some(next) = &self.0.threads.lock().expect("nobody panics with it")[next] {
+            next.unpark();
+        }
+    }
 }
 
 /// Target 4, two processes without a hold. Returns the hand-overs.
-pub(crate) fn processes(setup: &mut Setup) -> Result<Latencies> {
-    let url = setup.url();
+fn processes(setup: &mut Setup) -> Result<Latencies> {
+    let url = setup.server.url();
     let time = u64::try_from(setup.millis(4000).as_millis())?;
     let mut two = [Peer::start(&url, KEY)?, Peer::start(&url, KEY)?];
     for peer in &mut two {
@@ -191,25 +225,24 @@ pub(crate) fn processes(setup: &mut Setup) -> Result<Latencies> {
     let first = order.iter().filter(|(_, process)| *process == 0).count();
     let share = 100.0 * first.min(order.len() - first) as f64 / order.len() as f64;
 
-    let row = setup
-        .row(4, "hand-over between two processes, no hold, median")
-        .figure(format!("{:.2} ms", latencies.median() / 1e3))
-        .goal("≤ 3 ms", latencies.median() <= 3e3);
-    setup.rows.push(row);
-    let row = setup
-        .row(4, "turns of the process with fewer")
-        .figure(format!("{share:.1} % ({share_of_time:.1} % of the time)"))
+    let millis = latencies.median() / 1e3;
+    let what = "hand-over between two processes, no hold, median";
+    setup
+        .row(4, what, format!("{millis:.2} ms"))
+        .goal("≤ 3 ms", millis <= 3.0);
+    let figure = format!("{share:.1} % ({share_of_time:.1} % of the time)");
+    setup
+        .row(4, "turns of the process with fewer", figure)
         .goal("≥ 30 %", share >= 30.0);
-    setup.rows.push(row);
     let figures = json!({ "turns": order.len(), "share": share, "share of time": share_of_time, "hand-over": latencies.json() });
     setup.keep("two processes, one key", figures)?;
     Ok(latencies)
 }
 
 /// Target 4, after longer waits.
-pub(crate) fn long_waits(setup: &mut Setup) -> Result<()> {
+fn long_waits(setup: &mut Setup) -> Result<()> {
     let mgr = setup.manager()?;
-    let mut peer = Peer::start(&setup.url(), KEY)?;
+    let mut peer = Peer::start(&setup.server.url(), KEY)?;
     peer.ask::<u64>(Order::RoundTrips)?;
     let mut rounds = Vec::new();
     for round in 0..setup.rounds(6) {
@@ -217,12 +250,12 @@ pub(crate) fn long_waits(setup: &mut Setup) -> Result<()> {
             let guard = mgr.lock(KEY)?;
             peer.order(Order::Lock)?;
             // Not always at the same distance from the next look.
-            thread::sleep(Duration::from_millis(wait + 7 * round as u64));
+            let waited = Duration::from_millis(wait + 7 * round.unsigned_abs());
+            thread::sleep(waited);
             let released = now();
             guard.unlock()?;
             let locked: u64 = peer.answer()?;
             peer.order(Order::Unlock)?;
-            let waited = Duration::from_millis(wait + 7 * round as u64);
             let late = Duration::from_nanos(locked.saturating_sub(released));
             let allowed = (waited / 10).min(RETRY_MAX);
             rounds.push((waited, late, late.as_secs_f64() / allowed.as_secs_f64()));
@@ -231,15 +264,15 @@ pub(crate) fn long_waits(setup: &mut Setup) -> Result<()> {
     mgr.close()?;
     let shares: Vec<f64> = rounds.iter().map(|round| round.2).collect();
     let worst = shares.iter().copied().fold(0.0, f64::max);
-    let row = setup
-        .row(4, "hand-over after waits of 20 to 740 ms, worst")
-        .figure(format!(
-            "median {:.0} % of what is allowed",
-            100.0 * median(shares)
-        ))
+    let typical = 100.0 * median(&shares);
+    setup
+        .row(
+            4,
+            "hand-over after waits of 20 to 740 ms, worst",
+            format!("median {typical:.0} % of what is allowed"),
+        )
         .against("a tenth of the wait, at most 50 ms", worst)
         .ratio_at_most(1.0);
-    setup.rows.push(row);
     let figures: Vec<_> = rounds
         .iter()
         .map(|(waited, late, _)| [waited.as_secs_f64() * 1e3, late.as_secs_f64() * 1e3])
@@ -253,7 +286,7 @@ pub(crate) fn polling(setup: &mut Setup) -> Result<()> {
     let mgr = setup.manager()?;
     let guard = mgr.lock(KEY)?;
     let mut peers = (0..count)
-        .map(|_| Peer::start(&setup.url(), KEY))
+        .map(|_| Peer::start(&setup.server.url(), KEY))
         .collect::<Result<Vec<_>>>()?;
     for peer in &mut peers {
         peer.order(Order::Wait)?;
@@ -273,32 +306,11 @@ pub(crate) fn polling(setup: &mut Setup) -> Result<()> {
     drop(guard);
     drop(peers);
     mgr.close()?;
-    let row = setup
-        .row(4, &format!("statements/s while {count} processes wait"))
-        .figure(format!("{rate:.0} ({:.0} each)", rate / f64::from(count)))
-        .stated();
-    setup.rows.push(row);
-    setup.keep(
-        "polling, statements/s",
-        json!({ "processes": count, "rate": rate }),
-    )
-}
-
-/// Draws how long hand-overs take.
-pub(crate) fn plot(
-    setup: &Setup,
-    results: &Path,
-    within: &Latencies,
-    between: &Latencies,
-    wake_ups: &Latencies,
-) -> Result<()> {
-    if setup.placement != Placement::Free {
-        return Ok(());
-    }
-    let series = [
-        Series::line("bare thread wake-up", wake_ups.distribution()),
-        Series::line("distlock, between threads", within.distribution()),
-        Series::line("distlock, between processes", between.distribution()),
-    ];
-    plots::hand_over(&results.join("hand-over.svg"), &series)
+    setup.row(
+        4,
+        format!("statements/s while {count} processes wait"),
+        format!("{rate:.0} ({:.0} each)", rate / f64::from(count)),
+    );
+    let figures = json!({ "processes": count, "rate": rate });
+    setup.keep("polling, statements/s", figures)
 }
