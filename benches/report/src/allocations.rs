@@ -22,10 +22,11 @@ pub(crate) fn run(setup: &mut Setup) -> Result<()> {
     let one = with_threads(setup, 1)?;
     let many = with_threads(setup, 64)?;
 
-    let own = one.sum();
+    let (own, callers) = (one.sum(), one.callers.calls);
     let what = "allocations per pair, whole process";
     setup
-        .row(1, what, format!("{:.2}", own.calls))
+        .row(1, what)
+        .figure(format!("{:.2}", own.calls))
         .against(
             format!("bare client {:.2}", bare.calls),
             own.calls / bare.calls,
@@ -33,42 +34,31 @@ pub(crate) fn run(setup: &mut Setup) -> Result<()> {
         // The driver's read buffer is one more every few hundred pairs.
         .goal("≤ 9, to a tenth", own.calls < 9.05);
     setup
-        .row(
-            1,
-            "bytes allocated per pair, whole process",
-            format!("{:.0}", own.bytes),
-        )
+        .row(1, "bytes allocated per pair, whole process")
+        .figure(format!("{:.0}", own.bytes))
         .against(
             format!("bare client {:.0}", bare.bytes),
             own.bytes / bare.bytes,
         )
         .goal("≤ 500", own.bytes <= 500.0);
-    let callers = one.callers.calls;
     setup
-        .row(
-            1,
-            "allocations per pair on the caller's thread",
-            format!("{callers:.4}"),
-        )
+        .row(1, "allocations per pair on the caller's thread")
+        .figure(format!("{callers:.4}"))
         .goal("none", callers < 0.001);
     for (name, peer) in peers {
         let told = |count: Count| format!("{:.2} ({:.0} B)", count.calls, count.bytes);
+        let below = own.calls < peer.calls && own.bytes < peer.bytes;
         setup
-            .row(1, what, told(own))
+            .row(1, what)
+            .figure(told(own))
             .against(format!("{name} {}", told(peer)), own.calls / peer.calls)
-            .goal(
-                "below the peer",
-                own.calls < peer.calls && own.bytes < peer.bytes,
-            );
+            .goal("below the peer", below);
     }
-    let (whole, callers) = (many.sum(), many.callers.calls);
-    let figure = format!(
-        "{:.2} (callers {callers:.4}, {:.0} B)",
-        whole.calls, whole.bytes
-    );
+    let (Count { calls, bytes }, callers) = (many.sum(), many.callers.calls);
     setup
-        .row(2, "allocations per pair, whole process, 64 threads", figure)
-        .goal("< 1", whole.calls < 1.0);
+        .row(2, "allocations per pair, whole process, 64 threads")
+        .figure(format!("{calls:.2} (callers {callers:.4}, {bytes:.0} B)"))
+        .goal("< 1", calls < 1.0);
     let figures = json!({
         "distlock, 1 thread": one,
         "distlock, 64 threads": many,

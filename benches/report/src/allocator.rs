@@ -1,7 +1,7 @@
 //! An allocator that counts: for the threads that have said that they are callers, and for
 //! all the others.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
 
 use anyhow::{Result, anyhow};
 use serde::Serialize;
@@ -12,42 +12,41 @@ use tracking_allocator::{
 #[global_allocator]
 static ALLOCATOR: Allocator<std::alloc::System> = Allocator::system();
 
-static CALLERS: Counter = Counter::new();
-static OTHERS: Counter = Counter::new();
-static LIVE: AtomicI64 = AtomicI64::new(0);
+static COUNTED: Mutex<Counted> = Mutex::new(Counted {
+    shares: Shares {
+        callers: Count {
+            calls: 0.0,
+            bytes: 0.0,
+        },
+        others: Count {
+            calls: 0.0,
+            bytes: 0.0,
+        },
+    },
+    live: 0.0,
+});
 
-struct Counter {
-    calls: AtomicU64,
-    bytes: AtomicU64,
+struct Counted {
+    shares: Shares,
+    live: f64,
 }
 
-impl Counter {
-    const fn new() -> Self {
-        Counter {
-            calls: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-        }
-    }
-
-    fn read(&self) -> Count {
-        Count {
-            calls: self.calls.load(Relaxed) as f64,
-            bytes: self.bytes.load(Relaxed) as f64,
-        }
-    }
+fn counted() -> MutexGuard<'static, Counted> {
+    COUNTED.lock().expect("nobody panics with it")
 }
 
 struct Tracker;
 
 impl AllocationTracker for Tracker {
     fn allocated(&self, _: usize, size: usize, _: usize, group: AllocationGroupId) {
-        let counter = match group {
-            AllocationGroupId::ROOT => &OTHERS,
-            _ => &CALLERS,
+        let (size, mut counted) = (size as f64, counted());
+        let count = match group {
+            AllocationGroupId::ROOT => &mut counted.shares.others,
+            _ => &mut counted.shares.callers,
         };
-        counter.calls.fetch_add(1, Relaxed);
-        counter.bytes.fetch_add(size as u64, Relaxed);
-        LIVE.fetch_add(size.cast_signed() as i64, Relaxed);
+        count.calls += 1.0;
+        count.bytes += size;
+        counted.live += size;
     }
 
     fn deallocated(
@@ -58,7 +57,7 @@ impl AllocationTracker for Tracker {
         _: AllocationGroupId,
         _: AllocationGroupId,
     ) {
-        LIVE.fetch_sub(size.cast_signed() as i64, Relaxed);
+        counted().live -= size as f64;
     }
 }
 
@@ -83,15 +82,12 @@ impl Count {
 #[derive(Clone, Copy, Serialize)]
 pub(crate) struct Shares {
     pub(crate) callers: Count,
-    pub(crate) others: Count,
+    others: Count,
 }
 
 impl Shares {
     pub(crate) fn now() -> Self {
-        Shares {
-            callers: CALLERS.read(),
-            others: OTHERS.read(),
-        }
+        counted().shares
     }
 
     /// For each of `count`, since `before`.
@@ -111,8 +107,8 @@ impl Shares {
 }
 
 /// Bytes that were allocated while counting and are still there.
-pub(crate) fn live() -> i64 {
-    LIVE.load(Relaxed)
+pub(crate) fn live() -> f64 {
+    counted().live
 }
 
 /// Installs the counters, which then do nothing until [`counting`].

@@ -12,9 +12,9 @@ mod allocator;
 mod machine;
 mod measure;
 mod pair;
-mod peer;
 mod pgbench;
 mod plots;
+mod process;
 mod session;
 mod setup;
 mod stats;
@@ -46,7 +46,7 @@ struct Args {
 
     /// Be another process, on this server.
     #[arg(long, hide = true, requires = "key")]
-    peer: Option<String>,
+    process: Option<String>,
 
     /// Which lock the other process is to take.
     #[arg(long, hide = true)]
@@ -55,8 +55,8 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    match (&args.peer, args.key) {
-        (Some(url), Some(key)) => peer::serve(url, key),
+    match (&args.process, args.key) {
+        (Some(url), Some(key)) => process::serve(url, key),
         _ => report(&args),
     }
 }

@@ -37,11 +37,8 @@ pub(crate) fn latency(setup: &mut Setup) -> Result<()> {
     for (subject, name) in names.into_iter().enumerate().skip(1) {
         let ratio = median_ratio(&micros[0], &micros[subject]);
         let row = setup
-            .row(
-                1,
-                "uncontended pair, one thread",
-                format!("{:.1} µs", medians[0]),
-            )
+            .row(1, "uncontended pair, one thread")
+            .figure(format!("{:.1} µs", medians[0]))
             .against(format!("{name} {:.1} µs", medians[subject]), ratio);
         match subject {
             1 => row.ratio_at_most(1.0),
@@ -71,13 +68,13 @@ pub(crate) fn fencing(setup: &mut Setup) -> Result<()> {
             })
         })?;
         let what = format!("a pair with a fencing token, fsync on, threads: {threads}");
+        let (without, with) = (&micros[0], &micros[1]);
+        let baseline = format!("without tokens {:.1} µs", median(without));
         setup
-            .row(1, &what, format!("{:.1} µs", median(&micros[1])))
-            .against(
-                format!("without tokens {:.1} µs", median(&micros[0])),
-                median_ratio(&micros[1], &micros[0]),
-            );
-        setup.keep(&what, json!({ "without": micros[0], "with": micros[1] }))?;
+            .row(1, &what)
+            .figure(format!("{:.1} µs", median(with)))
+            .against(baseline, median_ratio(with, without));
+        setup.keep(&what, json!({ "without": without, "with": with }))?;
     }
     plain.close()?;
     fenced.close()?;

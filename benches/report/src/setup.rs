@@ -61,14 +61,8 @@ impl Setup {
     }
 
     /// Adds a row to the table.
-    pub(crate) fn row(
-        &mut self,
-        target: u8,
-        what: impl Into<String>,
-        figure: impl Into<String>,
-    ) -> &mut Row {
-        let row = Row::new(target, what.into(), self.placement, figure.into());
-        self.rows.push(row);
+    pub(crate) fn row(&mut self, target: u8, what: &str) -> &mut Row {
+        self.rows.push(Row::new(target, what, self.placement));
         self.rows.last_mut().expect("it has just been added")
     }
 

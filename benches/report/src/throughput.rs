@@ -36,13 +36,13 @@ struct Curve {
 impl Curve {
     fn new(
         kind: Kind,
-        name: String,
+        name: &str,
         threads: &'static [u32],
         measure: impl FnMut(u32) -> Result<f64> + 'static,
     ) -> Curve {
         Curve {
             kind,
-            name,
+            name: name.to_owned(),
             threads,
             measure: Box::new(measure),
             rounds: Vec::new(),
@@ -57,6 +57,17 @@ impl Curve {
 
     fn median(&self, threads: u32) -> f64 {
         median(self.at(threads))
+    }
+
+    fn series(&self) -> Series {
+        let points = self.threads.iter().map(|&threads| {
+            let place = match self.kind {
+                Kind::Pgbench => CONNECTIONS,
+                _ => threads,
+            };
+            (f64::from(place), self.median(threads))
+        });
+        Series::new(&self.name, points.collect())
     }
 }
 
@@ -80,52 +91,45 @@ pub(crate) fn run(setup: &mut Setup) -> Result<()> {
     mgr.close()?;
 
     rows(setup, &curves);
-    plot(setup, &curves)?;
-    let figures: Vec<_> = curves
-        .iter()
-        .map(|curve| json!({ "subject": curve.name, "threads": curve.threads, "rounds": curve.rounds }))
-        .collect();
-    setup.keep("throughput, pairs/s", figures)
+    if let Some(file) = setup.plot("throughput.svg") {
+        let series = curves.iter().map(Curve::series).collect::<Vec<_>>();
+        plots::throughput(&file, &series)?;
+    }
+    let figures = curves.iter().map(|curve| {
+        let (name, threads, rounds) = (&curve.name, curve.threads, &curve.rounds);
+        json!({ "subject": name, "threads": threads, "rounds": rounds })
+    });
+    setup.keep("throughput, pairs/s", figures.collect::<Vec<_>>())
 }
 
 /// The manager's first.
 fn curves(setup: &Setup, mgr: &Manager) -> Result<Vec<Curve>> {
-    let (time, url, mut mgr) = (setup.millis(500), setup.server.url(), mgr.clone());
+    let (server, time) = (&setup.server, setup.millis(500));
+    let (mut mgr, url) = (mgr.clone(), server.url());
+    let own = move |threads| rate(&mut mgr, threads, time);
+    // Each time with a new session, as pgbench has it.
+    let bare = move |_| rate(&mut BareClient::connect(&url)?, 1, time);
     let mut curves = vec![
-        Curve::new(
-            Kind::Manager,
-            "distlock, one connection".into(),
-            &THREADS,
-            move |threads| rate(&mut mgr, threads, time),
-        ),
-        // Each time with a new session, as pgbench has it.
-        Curve::new(
-            Kind::BareClient,
-            "bare client, 1 thread".into(),
-            &[1],
-            move |_| rate(&mut BareClient::connect(&url)?, 1, time),
-        ),
+        Curve::new(Kind::Manager, "distlock, one connection", &THREADS, own),
+        Curve::new(Kind::BareClient, "bare client, 1 thread", &[1], bare),
     ];
     if Pgbench::is_installed() {
         for (pipelined, mode) in [(true, "prepared, pipelined"), (false, "prepared")] {
-            let pgbench = Pgbench::new(&setup.server, pipelined)?;
+            let pgbench = Pgbench::new(server, pipelined)?;
             let name = format!("pgbench, {CONNECTIONS} connections, {mode}");
             // Beside the figure that it is compared with.
             let measure = move |_| pgbench.rate(time * 3);
-            curves.push(Curve::new(Kind::Pgbench, name, &[64], measure));
+            curves.push(Curve::new(Kind::Pgbench, &name, &[64], measure));
         }
     }
     let peers: [Box<dyn Subject>; 2] = [
-        Box::new(Sqlx::connect(&setup.server, CONNECTIONS)?),
-        Box::new(DistributedLockPostgres::connect(
-            &setup.server,
-            CONNECTIONS,
-        )?),
+        Box::new(Sqlx::connect(server, CONNECTIONS)?),
+        Box::new(DistributedLockPostgres::connect(server, CONNECTIONS)?),
     ];
     for mut peer in peers {
         let name = format!("{}, {CONNECTIONS} connections", peer.name());
         let measure = move |threads| rate(&mut *peer, threads, time / 2);
-        curves.push(Curve::new(Kind::Peer, name, &THREADS, measure));
+        curves.push(Curve::new(Kind::Peer, &name, &THREADS, measure));
     }
     Ok(curves)
 }
@@ -138,7 +142,7 @@ fn rows(setup: &mut Setup, curves: &[Curve]) {
     for other in &curves[1..] {
         let ratio = median_ratio(own.at(64), other.at(64));
         let baseline = format!("{} {}", other.name, grouped(other.median(64)));
-        let row = setup.row(2, what, &figure).against(baseline, ratio);
+        let row = setup.row(2, what).figure(&figure).against(baseline, ratio);
         match other.kind {
             Kind::BareClient => row.ratio_at_least(10.0),
             Kind::Peer => row.goal("above the peer", ratio > 1.0),
@@ -147,12 +151,14 @@ fn rows(setup: &mut Setup, curves: &[Curve]) {
     }
     if of(Kind::Pgbench).is_none() {
         let goal = "above pgbench, which is not installed";
-        setup.row(2, what, &figure).goal(goal, false);
+        setup.row(2, what).figure(&figure).goal(goal, false);
     }
-    let (most, best) = (own.median(256), THREADS.map(|threads| own.median(threads)));
+    let most = own.median(256);
+    let best = THREADS.map(|threads| own.median(threads));
     let best = best.into_iter().fold(0.0, f64::max);
     setup
-        .row(2, "pairs/s, 256 threads", grouped(most))
+        .row(2, "pairs/s, 256 threads")
+        .figure(grouped(most))
         .against(
             format!("best of all numbers {}", grouped(best)),
             most / best,
@@ -165,26 +171,10 @@ fn rows(setup: &mut Setup, curves: &[Curve]) {
         (16, "pairs/s, 16 threads", Kind::Peer),
     ] {
         let Some(other) = of(kind) else { continue };
-        let (figure, baseline) = (own.median(threads), other.median(threads));
-        setup.row(2, what, grouped(figure)).against(
+        let (rate, baseline) = (own.median(threads), other.median(threads));
+        setup.row(2, what).figure(grouped(rate)).against(
             format!("{} {}", other.name, grouped(baseline)),
-            figure / baseline,
+            rate / baseline,
         );
     }
-}
-
-fn plot(setup: &Setup, curves: &[Curve]) -> Result<()> {
-    let Some(file) = setup.plot("throughput.svg") else {
-        return Ok(());
-    };
-    let series = curves.iter().map(|curve| {
-        let point = |threads| (f64::from(threads), curve.median(threads));
-        let points = match curve.kind {
-            // By its connections.
-            Kind::Pgbench => vec![(f64::from(CONNECTIONS), curve.median(64))],
-            _ => curve.threads.iter().copied().map(point).collect(),
-        };
-        Series::new(&curve.name, points)
-    });
-    plots::throughput(&file, &series.collect::<Vec<_>>())
 }
