@@ -11,14 +11,10 @@ use crate::allocator::{Count, Shares, as_caller, counting};
 use crate::setup::Setup;
 
 pub(crate) fn run(setup: &mut Setup) -> Result<()> {
-    let mgr = setup.manager()?;
-    let [_, others @ ..] = subjects::all(&setup.server, &mgr)?;
     let pairs = if setup.quick { 1_000 } else { 10_000 };
-    let [bare, sqlx, other] = others.map(|mut subject| {
-        Ok::<_, anyhow::Error>((subject.name(), one_by_one(&mut *subject, pairs)?))
-    });
-    let (bare, peers) = (bare?.1, [sqlx?, other?]);
-    mgr.close()?;
+    let [bare, sqlx, other] = subjects::others(&setup.server)?
+        .map(|mut subject| anyhow::Ok((subject.name(), one_by_one(&mut *subject, pairs)?)));
+    let ((_, bare), peers) = (bare?, [sqlx?, other?]);
     let one = with_threads(setup, 1)?;
     let many = with_threads(setup, 64)?;
 

@@ -28,6 +28,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
+use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use serde_json::json;
 
 use crate::machine::Placement;
@@ -102,8 +103,10 @@ fn report(args: &Args) -> Result<()> {
         start.elapsed().as_secs(),
         if args.quick { " (a smoke run)" } else { "" }
     );
-    println!("{}\n{about}\n{sum}", table::for_terminal(&setup.rows));
-    let text = format!("{about}\n\n{}\n{sum}\n", table::for_file(&setup.rows));
+    let table = table::draw(&setup.rows, UTF8_FULL_CONDENSED);
+    println!("{table}\n{about}\n{sum}");
+    let mut table = table::draw(&setup.rows, ASCII_MARKDOWN);
+    let text = format!("{about}\n\n{}\n\n{sum}\n", table.force_no_tty());
     fs::write(args.results.join("table.md"), text)?;
     let raw =
         json!({ "about": about, "quick": args.quick, "figures": setup.raw, "table": setup.rows });

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use distlock::Manager;
 use serde_json::json;
+use subjects::Subject;
 use throwaway_postgres::Server;
 
 use crate::measure::{interleave, micros_each};
@@ -21,7 +22,8 @@ pub(crate) fn latency(setup: &mut Setup) -> Result<()> {
     let mut micros: [Vec<f64>; 4] = Default::default();
     for _ in 0..setup.rounds(10) {
         let mgr = setup.manager()?;
-        let mut subjects = subjects::all(&setup.server, &mgr)?;
+        let [bare, sqlx, other] = subjects::others(&setup.server)?;
+        let mut subjects: [Box<dyn Subject>; 4] = [Box::new(mgr.clone()), bare, sqlx, other];
         let turns = interleave(-1..TURNS, &mut subjects, |subject, turn| {
             let first = (turn + 1) * CHUNK;
             micros_each(CHUNK, || subject.pairs(first..first + CHUNK))

@@ -1,9 +1,6 @@
-//! The one table, for the terminal and for a file.
+//! The one table.
 
-use std::fmt::Write as _;
-
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Attribute, Cell, CellAlignment, Color, Table};
+use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, TableStyle};
 use serde::Serialize;
 
 use crate::machine::Placement;
@@ -106,9 +103,9 @@ const HEADER: [&str; 8] = [
     "", "target", "CPU", "figure", "baseline", "ratio", "goal", "",
 ];
 
-pub(crate) fn for_terminal(rows: &[Row]) -> Table {
+pub(crate) fn draw(rows: &[Row], style: TableStyle) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header(HEADER);
+    table.load_style(style).set_header(HEADER);
     for row in rows {
         let mut cells = row.cells().map(Cell::new);
         cells[5] = cells[5].clone().set_alignment(CellAlignment::Right);
@@ -121,15 +118,6 @@ pub(crate) fn for_terminal(rows: &[Row]) -> Table {
         table.add_row(cells);
     }
     table
-}
-
-pub(crate) fn for_file(rows: &[Row]) -> String {
-    let mut text = format!("|{}|\n|{}\n", HEADER.join("|"), "---|".repeat(HEADER.len()));
-    for row in rows {
-        let cells = row.cells().map(|cell| cell.replace('|', "\\|"));
-        writeln!(text, "| {} |", cells.join(" | ")).expect("a String takes everything");
-    }
-    text
 }
 
 /// A number with thousands apart.
@@ -157,14 +145,11 @@ mod tests {
 
     #[test]
     fn a_goal_is_met_at_its_bound() {
-        let mut rows = [(); 2].map(|()| Row::new(1, "a | b", Placement::Free));
-        rows[0].figure("1").against("1", 1.0).ratio_at_most(1.0);
-        rows[1].figure("1").against("1", 1.0).ratio_at_least(1.01);
-        let text = for_file(&rows);
-        assert!(
-            text.contains("| a \\| b | any | 1 | 1 | 1.00 × | ≤ 1 × | met |"),
-            "{text}"
-        );
-        assert!(text.contains("≥ 1.01 × | missed |"), "{text}");
+        let mut row = Row::new(1, "a", Placement::Free);
+        row.figure("1").against("2", 1.0).ratio_at_most(1.0);
+        let cells = ["1", "a", "any", "1", "2", "1.00 ×", "≤ 1 ×", "met"];
+        assert_eq!(row.cells(), cells);
+        row.ratio_at_least(1.01);
+        assert!(row.is_missed());
     }
 }

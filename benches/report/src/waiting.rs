@@ -13,7 +13,7 @@ use crate::measure::interleave;
 use crate::plots::{self, Series};
 use crate::process::{Order, Process};
 use crate::setup::Setup;
-use crate::stats::{Latencies, median};
+use crate::stats::{distribution, median, percentile, summary};
 
 const KEY: i64 = 7;
 const THREADS: usize = 16;
@@ -26,51 +26,47 @@ const SMALL_MULTIPLE: f64 = 4.0;
 const RETRY_MAX: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(setup: &mut Setup) -> Result<()> {
-    let (within, wake_ups) = threads(setup)?;
+    let [within, wake_ups] = threads(setup)?;
     let between = processes(setup)?;
     if let Some(file) = setup.plot("hand-over.svg") {
         let series = [
-            Series::new("bare thread wake-up", wake_ups.distribution()),
-            Series::new("distlock, between threads", within.distribution()),
-            Series::new("distlock, between processes", between.distribution()),
+            Series::new("bare thread wake-up", distribution(&wake_ups)),
+            Series::new("distlock, between threads", distribution(&within)),
+            Series::new("distlock, between processes", distribution(&between)),
         ];
         plots::hand_over(&file, &series)?;
     }
     long_waits(setup)
 }
 
-/// Target 3. Returns the hand-overs and the bare wake-ups.
-fn threads(setup: &mut Setup) -> Result<(Latencies, Latencies)> {
-    let (mut turns, mut hand_overs) = ([0; THREADS], Latencies::new());
-    let (mut ring_turns, mut wake_ups) = ([0; THREADS], Latencies::new());
-    let mut managed = || {
+/// Target 3. Returns the hand-overs and the bare wake-ups, in microseconds.
+fn threads(setup: &mut Setup) -> Result<[Vec<f64>; 2]> {
+    let managed = || {
         let mgr = setup.manager()?;
         let lock = |_| mgr.lock(KEY).expect("everybody drops it");
-        contend(setup.millis(1000), lock, &mut turns, &mut hand_overs);
-        anyhow::Ok(mgr.close()?)
+        let turns = contend(setup.millis(1000), lock);
+        mgr.close()?;
+        Ok(turns)
     };
-    let mut bare = || {
-        let (ring, time) = (Ring::default(), setup.millis(500));
-        contend(
-            time,
-            |thread| ring.lock(thread),
-            &mut ring_turns,
-            &mut wake_ups,
-        );
-        Ok(())
+    let bare = || {
+        let ring = Ring::default();
+        Ok(contend(setup.millis(500), |thread| ring.lock(thread)))
     };
-    let mut subjects: [&mut dyn FnMut() -> Result<()>; 2] = [&mut managed, &mut bare];
-    interleave(0..4, &mut subjects, |subject, _| subject())?;
+    let mut subjects: [&dyn Fn() -> Result<Vec<Vec<f64>>>; 2] = [&managed, &bare];
+    let parts = interleave(0..4, &mut subjects, |subject, _| subject())?;
+    let turns_of = |thread: usize| parts[0].iter().map(|part| part[thread].len() as f64).sum();
+    let turns: Vec<f64> = (0..THREADS).map(turns_of).collect();
+    let latencies = [0, 1].map(|subject: usize| parts[subject].concat().concat());
 
-    let fair = turns.iter().sum::<u64>() as f64 / THREADS as f64;
-    let off = turns.map(|turns| (turns as f64 / fair - 1.0).abs() * 100.0);
-    let off = off.into_iter().fold(0.0, f64::max);
+    let fair = turns.iter().sum::<f64>() / THREADS as f64;
+    let off = turns.iter().map(|turns| (turns / fair - 1.0).abs());
+    let off = off.fold(0.0, f64::max) * 100.0;
     setup
         .row(3, "16 threads, one key, 1 ms hold: worst share")
         .figure(format!("{off:.1} % off"))
         .against(format!("fair share {fair:.0} turns"), 1.0 + off / 100.0)
         .goal("± 20 %", off <= 20.0);
-    let (own, bare) = (hand_overs.median(), wake_ups.median());
+    let [own, bare] = latencies.each_ref().map(|latencies| median(latencies));
     setup
         .row(3, "hand-over between threads, median")
         .figure(format!("{own:.1} µs"))
@@ -78,46 +74,42 @@ fn threads(setup: &mut Setup) -> Result<(Latencies, Latencies)> {
         .ratio_at_most(SMALL_MULTIPLE);
     let figures = json!({
         "turns": turns,
-        "hand-over": hand_overs.json(),
-        "wake-up": wake_ups.json(),
+        "hand-over": summary(&latencies[0]),
+        "wake-up": summary(&latencies[1]),
     });
     setup.keep("16 threads, one key", figures)?;
-    Ok((hand_overs, wake_ups))
+    Ok(latencies)
 }
 
-/// All threads take `lock`, hold it and drop it again for so long. Adds how often each had
-/// it, and how long it took from a release to the next holder.
-fn contend<G>(
-    time: Duration,
-    lock: impl Fn(usize) -> G + Sync,
-    turns: &mut [u64; THREADS],
-    latencies: &mut Latencies,
-) {
-    let released = AtomicU64::new(0);
-    let latencies = Mutex::new(latencies);
+/// All threads take `lock`, hold it and drop it again for so long. Returns for each thread
+/// and turn how long it took from the release before, of the first one from the start.
+fn contend<G>(time: Duration, lock: impl Fn(usize) -> G + Sync) -> Vec<Vec<f64>> {
     let start = Instant::now();
-    thread::scope(|scope| {
-        for (thread, turns) in turns.iter_mut().enumerate() {
-            let (lock, released, latencies) = (&lock, &released, &latencies);
-            scope.spawn(move || {
-                let mut own = Latencies::new();
-                while start.elapsed() < time {
-                    let guard = lock(thread);
-                    let locked = now();
-                    // Nobody else writes it while the lock is held.
-                    let before = released.load(Ordering::Relaxed);
-                    if before != 0 {
-                        own.record(locked - before);
-                    }
-                    *turns += 1;
-                    thread::sleep(HOLD);
-                    released.store(now(), Ordering::Relaxed);
-                    drop(guard);
-                }
-                latencies.lock().expect("nobody panics with it").merge(&own);
-            });
+    let released = AtomicU64::new(now());
+    let take_turns = |thread| {
+        let mut latencies = Vec::new();
+        while start.elapsed() < time {
+            let guard = lock(thread);
+            // Nobody else writes it while the lock is held.
+            latencies.push(micros(now() - released.load(Ordering::Relaxed)));
+            thread::sleep(HOLD);
+            released.store(now(), Ordering::Relaxed);
+            drop(guard);
         }
-    });
+        latencies
+    };
+    thread::scope(|scope| {
+        let start = |thread| scope.spawn(move || take_turns(thread));
+        let threads: Vec<_> = (0..THREADS).map(start).collect();
+        let latencies = threads.into_iter().map(|thread| thread.join());
+        latencies
+            .map(|latencies| latencies.expect("it only takes turns"))
+            .collect()
+    })
+}
+
+fn micros(nanos: u64) -> f64 {
+    nanos as f64 / 1e3
 }
 
 /// A lock that goes from each thread to the next: nothing between them but the wake-up.
@@ -150,8 +142,8 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Target 4, two processes without a hold. Returns the hand-overs.
-fn processes(setup: &mut Setup) -> Result<Latencies> {
+/// Target 4, two processes without a hold. Returns the hand-overs, in microseconds.
+fn processes(setup: &mut Setup) -> Result<Vec<f64>> {
     let url = setup.server.url();
     let time = u64::try_from(setup.millis(4000).as_millis())?;
     let mut two = [Process::start(&url, KEY)?, Process::start(&url, KEY)?];
@@ -173,7 +165,7 @@ fn processes(setup: &mut Setup) -> Result<Latencies> {
     }
     turns.retain(|(at, _)| (start..end).contains(at));
     turns.sort_unstable();
-    let mut latencies = Latencies::new();
+    let mut latencies = Vec::new();
     // How long each went on taking it again before the other had it.
     let mut time_of = [0; 2];
     for pair in turns.windows(2) {
@@ -181,7 +173,7 @@ fn processes(setup: &mut Setup) -> Result<Latencies> {
         if pair[0].1 == pair[1].1 {
             time_of[pair[0].1] += time;
         } else {
-            latencies.record(time);
+            latencies.push(micros(time));
         }
     }
     let fewer = |[one, other]: [u64; 2]| 100.0 * one.min(other) as f64 / (one + other) as f64;
@@ -189,7 +181,7 @@ fn processes(setup: &mut Setup) -> Result<Latencies> {
     let share = fewer([first, turns.len() as u64 - first]);
     let share_of_time = fewer(time_of);
 
-    let millis = latencies.median() / 1e3;
+    let millis = median(&latencies) / 1e3;
     setup
         .row(4, "hand-over between two processes, no hold, median")
         .figure(format!("{millis:.2} ms"))
@@ -202,7 +194,7 @@ fn processes(setup: &mut Setup) -> Result<Latencies> {
         "turns": turns.len(),
         "share": share,
         "share of time": share_of_time,
-        "hand-over": latencies.json(),
+        "hand-over": summary(&latencies),
     });
     setup.keep("two processes, one key", figures)?;
     Ok(latencies)
@@ -232,7 +224,7 @@ fn long_waits(setup: &mut Setup) -> Result<()> {
     }
     mgr.close()?;
     let typical = 100.0 * median(&shares);
-    let worst = shares.into_iter().fold(0.0, f64::max);
+    let worst = percentile(&shares, 100);
     setup
         .row(4, "hand-over after waits of 20 to 740 ms, worst")
         .figure(format!("median {typical:.0} % of what is allowed"))

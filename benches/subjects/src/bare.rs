@@ -22,27 +22,24 @@ impl BareClient {
     /// Connects, with statements that return a row only for "yes": rows are counted and not
     /// read.
     pub fn connect(url: &str) -> Result<BareClient> {
-        let mut client = Client::connect(url, NoTls)?;
-        Ok(BareClient {
-            statements: [
-                client.prepare("SELECT FROM pg_try_advisory_lock($1) l WHERE l")?,
-                client.prepare("SELECT FROM pg_advisory_unlock($1) l WHERE l")?,
-            ],
-            client,
-            reads_rows: false,
-        })
+        let lock = "SELECT FROM pg_try_advisory_lock($1) l WHERE l";
+        let unlock = "SELECT FROM pg_advisory_unlock($1) l WHERE l";
+        BareClient::prepare(url, lock, unlock, false)
     }
 
     /// Connects, with the plain statements, whose row has the answer.
     pub fn reading_rows(url: &str) -> Result<BareClient> {
+        let lock = "SELECT pg_try_advisory_lock($1)";
+        let unlock = "SELECT pg_advisory_unlock($1)";
+        BareClient::prepare(url, lock, unlock, true)
+    }
+
+    fn prepare(url: &str, lock: &str, unlock: &str, reads_rows: bool) -> Result<BareClient> {
         let mut client = Client::connect(url, NoTls)?;
         Ok(BareClient {
-            statements: [
-                client.prepare("SELECT pg_try_advisory_lock($1)")?,
-                client.prepare("SELECT pg_advisory_unlock($1)")?,
-            ],
+            statements: [client.prepare(lock)?, client.prepare(unlock)?],
             client,
-            reads_rows: true,
+            reads_rows,
         })
     }
 

@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
-use distlock::Manager;
 use throwaway_postgres::Server;
 
 pub use bare::BareClient;
@@ -32,10 +31,9 @@ pub trait Subject {
     fn load(&mut self, tasks: u32, more: &More) -> Result<()>;
 }
 
-/// The manager and all that it is compared with, on one connection each.
-pub fn all(server: &Server, mgr: &Manager) -> Result<[Box<dyn Subject>; 4]> {
+/// All that the manager is compared with, on one connection each.
+pub fn others(server: &Server) -> Result<[Box<dyn Subject>; 3]> {
     Ok([
-        Box::new(mgr.clone()),
         Box::new(BareClient::connect(&server.url())?),
         Box::new(Sqlx::connect(server, 1)?),
         Box::new(DistributedLockPostgres::connect(server, 1)?),

@@ -61,23 +61,14 @@ fn main() -> Result<()> {
     let folder = args.profiles.as_deref().unwrap_or(passing.path());
     fs::create_dir_all(folder)?;
     let server = Server::start()?;
-    let mut text = String::new();
+    let url = server.url();
 
-    let mgr = Manager::connect(&server.url())?;
-    let subjects: [(&str, Box<dyn Subject>); 3] = [
-        (
-            "bare client, reading a row",
-            Box::new(BareClient::reading_rows(&server.url())?),
-        ),
-        (
-            "bare client, counting rows",
-            Box::new(BareClient::connect(&server.url())?),
-        ),
-        ("distlock", Box::new(mgr.clone())),
-    ];
-    for (name, mut subject) in subjects {
-        text += &profile(folder, name, &mut *subject)?;
-    }
+    let mut reading = BareClient::reading_rows(&url)?;
+    let mut text = profile(folder, "bare client, reading a row", &mut reading)?;
+    let mut counting = BareClient::connect(&url)?;
+    text += &profile(folder, "bare client, counting rows", &mut counting)?;
+    let mut mgr = Manager::connect(&url)?;
+    text += &profile(folder, "distlock", &mut mgr)?;
     mgr.close()?;
     print!("{text}");
     fs::write(args.results.join("heap.md"), text)?;
