@@ -20,22 +20,16 @@ pub(crate) fn run(setup: &mut Setup) -> Result<()> {
 
     let (own, callers) = (one.sum(), one.callers.calls);
     let what = "allocations per pair, whole process";
+    let calls = |calls| format!("{calls:.2}");
     setup
         .row(1, what)
-        .figure(format!("{:.2}", own.calls))
-        .against(
-            format!("bare client {:.2}", bare.calls),
-            own.calls / bare.calls,
-        )
+        .beside(calls, own.calls, "bare client", bare.calls)
         // The driver's read buffer is one more every few hundred pairs.
         .goal("≤ 9, to a tenth", own.calls < 9.05);
+    let bytes = |bytes| format!("{bytes:.0}");
     setup
         .row(1, "bytes allocated per pair, whole process")
-        .figure(format!("{:.0}", own.bytes))
-        .against(
-            format!("bare client {:.0}", bare.bytes),
-            own.bytes / bare.bytes,
-        )
+        .beside(bytes, own.bytes, "bare client", bare.bytes)
         .goal("≤ 500", own.bytes <= 500.0);
     setup
         .row(1, "allocations per pair on the caller's thread")

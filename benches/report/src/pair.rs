@@ -8,7 +8,8 @@ use throwaway_postgres::Server;
 
 use crate::measure::{interleave, micros_each};
 use crate::setup::Setup;
-use crate::stats::{median, median_ratio};
+use crate::stats::median;
+use crate::table;
 
 /// Pairs of one subject before it is the next one's turn.
 const CHUNK: i64 = 400;
@@ -36,15 +37,13 @@ pub(crate) fn latency(setup: &mut Setup) -> Result<()> {
     }
 
     let medians = micros.each_ref().map(|micros| median(micros));
-    for (subject, name) in names.into_iter().enumerate().skip(1) {
-        let ratio = median_ratio(&micros[0], &micros[subject]);
-        let row = setup
-            .row(1, "uncontended pair, one thread")
-            .figure(format!("{:.1} µs", medians[0]))
-            .against(format!("{name} {:.1} µs", medians[subject]), ratio);
-        match subject {
-            1 => row.ratio_at_most(1.0),
-            _ => row.goal("below the peer", ratio < 1.0),
+    let [own, others @ ..] = &micros;
+    for (name, other) in names[1..].iter().zip(others) {
+        let row = setup.row(1, "uncontended pair, one thread");
+        row.by_turns(table::micros, own, name, other);
+        match *name {
+            "bare client" => row.ratio_at_most(1.0),
+            _ => row.ratio("below the peer", |ratio| ratio < 1.0),
         }
     }
     let figures = json!({ "subjects": names, "medians": medians, "rounds": micros });
@@ -71,11 +70,8 @@ pub(crate) fn fencing(setup: &mut Setup) -> Result<()> {
         })?;
         let what = format!("a pair with a fencing token, fsync on, threads: {threads}");
         let (without, with) = (&micros[0], &micros[1]);
-        let baseline = format!("without tokens {:.1} µs", median(without));
-        setup
-            .row(1, &what)
-            .figure(format!("{:.1} µs", median(with)))
-            .against(baseline, median_ratio(with, without));
+        let row = setup.row(1, &what);
+        row.by_turns(table::micros, with, "without tokens", without);
         setup.keep(&what, json!({ "without": without, "with": with }))?;
     }
     plain.close()?;

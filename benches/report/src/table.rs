@@ -4,6 +4,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, TableStyle};
 use serde::Serialize;
 
 use crate::machine::Placement;
+use crate::stats::{median, median_ratio};
 
 /// One figure against its target.
 #[derive(Clone, Serialize)]
@@ -45,19 +46,47 @@ impl Row {
         self
     }
 
+    /// A number beside another one, both told as `tell` does.
+    pub(crate) fn beside(
+        &mut self,
+        tell: impl Fn(f64) -> String,
+        own: f64,
+        name: &str,
+        other: f64,
+    ) -> &mut Row {
+        self.figure(tell(own))
+            .against(format!("{name} {}", tell(other)), own / other)
+    }
+
+    /// The same for what was measured by turns: the ratio is that of each turn.
+    pub(crate) fn by_turns(
+        &mut self,
+        tell: impl Fn(f64) -> String,
+        own: &[f64],
+        name: &str,
+        other: &[f64],
+    ) -> &mut Row {
+        self.beside(tell, median(own), name, median(other));
+        self.ratio = Some(median_ratio(own, other));
+        self
+    }
+
     pub(crate) fn goal(&mut self, goal: impl Into<String>, met: bool) {
         self.goal = goal.into();
         self.met = Some(met);
     }
 
+    /// A goal for the ratio.
+    pub(crate) fn ratio(&mut self, goal: impl Into<String>, met: impl Fn(f64) -> bool) {
+        self.goal(goal, self.ratio.is_some_and(met));
+    }
+
     pub(crate) fn ratio_at_most(&mut self, most: f64) {
-        let met = self.ratio.is_some_and(|ratio| ratio <= most);
-        self.goal(format!("≤ {most} ×"), met);
+        self.ratio(format!("≤ {most} ×"), |ratio| ratio <= most);
     }
 
     pub(crate) fn ratio_at_least(&mut self, least: f64) {
-        let met = self.ratio.is_some_and(|ratio| ratio >= least);
-        self.goal(format!("≥ {least} ×"), met);
+        self.ratio(format!("≥ {least} ×"), |ratio| ratio >= least);
     }
 
     pub(crate) fn is_missed(&self) -> bool {
@@ -71,7 +100,7 @@ impl Row {
             self.placement.name().to_owned(),
             self.figure.clone(),
             self.baseline.clone(),
-            self.ratio.map_or_else(String::new, ratio),
+            self.ratio.map_or_else(String::new, times),
             self.goal.clone(),
             match self.met {
                 Some(true) => "met".to_owned(),
@@ -91,7 +120,7 @@ pub(crate) fn sort(rows: &mut [Row]) {
     });
 }
 
-fn ratio(ratio: f64) -> String {
+fn times(ratio: f64) -> String {
     if ratio >= 10.0 {
         format!("{ratio:.1} ×")
     } else {
@@ -118,6 +147,10 @@ pub(crate) fn draw(rows: &[Row], style: TableStyle) -> Table {
         table.add_row(cells);
     }
     table
+}
+
+pub(crate) fn micros(micros: f64) -> String {
+    format!("{micros:.1} µs")
 }
 
 /// A number with thousands apart.

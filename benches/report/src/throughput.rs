@@ -9,7 +9,7 @@ use crate::measure::{interleave, rate};
 use crate::pgbench::Pgbench;
 use crate::plots::{self, Series};
 use crate::setup::Setup;
-use crate::stats::{median, median_ratio};
+use crate::stats::median;
 use crate::table::grouped;
 
 const THREADS: [u32; 6] = [1, 2, 4, 16, 64, 256];
@@ -62,6 +62,7 @@ impl Curve {
     fn series(&self) -> Series {
         let points = self.threads.iter().map(|&threads| {
             let place = match self.kind {
+                // Whatever it stands beside.
                 Kind::Pgbench => CONNECTIONS,
                 _ => threads,
             };
@@ -138,31 +139,27 @@ fn rows(setup: &mut Setup, curves: &[Curve]) {
     let of = |kind| curves.iter().find(|curve| curve.kind == kind);
     let own = &curves[0];
     let what = "pairs/s, 64 threads, distinct keys";
-    let figure = grouped(own.median(64));
     for other in &curves[1..] {
-        let ratio = median_ratio(own.at(64), other.at(64));
-        let baseline = format!("{} {}", other.name, grouped(other.median(64)));
-        let row = setup.row(2, what).figure(&figure).against(baseline, ratio);
+        let (rates, others) = (own.at(64), other.at(64));
+        let row = setup.row(2, what);
+        row.by_turns(grouped, rates, &other.name, others);
         match other.kind {
             Kind::BareClient => row.ratio_at_least(10.0),
-            Kind::Peer => row.goal("above the peer", ratio > 1.0),
-            _ => row.goal("above", ratio > 1.0),
+            Kind::Peer => row.ratio("above the peer", |ratio| ratio > 1.0),
+            _ => row.ratio("above", |ratio| ratio > 1.0),
         }
     }
     if of(Kind::Pgbench).is_none() {
-        let goal = "above pgbench, which is not installed";
-        setup.row(2, what).figure(&figure).goal(goal, false);
+        setup
+            .row(2, what)
+            .figure(grouped(own.median(64)))
+            .goal("above pgbench, which is not installed", false);
     }
-    let most = own.median(256);
     let best = THREADS.map(|threads| own.median(threads));
     let best = best.into_iter().fold(0.0, f64::max);
     setup
         .row(2, "pairs/s, 256 threads")
-        .figure(grouped(most))
-        .against(
-            format!("best of all numbers {}", grouped(best)),
-            most / best,
-        )
+        .beside(grouped, own.median(256), "best of all numbers", best)
         .ratio_at_least(0.7);
     for (threads, what, kind) in [
         (1, "pairs/s, 1 thread", Kind::BareClient),
@@ -172,9 +169,8 @@ fn rows(setup: &mut Setup, curves: &[Curve]) {
     ] {
         let Some(other) = of(kind) else { continue };
         let (rate, baseline) = (own.median(threads), other.median(threads));
-        setup.row(2, what).figure(grouped(rate)).against(
-            format!("{} {}", other.name, grouped(baseline)),
-            rate / baseline,
-        );
+        setup
+            .row(2, what)
+            .beside(grouped, rate, &other.name, baseline);
     }
 }

@@ -14,6 +14,7 @@ use crate::plots::{self, Series};
 use crate::process::{Order, Process};
 use crate::setup::Setup;
 use crate::stats::{distribution, median, percentile, summary};
+use crate::table;
 
 const KEY: i64 = 7;
 const THREADS: usize = 16;
@@ -69,8 +70,7 @@ fn threads(setup: &mut Setup) -> Result<[Vec<f64>; 2]> {
     let [own, bare] = latencies.each_ref().map(|latencies| median(latencies));
     setup
         .row(3, "hand-over between threads, median")
-        .figure(format!("{own:.1} µs"))
-        .against(format!("bare thread wake-up {bare:.1} µs"), own / bare)
+        .beside(table::micros, own, "bare thread wake-up", bare)
         .ratio_at_most(SMALL_MULTIPLE);
     let figures = json!({
         "turns": turns,
