@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use subjects::Subject;
+use subjects::{More, Subject};
 
 /// Measures every subject once in each round, so that what a machine does to one for a
 /// while it does to all, and returns the figures of each. Rounds below zero warm up: their
@@ -40,14 +40,12 @@ pub(crate) fn rate(subject: &mut dyn Subject, tasks: u32, time: Duration) -> Res
     let pairs = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&pairs);
     let start = Instant::now();
-    subject.load(
-        tasks,
-        &(Arc::new(move || {
-            let more = start.elapsed() < time;
-            count.fetch_add(u64::from(more), Relaxed);
-            more
-        }) as subjects::More),
-    )?;
+    let more: More = Arc::new(move || {
+        let more = start.elapsed() < time;
+        count.fetch_add(u64::from(more), Relaxed);
+        more
+    });
+    subject.load(tasks, &more)?;
     Ok(pairs.load(Relaxed) as f64 / start.elapsed().as_secs_f64())
 }
 
