@@ -45,28 +45,15 @@ pub(crate) fn throughput(file: &Path, series: &[Series]) -> Result<()> {
 
 pub(crate) fn held(file: &Path, series: &[Series]) -> Result<()> {
     let title = "A pair while other locks are held";
-    let axes = ["locks held", "µs"];
-    draw(
-        file,
-        title,
-        axes,
-        0.0..10_500.0,
-        highest(series) * 1.1,
-        series,
-    )
+    let (axes, top) = (["locks held", "µs"], highest(series) * 1.1);
+    draw(file, title, axes, 0.0..10_500.0, top, series)
 }
 
 pub(crate) fn hand_over(file: &Path, series: &[Series]) -> Result<()> {
     let title = "From release to the next holder";
     let axes = ["µs", "% of hand-overs within"];
-    draw(
-        file,
-        title,
-        axes,
-        (1.0..100_000.0).log_scale(),
-        100.0,
-        series,
-    )
+    let x = (1.0..100_000.0).log_scale();
+    draw(file, title, axes, x, 100.0, series)
 }
 
 fn highest(series: &[Series]) -> f64 {
@@ -119,13 +106,15 @@ where
             .label(&series.name)
             .legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
     }
-    let rising = series.iter().all(|series| series.points.len() > MARKED);
+    // Where there is room: distributions end at the top right.
+    let distributions = series.iter().all(|series| series.points.len() > MARKED);
+    let position = match distributions {
+        true => SeriesLabelPosition::LowerRight,
+        false => SeriesLabelPosition::UpperLeft,
+    };
     chart
         .configure_series_labels()
-        .position(match rising {
-            true => SeriesLabelPosition::LowerRight,
-            false => SeriesLabelPosition::UpperLeft,
-        })
+        .position(position)
         .label_font(("sans-serif", 13))
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
