@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 use postgres::{Client, NoTls, Statement};
 
-use crate::{More, Subject};
+use crate::subject::{More, Subject};
 
 /// The first key of a load. No other subject has it.
 const KEYS: i64 = 1 << 41;

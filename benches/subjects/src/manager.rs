@@ -7,7 +7,7 @@ use std::thread;
 use anyhow::Result;
 use distlock::Manager;
 
-use crate::{More, Subject};
+use crate::subject::{More, Subject};
 
 /// The first key of a load. No other subject has it: the last unlock may still be on its
 /// way when the next subject begins.

@@ -14,7 +14,7 @@ use throwaway_postgres::Server;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-use crate::{More, Subject};
+use crate::subject::{More, Subject};
 
 /// Connections of a pool for many tasks.
 pub const CONNECTIONS: u32 = 16;
