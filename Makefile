@@ -67,7 +67,7 @@ package: setup ## Build the package as it would be published
 ci: lint test newest models package demo ## Run everything that continuous integration runs
 
 bench: setup ## Measure, with the bare client and other lock crates, into benches/results
-	$(CARGO) bench --locked -p distlock -p peers
+	$(CARGO) bench --locked -p distlock
 	$(CARGO) run --locked --profile bench -p report --bin heap
 	$(CARGO) run --locked --profile bench -p report --bin report
 

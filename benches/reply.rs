@@ -1,6 +1,6 @@
-//! The way back from the worker to a caller: is the pool of reply channels worth its
-//! keep, and is one slot better than none? The same request and answer over one bounded
-//! channel each time; only the reply differs.
+//! The way back from the worker to a caller: with reply channels from a pool and with fresh
+//! ones, with one slot and with none. The same request and answer over one bounded channel
+//! each time; only the reply differs.
 #![allow(missing_docs)]
 
 use std::sync::Arc;
@@ -22,18 +22,19 @@ enum Source {
 }
 
 impl Source {
-    fn call(&self, requests: &Sender<Sender<Answer>>) -> Answer {
-        let sent = "the server thread is there";
+    /// Has `request` answered by what it is given.
+    fn call(&self, request: impl FnOnce(Sender<Answer>)) -> Answer {
+        let answered = "what was requested is answered";
         match self {
             Source::Fresh(slots) => {
                 let (sender, receiver) = bounded(*slots);
-                requests.send(sender).expect(sent);
-                receiver.recv().expect(sent)
+                request(sender);
+                receiver.recv().expect(answered)
             }
             Source::Pool(pool, slots) => {
                 let reply = pool.pull(|| Arc::new(bounded(*slots)));
-                requests.send(reply.0.clone()).expect(sent);
-                reply.1.recv().expect(sent)
+                request(reply.0.clone());
+                reply.1.recv().expect(answered)
             }
         }
     }
@@ -58,51 +59,38 @@ fn reply(criterion: &mut Criterion) {
     group.finish();
     // The channel alone, without the threads whose waking covers everything else.
     let mut group = criterion.benchmark_group("reply, one thread");
-    group.bench_function("fresh", |bencher| {
-        bencher.iter(|| {
-            let (sender, receiver) = bounded::<Answer>(1);
-            sender.send([0; 5]).expect("there is a slot");
-            receiver.recv().expect("it was sent")
+    for (name, source) in &sources[..2] {
+        group.bench_function(*name, |bencher| {
+            let answer = |reply: Sender<Answer>| reply.send([0; 5]).expect("there is a slot");
+            bencher.iter(|| source.call(answer));
         });
-    });
-    let pool = Pool::new(16, || Arc::new(bounded::<Answer>(1)));
-    group.bench_function("pool", |bencher| {
-        bencher.iter(|| {
-            let reply = pool.pull(|| Arc::new(bounded(1)));
-            reply.0.send([0; 5]).expect("there is a slot");
-            reply.1.recv().expect("it was sent")
-        });
-    });
+    }
     group.finish();
 }
 
 /// The time that `threads` callers need for `count` calls to one server thread.
 fn calls(source: &Source, count: u64, threads: u64) -> Duration {
     let (requests, queue) = bounded::<Sender<Answer>>(1024);
+    let start = Instant::now();
     thread::scope(|scope| {
         scope.spawn(move || {
             for reply in queue {
                 reply.send([0; 5]).expect("the caller waits");
             }
         });
-        let start = Instant::now();
-        let callers: Vec<_> = (0..threads)
-            .map(|thread| {
-                let requests = requests.clone();
-                let own = count / threads + u64::from(thread < count % threads);
-                scope.spawn(move || {
-                    for _ in 0..own {
-                        source.call(&requests);
-                    }
-                })
-            })
-            .collect();
-        drop(requests);
-        for caller in callers {
-            caller.join().expect("it only calls");
+        for thread in 0..threads {
+            let requests = requests.clone();
+            let own = count / threads + u64::from(thread < count % threads);
+            scope.spawn(move || {
+                let request = |reply| requests.send(reply).expect("the server thread is there");
+                for _ in 0..own {
+                    source.call(request);
+                }
+            });
         }
-        start.elapsed()
-    })
+        drop(requests);
+    });
+    start.elapsed()
 }
 
 criterion_group! {

@@ -162,13 +162,9 @@ impl<W> Table<W> {
                 self.recent.put(key, start, at.min(now + BUDGET));
             }
         }
-        let is_done = |entry: &Entry<W>| {
-            entry.is_idle() && !entry.listed && entry.queue.as_ref().is_none_or(|q| q.is_idle())
-        };
-        match self.entries.get(&key).is_some_and(is_done) {
-            true => self.remove(key),
-            false => self.list(key),
-        }
+        // Also where nothing is left but to forget the key: the iteration for that keeps the worker
+        // awake for the next request of whoever gave the lock back.
+        self.list(key);
     }
 
     /// The lock is taken elsewhere: whoever tries once leaves, the others are tried for later.

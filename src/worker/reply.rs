@@ -78,6 +78,12 @@ impl<T> Slot<T> {
 /// were ever under way at once, and never blocks.
 pub(crate) struct ReplyPool<T> {
     slots: Pool<Arc<Slot<T>>>,
+    spinning: Arc<Spinning>,
+}
+
+/// Whether callers try for a while before they sleep, whatever they wait for.
+#[derive(Default)]
+pub(crate) struct Spinning {
     /// Calls that have no answer yet.
     under_way: AtomicU64,
     /// So many callers are still to sleep at once.
@@ -85,11 +91,10 @@ pub(crate) struct ReplyPool<T> {
 }
 
 impl<T> ReplyPool<T> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(spinning: Arc<Spinning>) -> Self {
         ReplyPool {
             slots: Pool::new(SEED, Slot::new),
-            under_way: AtomicU64::new(0),
-            discouraged: AtomicU32::new(0),
+            spinning,
         }
     }
 
@@ -104,7 +109,7 @@ impl<T> ReplyPool<T> {
             ticket,
             caller: thread::current(),
         };
-        self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.spinning.under_way.fetch_add(1, Ordering::Relaxed);
         let pending = PendingReply {
             pool: self,
             slot,
@@ -228,14 +233,16 @@ impl<T> PendingReply<'_, T> {
             }
             thread::yield_now();
         }
-        let (pool, start) = (self.pool, Instant::now());
-        let discouraged = pool.discouraged.load(Ordering::Relaxed);
+        let (spinning, start) = (&self.pool.spinning, Instant::now());
+        let discouraged = spinning.discouraged.load(Ordering::Relaxed);
         if discouraged > 0 {
             // Two at once may count as one.
-            pool.discouraged.store(discouraged - 1, Ordering::Relaxed);
+            spinning
+                .discouraged
+                .store(discouraged - 1, Ordering::Relaxed);
             return None;
         }
-        while pool.under_way.load(Ordering::Relaxed) <= FEW {
+        while spinning.under_way.load(Ordering::Relaxed) <= FEW {
             if let Ok(answer) = self.slot.receiver.try_recv() {
                 return Some(answer);
             }
@@ -244,7 +251,7 @@ impl<T> PendingReply<'_, T> {
                 break;
             }
             if now.duration_since(start) >= PATIENCE {
-                pool.discouraged.store(DISCOURAGED, Ordering::Relaxed);
+                spinning.discouraged.store(DISCOURAGED, Ordering::Relaxed);
                 break;
             }
             thread::yield_now();
@@ -269,7 +276,7 @@ impl<T> PendingReply<'_, T> {
 
 impl<T> Drop for PendingReply<'_, T> {
     fn drop(&mut self) {
-        self.pool.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.pool.spinning.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -285,7 +292,7 @@ mod tests {
 
     #[test]
     fn an_answer_reaches_its_caller_and_the_slot_is_used_again() {
-        let pool = ReplyPool::new();
+        let pool = ReplyPool::new(Arc::default());
         for n in 0..100 {
             let (pending, replier) = pool.open();
             assert!(replier.send(n).is_ok());
@@ -296,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_late_answer_comes_back_and_never_reaches_the_next_call() {
-        let pool = ReplyPool::new();
+        let pool = ReplyPool::new(Arc::default());
         let (pending, late) = pool.open();
         assert!(matches!(
             pending.wait(past(), None),
@@ -312,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_dropped_request_wakes_its_caller() {
-        let pool = ReplyPool::<()>::new();
+        let pool = ReplyPool::<()>::new(Arc::default());
         let (pending, replier) = pool.open();
         drop(replier);
         assert!(matches!(pending.wait(None, None), Waited::Dropped));
@@ -325,7 +332,7 @@ mod tests {
 
     #[test]
     fn an_interrupt_ends_the_wait() {
-        let pool = ReplyPool::<()>::new();
+        let pool = ReplyPool::<()>::new(Arc::default());
         let (pending, _replier) = pool.open();
         let (sender, interrupt) = bounded(0);
         drop(sender);

@@ -60,6 +60,7 @@ impl Shared {
         };
         let (mailbox, queue) = Mailbox::new(settings.queue_capacity);
         let events = Events::new(settings.observer.as_ref());
+        let spinning = Arc::default();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 table: Table::new(limits, Jitter::random()),
@@ -69,8 +70,8 @@ impl Shared {
             }),
             dialer,
             mailbox,
-            acquire_replies: ReplyPool::new(),
-            unlock_replies: ReplyPool::new(),
+            acquire_replies: ReplyPool::new(Arc::clone(&spinning)),
+            unlock_replies: ReplyPool::new(spinning),
             alarm,
             worker_gone: Latch::default(),
         });

@@ -1,127 +1,93 @@
-//! Counts allocations: of the threads that have said that they are callers, and of all
-//! the others.
+//! Targets 1 and 2: what a pair allocates.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 
-use anyhow::{Result, anyhow};
-use tracking_allocator::{
-    AllocationGroupId, AllocationGroupToken, AllocationRegistry, AllocationTracker, Allocator,
-};
+use anyhow::Result;
+use serde_json::json;
+use subjects::Subject;
 
-#[global_allocator]
-static ALLOCATOR: Allocator<std::alloc::System> = Allocator::system();
+use crate::allocator::{Count, Shares, as_caller, counting};
+use crate::setup::Setup;
 
-static CALLER: Counter = Counter::new();
-static OTHER: Counter = Counter::new();
-static LIVE: AtomicI64 = AtomicI64::new(0);
+pub(crate) fn run(setup: &mut Setup) -> Result<()> {
+    let pairs = if setup.quick { 1_000 } else { 10_000 };
+    let [bare, sqlx, other] = subjects::others(&setup.server)?
+        .map(|mut subject| anyhow::Ok((subject.name(), one_by_one(&mut *subject, pairs)?)));
+    let ((_, bare), peers) = (bare?, [sqlx?, other?]);
+    let one = with_threads(setup, 1)?;
+    let many = with_threads(setup, 64)?;
 
-struct Counter {
-    calls: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Counter {
-    const fn new() -> Self {
-        Counter {
-            calls: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-        }
+    let (own, callers) = (one.sum(), one.callers.calls);
+    let what = "allocations per pair, whole process";
+    let calls = |calls| format!("{calls:.2}");
+    setup
+        .row(1, what)
+        .beside(calls, own.calls, "bare client", bare.calls)
+        // The driver's read buffer is one more every few hundred pairs.
+        .goal("≤ 9, to a tenth", own.calls < 9.05);
+    let bytes = |bytes| format!("{bytes:.0}");
+    setup
+        .row(1, "bytes allocated per pair, whole process")
+        .beside(bytes, own.bytes, "bare client", bare.bytes)
+        .goal("≤ 500", own.bytes <= 500.0);
+    setup
+        .row(1, "allocations per pair on the caller's thread")
+        .figure(format!("{callers:.4}"))
+        .goal("none", callers < 0.001);
+    for (name, peer) in peers {
+        let told = |count: Count| format!("{:.2} ({:.0} B)", count.calls, count.bytes);
+        let below = own.calls < peer.calls && own.bytes < peer.bytes;
+        setup
+            .row(1, what)
+            .figure(told(own))
+            .against(format!("{name} {}", told(peer)), own.calls / peer.calls)
+            .goal("below the peer", below);
     }
-
-    fn read(&self) -> Count {
-        Count {
-            calls: self.calls.load(Relaxed),
-            bytes: self.bytes.load(Relaxed),
-        }
-    }
+    let (Count { calls, bytes }, callers) = (many.sum(), many.callers.calls);
+    setup
+        .row(2, "allocations per pair, whole process, 64 threads")
+        .figure(format!("{calls:.2} (callers {callers:.4}, {bytes:.0} B)"))
+        .goal("< 1", calls < 1.0);
+    let figures = json!({
+        "distlock, 1 thread": one,
+        "distlock, 64 threads": many,
+        "bare client": bare,
+        "peers": peers,
+    });
+    setup.keep("allocations per pair", figures)
 }
 
-struct Tracker;
-
-impl AllocationTracker for Tracker {
-    fn allocated(&self, _: usize, size: usize, _: usize, group: AllocationGroupId) {
-        let counter = if group == AllocationGroupId::ROOT {
-            &OTHER
-        } else {
-            &CALLER
-        };
-        counter.calls.fetch_add(1, Relaxed);
-        counter.bytes.fetch_add(size as u64, Relaxed);
-        LIVE.fetch_add(size.cast_signed() as i64, Relaxed);
-    }
-
-    fn deallocated(
-        &self,
-        _: usize,
-        size: usize,
-        _: usize,
-        _: AllocationGroupId,
-        _: AllocationGroupId,
-    ) {
-        LIVE.fetch_sub(size.cast_signed() as i64, Relaxed);
-    }
+/// What the whole process allocates for a pair, when everything that is kept has been made.
+fn one_by_one(subject: &mut dyn Subject, pairs: i64) -> Result<Count> {
+    subject.pairs(1..1000)?;
+    let before = Shares::now();
+    counting(|| as_caller(|| subject.pairs(1000..1000 + pairs)))?;
+    Ok(Shares::now().each_since(before, pairs.unsigned_abs()).sum())
 }
 
-/// Allocations and their bytes.
-#[derive(Clone, Copy)]
-pub(crate) struct Count {
-    pub(crate) calls: u64,
-    pub(crate) bytes: u64,
-}
-
-impl Count {
-    fn since(self, before: Count) -> Count {
-        Count {
-            calls: self.calls - before.calls,
-            bytes: self.bytes - before.bytes,
-        }
-    }
-}
-
-/// What has been counted so far.
-#[derive(Clone, Copy)]
-pub(crate) struct Snapshot {
-    pub(crate) caller: Count,
-    pub(crate) other: Count,
-}
-
-impl Snapshot {
-    pub(crate) fn take() -> Self {
-        Snapshot {
-            caller: CALLER.read(),
-            other: OTHER.read(),
-        }
-    }
-
-    pub(crate) fn since(self, before: Snapshot) -> Snapshot {
-        Snapshot {
-            caller: self.caller.since(before.caller),
-            other: self.other.since(before.other),
-        }
-    }
-}
-
-/// Bytes that were allocated while counting and are still there.
-pub(crate) fn live() -> i64 {
-    LIVE.load(Relaxed)
-}
-
-/// Installs the counters, which then do nothing until [`counting`].
-pub(crate) fn install() -> Result<()> {
-    AllocationRegistry::set_global_tracker(Tracker).map_err(|error| anyhow!("{error}"))
-}
-
-/// Counts while `work` runs, and at no other time: what is timed is not counted.
-pub(crate) fn counting<T>(work: impl FnOnce() -> T) -> T {
-    AllocationRegistry::enable_tracking();
-    let result = work();
-    AllocationRegistry::disable_tracking();
-    result
-}
-
-/// Runs `work` on this thread as a caller's.
-pub(crate) fn as_caller<T>(work: impl FnOnce() -> T) -> T {
-    let mut token = AllocationGroupToken::register().expect("there are numbers left");
-    let _entered = token.enter();
-    work()
+/// What a pair of the manager's allocates while `threads` threads make pairs.
+fn with_threads(setup: &Setup, threads: u32) -> Result<Shares> {
+    let mgr = setup.manager()?;
+    let over = AtomicBool::new(false);
+    let (load, shares) = thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            subjects::spread(threads, 0, |keys| {
+                let keys = keys.take_while(|_| !over.load(Relaxed));
+                as_caller(|| subjects::pairs(&mgr, keys))
+            })
+        });
+        let shares = counting(|| {
+            // Everything that is kept has been made by then.
+            thread::sleep(setup.millis(1000));
+            let (before, pairs) = (Shares::now(), mgr.stats().acquired);
+            thread::sleep(setup.millis(1000));
+            Shares::now().each_since(before, mgr.stats().acquired - pairs)
+        });
+        over.store(true, Relaxed);
+        (load.join().expect("it returns its errors"), shares)
+    });
+    mgr.close()?;
+    load.into_iter().collect::<Result<()>>()?;
+    Ok(shares)
 }

@@ -8,10 +8,13 @@
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded to be read")]
 
 mod allocations;
+mod allocator;
 mod machine;
+mod measure;
 mod pair;
-mod peer;
+mod pgbench;
 mod plots;
+mod process;
 mod session;
 mod setup;
 mod stats;
@@ -20,11 +23,12 @@ mod throughput;
 mod waiting;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
+use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use serde_json::json;
 
 use crate::machine::Placement;
@@ -43,7 +47,7 @@ struct Args {
 
     /// Be another process, on this server.
     #[arg(long, hide = true, requires = "key")]
-    peer: Option<String>,
+    process: Option<String>,
 
     /// Which lock the other process is to take.
     #[arg(long, hide = true)]
@@ -52,8 +56,8 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    match (&args.peer, args.key) {
-        (Some(url), Some(key)) => peer::serve(url, key),
+    match (&args.process, args.key) {
+        (Some(url), Some(key)) => process::serve(url, key),
         _ => report(&args),
     }
 }
@@ -61,10 +65,10 @@ fn main() -> Result<()> {
 #[expect(clippy::print_stdout, reason = "the table is what the program is for")]
 fn report(args: &Args) -> Result<()> {
     let start = Instant::now();
-    allocations::install()?;
+    allocator::install()?;
     fs::create_dir_all(&args.results)?;
-    let mut setup = Setup::start(args.quick)?;
-    pair::allocations(&mut setup)?;
+    let mut setup = Setup::start(args.quick, args.results.clone())?;
+    allocations::run(&mut setup)?;
     pair::fencing(&mut setup)?;
     session::memory(&mut setup)?;
     session::idle(&mut setup)?;
@@ -72,7 +76,12 @@ fn report(args: &Args) -> Result<()> {
     for placement in Placement::ALL {
         setup.placement = placement;
         let placed = placement.apply(&setup.server)?;
-        measure(&mut setup, &args.results)?;
+        pair::latency(&mut setup)?;
+        throughput::run(&mut setup)?;
+        waiting::run(&mut setup)?;
+        session::loss(&mut setup)?;
+        session::held(&mut setup)?;
+        session::acquire_many(&mut setup)?;
         drop(placed);
     }
 
@@ -94,8 +103,10 @@ fn report(args: &Args) -> Result<()> {
         start.elapsed().as_secs(),
         if args.quick { " (a smoke run)" } else { "" }
     );
-    println!("{}\n{about}\n{sum}", table::for_terminal(&setup.rows));
-    let text = format!("{about}\n\n{}\n{sum}\n", table::for_file(&setup.rows));
+    let table = table::draw(&setup.rows, UTF8_FULL_CONDENSED);
+    println!("{table}\n{about}\n{sum}");
+    let mut table = table::draw(&setup.rows, ASCII_MARKDOWN);
+    let text = format!("{about}\n\n{}\n\n{sum}\n", table.force_no_tty());
     fs::write(args.results.join("table.md"), text)?;
     let raw =
         json!({ "about": about, "quick": args.quick, "figures": setup.raw, "table": setup.rows });
@@ -103,19 +114,5 @@ fn report(args: &Args) -> Result<()> {
         args.results.join("raw.json"),
         serde_json::to_string_pretty(&raw)?,
     )?;
-    Ok(())
-}
-
-/// Everything that depends on where things run.
-fn measure(setup: &mut Setup, results: &Path) -> Result<()> {
-    pair::latency(setup)?;
-    throughput::run(setup, results)?;
-    let (within, wake_ups) = waiting::threads(setup)?;
-    let between = waiting::processes(setup)?;
-    waiting::plot(setup, results, &within, &between, &wake_ups)?;
-    waiting::long_waits(setup)?;
-    session::loss(setup)?;
-    session::held(setup, results)?;
-    session::acquire_many(setup)?;
     Ok(())
 }

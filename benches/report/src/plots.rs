@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
-use plotters::coord::types::RangedCoordf64;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
+
+use crate::table::grouped;
 
 const SIZE: (u32, u32) = (760, 440);
 
@@ -18,95 +20,40 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(90, 90, 90),
 ];
 
+/// So few points are measured ones, and are marked; more are a distribution.
+const MARKED: usize = 10;
+
 /// What is drawn in one colour.
 pub(crate) struct Series {
-    name: &'static str,
+    name: String,
     points: Vec<(f64, f64)>,
 }
 
 impl Series {
-    pub(crate) fn line(name: &'static str, points: Vec<(f64, f64)>) -> Self {
+    pub(crate) fn new(name: &str, points: Vec<(f64, f64)>) -> Self {
+        let name = name.to_owned();
         Series { name, points }
-    }
-
-    pub(crate) fn mark(name: &'static str, point: (f64, f64)) -> Self {
-        Series::line(name, vec![point])
     }
 }
 
 pub(crate) fn throughput(file: &Path, series: &[Series]) -> Result<()> {
-    let top = highest(series) * 1.15;
-    let root = SVGBackend::new(file, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(
-            "Lock + unlock pairs a second, distinct keys",
-            ("sans-serif", 18),
-        )
-        .margin(12)
-        .margin_right(36)
-        .x_label_area_size(42)
-        .y_label_area_size(70)
-        .build_cartesian_2d((0.9..300.0).log_scale().base(2.0), 0.0..top)?;
-    chart
-        .configure_mesh()
-        .x_desc("threads (or tasks, or connections)")
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| crate::table::grouped(*y))
-        .light_line_style(TRANSPARENT)
-        .draw()?;
-    draw(&mut chart, series, true)?;
-    legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
-    root.present()?;
-    Ok(())
+    let title = "Lock + unlock pairs with distinct keys";
+    let axes = ["threads (or tasks, or connections)", "pairs a second"];
+    let x = (0.9..300.0).log_scale().base(2.0);
+    draw(file, title, axes, x, highest(series) * 1.15, series)
 }
 
 pub(crate) fn held(file: &Path, series: &[Series]) -> Result<()> {
-    let top = highest(series) * 1.1;
-    let root = SVGBackend::new(file, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption("A pair while other locks are held", ("sans-serif", 18))
-        .margin(12)
-        .margin_right(36)
-        .x_label_area_size(42)
-        .y_label_area_size(70)
-        .build_cartesian_2d(0.0..10_500.0, 0.0..top)?;
-    chart
-        .configure_mesh()
-        .x_desc("locks held")
-        .y_desc("µs")
-        .x_label_formatter(&|x| crate::table::grouped(*x))
-        .y_label_formatter(&|y| crate::table::grouped(*y))
-        .light_line_style(TRANSPARENT)
-        .draw()?;
-    draw(&mut chart, series, true)?;
-    legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
-    root.present()?;
-    Ok(())
+    let title = "A pair while other locks are held";
+    let (axes, top) = (["locks held", "µs"], highest(series) * 1.1);
+    draw(file, title, axes, 0.0..10_500.0, top, series)
 }
 
 pub(crate) fn hand_over(file: &Path, series: &[Series]) -> Result<()> {
-    let root = SVGBackend::new(file, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption("From release to the next holder", ("sans-serif", 18))
-        .margin(12)
-        .margin_right(36)
-        .x_label_area_size(42)
-        .y_label_area_size(56)
-        .build_cartesian_2d((1.0..100_000.0).log_scale(), 0.0..100.0)?;
-    chart
-        .configure_mesh()
-        .x_desc("µs")
-        .y_desc("% of hand-overs within")
-        .x_label_formatter(&|x| crate::table::grouped(*x))
-        .light_line_style(TRANSPARENT)
-        .draw()?;
-    draw(&mut chart, series, false)?;
-    legend(&mut chart, SeriesLabelPosition::LowerRight)?;
-    root.present()?;
-    Ok(())
+    let title = "From release to the next holder";
+    let axes = ["µs", "% of hand-overs within"];
+    let x = (1.0..100_000.0).log_scale();
+    draw(file, title, axes, x, 100.0, series)
 }
 
 fn highest(series: &[Series]) -> f64 {
@@ -114,16 +61,35 @@ fn highest(series: &[Series]) -> f64 {
     points.map(|point| point.1).fold(0.0, f64::max)
 }
 
-type Chart<'a, 'b, X> = ChartContext<'a, SVGBackend<'b>, X>;
-
-fn draw<'a, 'b: 'a, X>(
-    chart: &mut Chart<'a, 'b, Cartesian2d<X, RangedCoordf64>>,
+fn draw<X>(
+    file: &Path,
+    title: &str,
+    [x_title, y_title]: [&str; 2],
+    x: X,
+    top: f64,
     series: &[Series],
-    dots: bool,
 ) -> Result<()>
 where
-    X: Ranged<ValueType = f64>,
+    X: AsRangedCoord<Value = f64>,
+    X::CoordDescType: ValueFormatter<f64>,
 {
+    let root = SVGBackend::new(file, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, ("sans-serif", 18))
+        .margin(12)
+        .margin_right(36)
+        .x_label_area_size(42)
+        .y_label_area_size(70)
+        .build_cartesian_2d(x, 0.0..top)?;
+    chart
+        .configure_mesh()
+        .x_desc(x_title)
+        .y_desc(y_title)
+        .x_label_formatter(&|x| grouped(*x))
+        .y_label_formatter(&|y| grouped(*y))
+        .light_line_style(TRANSPARENT)
+        .draw()?;
     for (series, colour) in series.iter().zip(COLOURS.into_iter().cycle()) {
         let points = || series.points.iter().copied();
         if series.points.len() > 1 {
@@ -131,25 +97,21 @@ where
         }
         let (marks, size) = match series.points.len() {
             1 => (1, 6),
-            _ if dots => (usize::MAX, 3),
+            ..=MARKED => (MARKED, 3),
             _ => (0, 0),
         };
         let marks = points().take(marks);
         chart
             .draw_series(marks.map(|point| Circle::new(point, size, colour.filled())))?
-            .label(series.name)
+            .label(&series.name)
             .legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
     }
-    Ok(())
-}
-
-fn legend<'a, 'b: 'a, X>(
-    chart: &mut Chart<'a, 'b, Cartesian2d<X, RangedCoordf64>>,
-    position: SeriesLabelPosition,
-) -> Result<()>
-where
-    X: Ranged<ValueType = f64>,
-{
+    // Where there is room: distributions end at the top right.
+    let distributions = series.iter().all(|series| series.points.len() > MARKED);
+    let position = match distributions {
+        true => SeriesLabelPosition::LowerRight,
+        false => SeriesLabelPosition::UpperLeft,
+    };
     chart
         .configure_series_labels()
         .position(position)
@@ -157,5 +119,6 @@ where
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
         .draw()?;
+    root.present()?;
     Ok(())
 }

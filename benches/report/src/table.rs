@@ -1,12 +1,10 @@
-//! The one table, for the terminal and for a file.
+//! The one table.
 
-use std::fmt::Write as _;
-
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Attribute, Cell, CellAlignment, Color, Table};
+use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, TableStyle};
 use serde::Serialize;
 
 use crate::machine::Placement;
+use crate::stats::{median, median_ratio};
 
 /// One figure against its target.
 #[derive(Clone, Serialize)]
@@ -18,11 +16,12 @@ pub(crate) struct Row {
     baseline: String,
     ratio: Option<f64>,
     goal: String,
-    /// None: a figure that has no goal of its own.
+    /// None without a goal.
     met: Option<bool>,
 }
 
 impl Row {
+    /// A figure that is only to be told.
     pub(crate) fn new(target: u8, what: &str, placement: Placement) -> Row {
         Row {
             target,
@@ -31,42 +30,63 @@ impl Row {
             figure: String::new(),
             baseline: String::new(),
             ratio: None,
-            goal: String::new(),
+            goal: "stated".to_owned(),
             met: None,
         }
     }
 
-    pub(crate) fn figure(mut self, figure: impl Into<String>) -> Row {
+    pub(crate) fn figure(&mut self, figure: impl Into<String>) -> &mut Row {
         self.figure = figure.into();
         self
     }
 
-    pub(crate) fn against(mut self, baseline: impl Into<String>, ratio: f64) -> Row {
+    pub(crate) fn against(&mut self, baseline: impl Into<String>, ratio: f64) -> &mut Row {
         self.baseline = baseline.into();
         self.ratio = Some(ratio);
         self
     }
 
-    /// For a figure that is only to be told.
-    pub(crate) fn stated(mut self) -> Row {
-        "stated".clone_into(&mut self.goal);
+    /// A number beside another one, both told as `tell` does.
+    pub(crate) fn beside(
+        &mut self,
+        tell: impl Fn(f64) -> String,
+        own: f64,
+        name: &str,
+        other: f64,
+    ) -> &mut Row {
+        self.figure(tell(own))
+            .against(format!("{name} {}", tell(other)), own / other)
+    }
+
+    /// The same for what was measured by turns: the ratio is that of each turn.
+    pub(crate) fn by_turns(
+        &mut self,
+        tell: impl Fn(f64) -> String,
+        own: &[f64],
+        name: &str,
+        other: &[f64],
+    ) -> &mut Row {
+        self.beside(tell, median(own), name, median(other));
+        self.ratio = Some(median_ratio(own, other));
         self
     }
 
-    pub(crate) fn goal(mut self, goal: impl Into<String>, met: bool) -> Row {
+    pub(crate) fn goal(&mut self, goal: impl Into<String>, met: bool) {
         self.goal = goal.into();
         self.met = Some(met);
-        self
     }
 
-    pub(crate) fn ratio_at_most(self, most: f64) -> Row {
-        let ratio = self.ratio.unwrap_or(f64::NAN);
-        self.goal(format!("≤ {most} ×"), ratio <= most)
+    /// A goal for the ratio.
+    pub(crate) fn ratio(&mut self, goal: impl Into<String>, met: impl Fn(f64) -> bool) {
+        self.goal(goal, self.ratio.is_some_and(met));
     }
 
-    pub(crate) fn ratio_at_least(self, least: f64) -> Row {
-        let ratio = self.ratio.unwrap_or(f64::NAN);
-        self.goal(format!("≥ {least} ×"), ratio >= least)
+    pub(crate) fn ratio_at_most(&mut self, most: f64) {
+        self.ratio(format!("≤ {most} ×"), |ratio| ratio <= most);
+    }
+
+    pub(crate) fn ratio_at_least(&mut self, least: f64) {
+        self.ratio(format!("≥ {least} ×"), |ratio| ratio >= least);
     }
 
     pub(crate) fn is_missed(&self) -> bool {
@@ -80,7 +100,7 @@ impl Row {
             self.placement.name().to_owned(),
             self.figure.clone(),
             self.baseline.clone(),
-            self.ratio.map_or_else(String::new, ratio),
+            self.ratio.map_or_else(String::new, times),
             self.goal.clone(),
             match self.met {
                 Some(true) => "met".to_owned(),
@@ -100,7 +120,7 @@ pub(crate) fn sort(rows: &mut [Row]) {
     });
 }
 
-fn ratio(ratio: f64) -> String {
+fn times(ratio: f64) -> String {
     if ratio >= 10.0 {
         format!("{ratio:.1} ×")
     } else {
@@ -112,9 +132,9 @@ const HEADER: [&str; 8] = [
     "", "target", "CPU", "figure", "baseline", "ratio", "goal", "",
 ];
 
-pub(crate) fn for_terminal(rows: &[Row]) -> Table {
+pub(crate) fn draw(rows: &[Row], style: TableStyle) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header(HEADER);
+    table.load_style(style).set_header(HEADER);
     for row in rows {
         let mut cells = row.cells().map(Cell::new);
         cells[5] = cells[5].clone().set_alignment(CellAlignment::Right);
@@ -129,13 +149,8 @@ pub(crate) fn for_terminal(rows: &[Row]) -> Table {
     table
 }
 
-pub(crate) fn for_file(rows: &[Row]) -> String {
-    let mut text = format!("|{}|\n|{}\n", HEADER.join("|"), "---|".repeat(HEADER.len()));
-    for row in rows {
-        let cells = row.cells().map(|cell| cell.replace('|', "\\|"));
-        writeln!(text, "| {} |", cells.join(" | ")).expect("a String takes everything");
-    }
-    text
+pub(crate) fn micros(micros: f64) -> String {
+    format!("{micros:.1} µs")
 }
 
 /// A number with thousands apart.
@@ -163,16 +178,11 @@ mod tests {
 
     #[test]
     fn a_goal_is_met_at_its_bound() {
-        let row = || {
-            Row::new(1, "a | b", Placement::Free)
-                .figure("1")
-                .against("1", 1.0)
-        };
-        let text = for_file(&[row().ratio_at_most(1.0), row().ratio_at_least(1.01)]);
-        assert!(
-            text.contains("| a \\| b | any | 1 | 1 | 1.00 × | ≤ 1 × | met |"),
-            "{text}"
-        );
-        assert!(text.contains("≥ 1.01 × | missed |"), "{text}");
+        let mut row = Row::new(1, "a", Placement::Free);
+        row.figure("1").against("2", 1.0).ratio_at_most(1.0);
+        let cells = ["1", "a", "any", "1", "2", "1.00 ×", "≤ 1 ×", "met"];
+        assert_eq!(row.cells(), cells);
+        row.ratio_at_least(1.01);
+        assert!(row.is_missed());
     }
 }

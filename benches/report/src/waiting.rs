@@ -1,19 +1,20 @@
 //! Targets 3 and 4: one key that many want, in one process and in several.
 
-use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::machine::{Placement, now};
-use crate::peer::{Order, Peer};
+use crate::machine::now;
+use crate::measure::interleave;
 use crate::plots::{self, Series};
+use crate::process::{Order, Process};
 use crate::setup::Setup;
-use crate::stats::{Latencies, median};
+use crate::stats::{distribution, median, percentile, summary};
+use crate::table;
 
 const KEY: i64 = 7;
 const THREADS: usize = 16;
@@ -25,225 +26,210 @@ const SMALL_MULTIPLE: f64 = 4.0;
 /// The longest pause between two looks at a lock, by default.
 const RETRY_MAX: Duration = Duration::from_millis(50);
 
-/// Target 3. Returns the hand-overs and the bare wake-ups.
-pub(crate) fn threads(setup: &mut Setup) -> Result<(Latencies, Latencies)> {
-    let (mut hand_overs, mut wake_ups) = (Latencies::new(), Latencies::new());
-    let mut turns = [0_u64; THREADS];
-    // Side by side, in parts.
-    for _ in 0..4 {
-        contend(setup, setup.millis(1000), &mut hand_overs, &mut turns)?;
-        wake(setup.millis(500), &mut wake_ups);
+pub(crate) fn run(setup: &mut Setup) -> Result<()> {
+    let [within, wake_ups] = threads(setup)?;
+    let between = processes(setup)?;
+    if let Some(file) = setup.plot("hand-over.svg") {
+        let series = [
+            Series::new("bare thread wake-up", distribution(&wake_ups)),
+            Series::new("distlock, between threads", distribution(&within)),
+            Series::new("distlock, between processes", distribution(&between)),
+        ];
+        plots::hand_over(&file, &series)?;
     }
-    let fair = turns.iter().sum::<u64>() as f64 / THREADS as f64;
-    let off = turns
-        .iter()
-        .map(|&turns| (turns as f64 / fair - 1.0).abs() * 100.0)
-        .fold(0.0, f64::max);
-    let row = setup
+    long_waits(setup)
+}
+
+/// Target 3. Returns the hand-overs and the bare wake-ups, in microseconds.
+fn threads(setup: &mut Setup) -> Result<[Vec<f64>; 2]> {
+    let managed = || {
+        let mgr = setup.manager()?;
+        let lock = |_| mgr.lock(KEY).expect("everybody drops it");
+        let turns = contend(setup.millis(1000), lock);
+        mgr.close()?;
+        Ok(turns)
+    };
+    let bare = || {
+        let ring = Ring::default();
+        Ok(contend(setup.millis(500), |thread| ring.lock(thread)))
+    };
+    let mut subjects: [&dyn Fn() -> Result<Vec<Vec<f64>>>; 2] = [&managed, &bare];
+    let parts = interleave(0..4, &mut subjects, |subject, _| subject())?;
+    let turns_of = |thread: usize| parts[0].iter().map(|part| part[thread].len() as f64).sum();
+    let turns: Vec<f64> = (0..THREADS).map(turns_of).collect();
+    let latencies = [0, 1].map(|subject: usize| parts[subject].concat().concat());
+
+    let fair = turns.iter().sum::<f64>() / THREADS as f64;
+    let off = turns.iter().map(|turns| (turns / fair - 1.0).abs());
+    let off = off.fold(0.0, f64::max) * 100.0;
+    setup
         .row(3, "16 threads, one key, 1 ms hold: worst share")
         .figure(format!("{off:.1} % off"))
         .against(format!("fair share {fair:.0} turns"), 1.0 + off / 100.0)
         .goal("± 20 %", off <= 20.0);
-    setup.rows.push(row);
-    let row = setup
+    let [own, bare] = latencies.each_ref().map(|latencies| median(latencies));
+    setup
         .row(3, "hand-over between threads, median")
-        .figure(format!("{:.1} µs", hand_overs.median()))
-        .against(
-            format!("bare thread wake-up {:.1} µs", wake_ups.median()),
-            hand_overs.median() / wake_ups.median(),
-        )
+        .beside(table::micros, own, "bare thread wake-up", bare)
         .ratio_at_most(SMALL_MULTIPLE);
-    setup.rows.push(row);
     let figures = json!({
         "turns": turns,
-        "hand-over": hand_overs.json(),
-        "wake-up": wake_ups.json(),
+        "hand-over": summary(&latencies[0]),
+        "wake-up": summary(&latencies[1]),
     });
     setup.keep("16 threads, one key", figures)?;
-    Ok((hand_overs, wake_ups))
+    Ok(latencies)
 }
 
-fn contend(
-    setup: &Setup,
-    time: Duration,
-    latencies: &mut Latencies,
-    turns: &mut [u64; THREADS],
-) -> Result<()> {
-    let mgr = setup.manager()?;
-    let released = AtomicU64::new(0);
-    let all = Mutex::new((latencies, turns));
+/// All threads take `lock`, hold it and drop it again for so long. Returns for each thread
+/// and turn how long it took from the release before, of the first one from the start.
+fn contend<G>(time: Duration, lock: impl Fn(usize) -> G + Sync) -> Vec<Vec<f64>> {
     let start = Instant::now();
-    thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let (mgr, released, all) = (&mgr, &released, &all);
-            scope.spawn(move || {
-                let (mut own, mut count) = (Latencies::new(), 0);
-                while start.elapsed() < time {
-                    let guard = mgr.lock(KEY).expect("everybody drops it");
-                    let locked = now();
-                    // Nobody else writes it while the lock is held.
-                    let before = released.load(Ordering::Relaxed);
-                    if before != 0 {
-                        own.record(locked - before);
-                    }
-                    count += 1;
-                    thread::sleep(HOLD);
-                    released.store(now(), Ordering::Relaxed);
-                    drop(guard);
-                }
-                let mut all = all.lock().expect("nobody panics with it");
-                all.0.merge(&own);
-                all.1[thread] += count;
-            });
+    let released = AtomicU64::new(now());
+    let take_turns = |thread| {
+        let mut latencies = Vec::new();
+        while start.elapsed() < time {
+            let guard = lock(thread);
+            // Nobody else writes it while the lock is held.
+            latencies.push(micros(now() - released.load(Ordering::Relaxed)));
+            thread::sleep(HOLD);
+            released.store(now(), Ordering::Relaxed);
+            drop(guard);
         }
-    });
-    mgr.close()?;
-    Ok(())
+        latencies
+    };
+    thread::scope(|scope| {
+        let start = |thread| scope.spawn(move || take_turns(thread));
+        let threads: Vec<_> = (0..THREADS).map(start).collect();
+        let latencies = threads.into_iter().map(|thread| thread.join());
+        latencies
+            .map(|latencies| latencies.expect("it only takes turns"))
+            .collect()
+    })
 }
 
-/// The same with nothing between the threads: each parks until the one before it wakes
-/// it up.
-fn wake(time: Duration, latencies: &mut Latencies) {
-    let turn = AtomicU64::new(0);
-    let woken = AtomicU64::new(0);
-    let over = AtomicBool::new(false);
-    let all = Mutex::new(latencies);
-    let threads = Mutex::new(Vec::new());
-    let start = Instant::now();
-    thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let (turn, woken, over, all, threads) = (&turn, &woken, &over, &all, &threads);
-            let handle = scope.spawn(move || {
-                let mut own = Latencies::new();
-                while !over.load(Ordering::Acquire) {
-                    if turn.load(Ordering::Acquire) % THREADS as u64 != thread as u64 {
-                        thread::park();
-                        continue;
-                    }
-                    let before = woken.load(Ordering::Relaxed);
-                    if before != 0 {
-                        own.record(now() - before);
-                    }
-                    thread::sleep(HOLD);
-                    if start.elapsed() > time {
-                        over.store(true, Ordering::Release);
-                    }
-                    let threads = threads.lock().expect("nobody panics with it");
-                    let next: Option<&thread::Thread> = threads.get((thread + 1) % THREADS);
-                    // Not before all have started.
-                    if let Some(next) = next {
-                        woken.store(now(), Ordering::Relaxed);
-                        turn.fetch_add(1, Ordering::Release);
-                        next.unpark();
-                    }
-                    if over.load(Ordering::Acquire) {
-                        threads.iter().for_each(thread::Thread::unpark);
-                    }
-                }
-                all.lock().expect("nobody panics with it").merge(&own);
-            });
-            let mut threads = threads.lock().expect("nobody panics with it");
-            threads.push(handle.thread().clone());
-        }
-    });
+fn micros(nanos: u64) -> f64 {
+    nanos as f64 / 1e3
 }
 
-/// Target 4, two processes without a hold. Returns the hand-overs.
-pub(crate) fn processes(setup: &mut Setup) -> Result<Latencies> {
-    let url = setup.url();
+/// A lock that goes from each thread to the next: nothing between them but the wake-up.
+#[derive(Default)]
+struct Ring {
+    turn: AtomicUsize,
+    threads: Mutex<[Option<Thread>; THREADS]>,
+}
+
+impl Ring {
+    fn lock(&self, thread: usize) -> Turn<'_> {
+        self.threads.lock().expect("nobody panics with it")[thread] = Some(thread::current());
+        while self.turn.load(Ordering::Acquire) != thread {
+            thread::park();
+        }
+        Turn(self)
+    }
+}
+
+struct Turn<'a>(&'a Ring);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let next = (self.0.turn.load(Ordering::Relaxed) + 1) % THREADS;
+        self.0.turn.store(next, Ordering::Release);
+        // One that has yet to come sees its turn then.
+        if let Some(next) = &self.0.threads.lock().expect("nobody panics with it")[next] {
+            next.unpark();
+        }
+    }
+}
+
+/// Target 4, two processes without a hold. Returns the hand-overs, in microseconds.
+fn processes(setup: &mut Setup) -> Result<Vec<f64>> {
+    let url = setup.server.url();
     let time = u64::try_from(setup.millis(4000).as_millis())?;
-    let mut two = [Peer::start(&url, KEY)?, Peer::start(&url, KEY)?];
-    for peer in &mut two {
+    let mut two = [Process::start(&url, KEY)?, Process::start(&url, KEY)?];
+    for process in &mut two {
         // Both have connected before the first begins.
-        peer.ask::<u64>(Order::RoundTrips)?;
+        process.ask::<u64>(Order::RoundTrips)?;
     }
-    for peer in &mut two {
-        peer.order(Order::Turns(time))?;
+    for process in &mut two {
+        process.order(Order::Turns(time))?;
     }
-    let turns: Vec<Vec<u64>> = two.iter_mut().map(Peer::answer).collect::<Result<_>>()?;
-    drop(two);
+    let mut turns: Vec<(u64, usize)> = Vec::new();
     // Only while both were at it.
-    let both = turns
-        .iter()
-        .filter_map(|turns| turns.first())
-        .max()
-        .copied()..turns.iter().filter_map(|turns| turns.last()).min().copied();
-    let mut order: Vec<(u64, usize)> = turns
-        .iter()
-        .enumerate()
-        .flat_map(|(process, turns)| turns.iter().map(move |&at| (at, process)))
-        .filter(|(at, _)| both.contains(&Some(*at)))
-        .collect();
-    order.sort_unstable();
-    let mut latencies = Latencies::new();
+    let (mut start, mut end) = (0, u64::MAX);
+    for (process, one) in two.iter_mut().enumerate() {
+        let own: Vec<u64> = one.answer()?;
+        start = start.max(*own.first().context("it had no turn")?);
+        end = end.min(*own.last().context("it had no turn")?);
+        turns.extend(own.into_iter().map(|at| (at, process)));
+    }
+    turns.retain(|(at, _)| (start..end).contains(at));
+    turns.sort_unstable();
+    let mut latencies = Vec::new();
     // How long each went on taking it again before the other had it.
     let mut time_of = [0; 2];
-    for pair in order.windows(2) {
+    for pair in turns.windows(2) {
         let time = pair[1].0 - pair[0].0;
         if pair[0].1 == pair[1].1 {
             time_of[pair[0].1] += time;
         } else {
-            latencies.record(time);
+            latencies.push(micros(time));
         }
     }
-    let share_of_time =
-        100.0 * time_of[0].min(time_of[1]) as f64 / (time_of[0] + time_of[1]) as f64;
-    let first = order.iter().filter(|(_, process)| *process == 0).count();
-    let share = 100.0 * first.min(order.len() - first) as f64 / order.len() as f64;
+    let fewer = |[one, other]: [u64; 2]| 100.0 * one.min(other) as f64 / (one + other) as f64;
+    let first = turns.iter().filter(|(_, process)| *process == 0).count() as u64;
+    let share = fewer([first, turns.len() as u64 - first]);
+    let share_of_time = fewer(time_of);
 
-    let row = setup
+    let millis = median(&latencies) / 1e3;
+    setup
         .row(4, "hand-over between two processes, no hold, median")
-        .figure(format!("{:.2} ms", latencies.median() / 1e3))
-        .goal("≤ 3 ms", latencies.median() <= 3e3);
-    setup.rows.push(row);
-    let row = setup
+        .figure(format!("{millis:.2} ms"))
+        .goal("≤ 3 ms", millis <= 3.0);
+    setup
         .row(4, "turns of the process with fewer")
         .figure(format!("{share:.1} % ({share_of_time:.1} % of the time)"))
         .goal("≥ 30 %", share >= 30.0);
-    setup.rows.push(row);
-    let figures = json!({ "turns": order.len(), "share": share, "share of time": share_of_time, "hand-over": latencies.json() });
+    let figures = json!({
+        "turns": turns.len(),
+        "share": share,
+        "share of time": share_of_time,
+        "hand-over": summary(&latencies),
+    });
     setup.keep("two processes, one key", figures)?;
     Ok(latencies)
 }
 
 /// Target 4, after longer waits.
-pub(crate) fn long_waits(setup: &mut Setup) -> Result<()> {
+fn long_waits(setup: &mut Setup) -> Result<()> {
     let mgr = setup.manager()?;
-    let mut peer = Peer::start(&setup.url(), KEY)?;
-    peer.ask::<u64>(Order::RoundTrips)?;
-    let mut rounds = Vec::new();
+    let mut process = Process::start(&setup.server.url(), KEY)?;
+    process.ask::<u64>(Order::RoundTrips)?;
+    let (mut figures, mut shares) = (Vec::new(), Vec::new());
     for round in 0..setup.rounds(6) {
         for wait in [20, 60, 150, 400, 700] {
             let guard = mgr.lock(KEY)?;
-            peer.order(Order::Lock)?;
+            process.order(Order::Lock)?;
             // Not always at the same distance from the next look.
-            thread::sleep(Duration::from_millis(wait + 7 * round as u64));
+            let waited = Duration::from_millis(wait + 7 * round.unsigned_abs());
+            thread::sleep(waited);
             let released = now();
             guard.unlock()?;
-            let locked: u64 = peer.answer()?;
-            peer.order(Order::Unlock)?;
-            let waited = Duration::from_millis(wait + 7 * round as u64);
-            let late = Duration::from_nanos(locked.saturating_sub(released));
-            let allowed = (waited / 10).min(RETRY_MAX);
-            rounds.push((waited, late, late.as_secs_f64() / allowed.as_secs_f64()));
+            let locked: u64 = process.answer()?;
+            process.order(Order::Unlock)?;
+            let late = Duration::from_nanos(locked.saturating_sub(released)).as_secs_f64();
+            shares.push(late / (waited / 10).min(RETRY_MAX).as_secs_f64());
+            figures.push([waited.as_secs_f64() * 1e3, late * 1e3]);
         }
     }
     mgr.close()?;
-    let shares: Vec<f64> = rounds.iter().map(|round| round.2).collect();
-    let worst = shares.iter().copied().fold(0.0, f64::max);
-    let row = setup
+    let typical = 100.0 * median(&shares);
+    let worst = percentile(&shares, 100);
+    setup
         .row(4, "hand-over after waits of 20 to 740 ms, worst")
-        .figure(format!(
-            "median {:.0} % of what is allowed",
-            100.0 * median(shares)
-        ))
+        .figure(format!("median {typical:.0} % of what is allowed"))
         .against("a tenth of the wait, at most 50 ms", worst)
         .ratio_at_most(1.0);
-    setup.rows.push(row);
-    let figures: Vec<_> = rounds
-        .iter()
-        .map(|(waited, late, _)| [waited.as_secs_f64() * 1e3, late.as_secs_f64() * 1e3])
-        .collect();
     setup.keep("waited and late, ms", figures)
 }
 
@@ -252,16 +238,16 @@ pub(crate) fn polling(setup: &mut Setup) -> Result<()> {
     let count = if setup.quick { 10 } else { 100 };
     let mgr = setup.manager()?;
     let guard = mgr.lock(KEY)?;
-    let mut peers = (0..count)
-        .map(|_| Peer::start(&setup.url(), KEY))
+    let mut others = (0..count)
+        .map(|_| Process::start(&setup.server.url(), KEY))
         .collect::<Result<Vec<_>>>()?;
-    for peer in &mut peers {
-        peer.order(Order::Wait)?;
+    for process in &mut others {
+        process.order(Order::Wait)?;
     }
     let mut round_trips = || -> Result<u64> {
-        peers
+        others
             .iter_mut()
-            .map(|peer| peer.ask::<u64>(Order::RoundTrips))
+            .map(|process| process.ask::<u64>(Order::RoundTrips))
             .sum()
     };
     // The pauses have grown to their longest by then.
@@ -271,34 +257,11 @@ pub(crate) fn polling(setup: &mut Setup) -> Result<()> {
     thread::sleep(setup.millis(3000));
     let rate = (round_trips()? - before) as f64 / start.elapsed().as_secs_f64();
     drop(guard);
-    drop(peers);
+    drop(others);
     mgr.close()?;
-    let row = setup
+    setup
         .row(4, &format!("statements/s while {count} processes wait"))
-        .figure(format!("{rate:.0} ({:.0} each)", rate / f64::from(count)))
-        .stated();
-    setup.rows.push(row);
-    setup.keep(
-        "polling, statements/s",
-        json!({ "processes": count, "rate": rate }),
-    )
-}
-
-/// Draws how long hand-overs take.
-pub(crate) fn plot(
-    setup: &Setup,
-    results: &Path,
-    within: &Latencies,
-    between: &Latencies,
-    wake_ups: &Latencies,
-) -> Result<()> {
-    if setup.placement != Placement::Free {
-        return Ok(());
-    }
-    let series = [
-        Series::line("bare thread wake-up", wake_ups.distribution()),
-        Series::line("distlock, between threads", within.distribution()),
-        Series::line("distlock, between processes", between.distribution()),
-    ];
-    plots::hand_over(&results.join("hand-over.svg"), &series)
+        .figure(format!("{rate:.0} ({:.0} each)", rate / f64::from(count)));
+    let figures = json!({ "processes": count, "rate": rate });
+    setup.keep("polling, statements/s", figures)
 }

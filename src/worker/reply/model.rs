@@ -14,7 +14,7 @@ fn past() -> Option<Instant> {
 #[test]
 fn a_caller_that_gives_up_and_its_answer_agree_who_was_first() {
     try_schedules(|| {
-        let pool = Arc::new(ReplyPool::new());
+        let pool = Arc::new(ReplyPool::new(Arc::default()));
         let (pending, replier) = pool.open();
         let worker = thread::spawn(move || replier.send("first").is_ok());
         let answered = match pending.wait(past(), None) {
@@ -37,7 +37,7 @@ fn a_caller_that_gives_up_and_its_answer_agree_who_was_first() {
 #[test]
 fn a_request_that_is_dropped_is_told_or_was_given_up() {
     try_schedules(|| {
-        let pool = Arc::new(ReplyPool::<()>::new());
+        let pool = Arc::new(ReplyPool::<()>::new(Arc::default()));
         let (pending, replier) = pool.open();
         let worker = thread::spawn(move || drop(replier));
         let outcome = pending.wait(past(), None);
@@ -50,7 +50,7 @@ fn a_request_that_is_dropped_is_told_or_was_given_up() {
 #[test]
 fn callers_that_share_a_pool_get_their_own_answers() {
     try_schedules(|| {
-        let pool = Arc::new(ReplyPool::new());
+        let pool = Arc::new(ReplyPool::new(Arc::default()));
         let callers: Vec<_> = (0..3)
             .map(|caller| {
                 let pool = Arc::clone(&pool);

@@ -7,15 +7,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
 use comfy_table::Table;
 use distlock::Manager;
-use postgres::{Client, NoTls};
 use serde::Deserialize;
+use subjects::{BareClient, Subject};
 use throwaway_postgres::Server;
 
 #[global_allocator]
@@ -62,58 +61,29 @@ fn main() -> Result<()> {
     let folder = args.profiles.as_deref().unwrap_or(passing.path());
     fs::create_dir_all(folder)?;
     let server = Server::start()?;
-    let mut text = String::new();
+    let url = server.url();
 
-    let mut client = Client::connect(&server.url(), NoTls)?;
-    let lock = client.prepare("SELECT pg_try_advisory_lock($1)")?;
-    let unlock = client.prepare("SELECT pg_advisory_unlock($1)")?;
-    text += &profile(folder, "bare client, reading a row", |keys| {
-        for key in keys {
-            for statement in [&lock, &unlock] {
-                let yes: bool = client.query_one(statement, &[&key])?.get(0);
-                assert!(yes, "somebody else has the lock");
-            }
-        }
-        Ok(())
-    })?;
-
-    let lock = client.prepare("SELECT FROM pg_try_advisory_lock($1) l WHERE l")?;
-    let unlock = client.prepare("SELECT FROM pg_advisory_unlock($1) l WHERE l")?;
-    text += &profile(folder, "bare client, counting rows", |keys| {
-        for key in keys {
-            for statement in [&lock, &unlock] {
-                assert_eq!(client.execute(statement, &[&key])?, 1);
-            }
-        }
-        Ok(())
-    })?;
-
-    let mgr = Manager::connect(&server.url())?;
-    text += &profile(folder, "distlock", |keys| {
-        for key in keys {
-            drop(mgr.lock(key)?);
-        }
-        Ok(())
-    })?;
+    let mut reading = BareClient::reading_rows(&url)?;
+    let mut text = profile(folder, "bare client, reading a row", &mut reading)?;
+    let mut counting = BareClient::connect(&url)?;
+    text += &profile(folder, "bare client, counting rows", &mut counting)?;
+    let mut mgr = Manager::connect(&url)?;
+    text += &profile(folder, "distlock", &mut mgr)?;
     mgr.close()?;
     print!("{text}");
     fs::write(args.results.join("heap.md"), text)?;
     Ok(())
 }
 
-/// Profiles `pairs` when everything that is kept has been made.
-fn profile(
-    folder: &Path,
-    name: &str,
-    mut pairs: impl FnMut(Range<i64>) -> Result<()>,
-) -> Result<String> {
-    pairs(0..1000)?;
+/// Profiles pairs when everything that is kept has been made.
+fn profile(folder: &Path, name: &str, subject: &mut dyn Subject) -> Result<String> {
+    subject.pairs(0..1000)?;
     let file = folder.join(format!("{}.json", name.replace([',', ' '], "-")));
     let profiler = dhat::Profiler::builder()
         .file_name(&file)
         .trim_backtraces(Some(24))
         .build();
-    pairs(1000..1000 + PAIRS)?;
+    subject.pairs(1000..1000 + PAIRS)?;
     drop(profiler);
     Ok(describe(name, &serde_json::from_slice(&fs::read(&file)?)?))
 }

@@ -28,22 +28,22 @@ pub(crate) enum Order {
 }
 
 /// The other process. It ends with its standard input.
-pub(crate) struct Peer {
+pub(crate) struct Process {
     child: Child,
     orders: Option<ChildStdin>,
     answers: Lines<BufReader<ChildStdout>>,
 }
 
-impl Peer {
+impl Process {
     /// Starts it, and returns before it has connected.
-    pub(crate) fn start(url: &str, key: i64) -> Result<Peer> {
+    pub(crate) fn start(url: &str, key: i64) -> Result<Process> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["--peer", url, "--key", &key.to_string()])
+            .args(["--process", url, "--key", &key.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let answers = child.stdout.take().context("no pipe from the process")?;
-        Ok(Peer {
+        Ok(Process {
             orders: child.stdin.take(),
             answers: BufReader::new(answers).lines(),
             child,
@@ -67,7 +67,7 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
+impl Drop for Process {
     fn drop(&mut self) {
         drop(self.orders.take());
         self.child.wait().ok();
