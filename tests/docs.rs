@@ -5,7 +5,11 @@
 use std::fs;
 
 /// Those that name tests, as `module::test_name` in backticks.
-const DOCUMENTS: [&str; 2] = ["docs/guarantees.md", "docs/faults.md"];
+const DOCUMENTS: [&str; 3] = [
+    "docs/architecture.md",
+    "docs/faults.md",
+    "docs/guarantees.md",
+];
 
 /// Where the modules are.
 const ROOTS: [&str; 3] = ["tests/it", "src", "tests/soak/src"];
@@ -20,7 +24,7 @@ fn every_test_that_a_document_names_exists() {
             .step_by(2)
             .filter(|code| is_test_path(code))
             .collect();
-        assert!(names.len() > 20, "{document}: {names:?}");
+        assert!(names.len() > 10, "{document}: {names:?}");
         let missing: Vec<_> = names.into_iter().filter(|name| !exists(name)).collect();
         assert!(missing.is_empty(), "{document} names {missing:#?}");
     }
