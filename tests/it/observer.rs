@@ -215,6 +215,19 @@ fn a_panic_of_an_observer_harms_nobody() {
     for _ in 0..3 {
         mgr.lock(1).unwrap().unlock().unwrap();
     }
+    // Also on a thread that unwinds already: its guard's drop hands the lock over.
+    let guard = mgr.lock(1).unwrap();
+    let waiter = thread::spawn({
+        let mgr = mgr.clone();
+        move || mgr.lock(1).unwrap().unlock()
+    });
+    eventually(|| mgr.stats().waiting == 1);
+    let holder = thread::spawn(move || {
+        let _guard = guard;
+        panic!("a holder that panics, as this test wants");
+    });
+    assert!(holder.join().is_err());
+    waiter.join().unwrap().unwrap();
     assert_eq!(mgr.stats().lost, 0);
     mgr.close().unwrap();
 }
