@@ -1,6 +1,6 @@
-//! The way back from the worker to a caller: with reply channels from a pool and with fresh
-//! ones, with one slot and with none. The same request and answer over one bounded channel
-//! each time; only the reply differs.
+//! The reply path from the worker to a caller: with reply channels from a pool and with fresh
+//! ones, with one slot and with none. The request goes over one bounded channel each time; only
+//! the reply channel differs.
 #![allow(missing_docs)]
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use object_pool::Pool;
 
-/// What goes back: as large as an answer with a grant.
+/// The reply, as large as one with a grant.
 type Answer = [u64; 5];
 type Reply = (Sender<Answer>, Receiver<Answer>);
 
@@ -22,7 +22,7 @@ enum Source {
 }
 
 impl Source {
-    /// Has `request` answered by what it is given.
+    /// Sends a request with a reply channel and waits for the reply.
     fn call(&self, request: impl FnOnce(Sender<Answer>)) -> Answer {
         let answered = "what was requested is answered";
         match self {
@@ -57,7 +57,7 @@ fn reply(criterion: &mut Criterion) {
         }
     }
     group.finish();
-    // The channel alone, without the threads whose waking covers everything else.
+    // The channel alone, without threads, whose wake-ups dominate the time.
     let mut group = criterion.benchmark_group("reply, one thread");
     for (name, source) in &sources[..2] {
         group.bench_function(*name, |bencher| {

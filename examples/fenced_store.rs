@@ -1,13 +1,13 @@
-//! A store that refuses stale writers: the last line of defence of work that must not be
+//! A store that refuses stale writers: the last line of defence for work that must not be
 //! done twice, even by a holder that does not know yet that it has lost its lock.
 //!
-//! One process takes the lock, loses its session and does not look. Another takes the lock
+//! One process takes the lock, loses its session and does not check. Another takes the lock
 //! and writes. Then the first one writes, too late, and the store refuses it, because its
-//! token is older than the one the store has seen.
+//! token is older than the one that the store has seen.
 //!
 //! `DATABASE_URL` names the database, whose user must be allowed to end its own sessions;
 //! without it a throwaway server is started. The store's table is a temporary one.
-// An example speaks on the terminal.
+// An example prints to the terminal.
 #![allow(clippy::print_stdout)]
 
 use distlock::{Guard, Manager};
@@ -16,7 +16,7 @@ use throwaway_postgres::Server;
 
 const SEQUENCE: &str = "public.distlock_token";
 
-/// A report and the token of who wrote it.
+/// A report and the token of its last writer.
 struct Store(Client);
 
 impl Store {
@@ -29,8 +29,8 @@ impl Store {
         Ok(Store(client))
     }
 
-    /// True if it was taken. The condition is all there is to it: the row's lock puts writers in
-    /// an order, and a token that is older than the row's is refused.
+    /// True if the write was accepted. The condition suffices: the row's lock serializes the
+    /// writers, and a token that is older than the row's is refused.
     fn write(&mut self, text: &str, guard: &Guard) -> anyhow::Result<bool> {
         let token = guard.token().expect("with fencing every guard has a token");
         let rows = self.0.execute(
@@ -70,7 +70,7 @@ fn main() -> anyhow::Result<()> {
     println!("Bert has the lock, token {:?}", berts.token());
     println!("Bert writes: {}", store.write("Bert's report", &berts)?);
 
-    // Anna never asked `annas.is_lost()`.
+    // Anna never called `annas.is_lost()`.
     println!("Anna writes: {}", store.write("Anna's report", &annas)?);
     println!("the report is: {}", store.text()?);
     anyhow::ensure!(

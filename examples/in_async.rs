@@ -1,7 +1,7 @@
-//! Locks in an async program: whatever may wait goes through `spawn_blocking`, a guard is held
+//! Locks in an async program: calls that may block go through `spawn_blocking`, a guard is held
 //! across `.await`, and the work stops if the lock is lost. `DATABASE_URL` names the database;
 //! without it a throwaway server is started.
-// An example speaks on the terminal.
+// An example prints to the terminal.
 #![allow(clippy::print_stdout)]
 
 use distlock::{Ended, Guard, Manager, Watch};
@@ -12,7 +12,7 @@ fn main() -> anyhow::Result<()> {
     let url = std::env::var("DATABASE_URL").ok();
     let server = url.is_none().then(Server::start).transpose()?;
     let url = url.unwrap_or_else(|| server.as_ref().map(Server::url).unwrap_or_default());
-    // Also with one thread for all tasks: none of them blocks it.
+    // One thread is enough for all tasks: none of them blocks it.
     tokio::runtime::Builder::new_current_thread()
         .build()?
         .block_on(run(url))
@@ -27,7 +27,7 @@ async fn run(url: String) -> anyhow::Result<()> {
     Ok(spawn_blocking(move || mgr.close()).await??)
 }
 
-/// One of them at a time, on all machines.
+/// Writes a report: one at a time, on all machines.
 async fn report(mgr: Manager, name: &'static str) -> anyhow::Result<()> {
     let guard = lock(&mgr, "nightly-report").await?;
     tokio::select! {
@@ -43,7 +43,7 @@ async fn lock(mgr: &Manager, key: &'static str) -> anyhow::Result<Guard> {
     Ok(spawn_blocking(move || mgr.lock(key)).await??)
 }
 
-/// The end of a hold. The thread behind it goes with the guard.
+/// Waits for the end of a hold. Its blocking thread ends when the guard is dropped.
 async fn end(watch: Watch) -> anyhow::Result<Ended> {
     Ok(spawn_blocking(move || watch.wait()).await?)
 }

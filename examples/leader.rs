@@ -1,15 +1,15 @@
-//! Leadership: lead while the lock is held, stop the moment the watch trips, campaign
+//! Leader election: lead while the lock is held, stop when the watch reports the end, campaign
 //! again.
 //!
-//! Two candidates stand in two threads, each with a manager of its own, as two programs
+//! Two candidates run in two threads, each with a manager of its own, as two programs
 //! would. To show a loss, the example ends the leader's database session a few times.
 //! `DATABASE_URL` names the database, whose user must be allowed to do that; without it a
 //! throwaway server is started.
 //!
-//! The next leader may stand before the last one knows of its loss: by a heartbeat
-//! (30 ms) and a round trip. Steps that must not overlap even then need a defence of their
+//! The next leader may begin before the last one knows of its loss: by a heartbeat
+//! (30 ms) and a round trip. Steps that must not overlap even then need a safeguard of their
 //! own, such as a transaction.
-// An example speaks on the terminal.
+// An example prints to the terminal.
 #![allow(clippy::print_stdout)]
 
 use std::process;
@@ -21,7 +21,7 @@ use distlock::{CancelToken, ErrorKind, Manager};
 use postgres::{Client, NoTls};
 use throwaway_postgres::Server;
 
-/// Losses to show.
+/// How many losses to show.
 const LOSSES: usize = 3;
 
 fn main() -> anyhow::Result<()> {
@@ -38,7 +38,7 @@ fn main() -> anyhow::Result<()> {
         });
         drop(elected); // the candidates' own are left, so `elections` ends with them
         let deposed = depose(&url, &elections);
-        // Whatever happened, the candidates must not campaign for ever.
+        // After an error as well, so that the candidates do not campaign for ever.
         retire.cancel();
         for candidate in candidates {
             candidate.join().expect("a candidate does not panic")?;
@@ -80,7 +80,7 @@ fn candidate(
     }
 }
 
-/// What a candidate's session is called in `pg_stat_activity`.
+/// The name of a candidate's session in `pg_stat_activity`.
 fn application_name(name: &str) -> String {
     format!("leader-example-{}-{name}", process::id())
 }
@@ -91,7 +91,7 @@ fn depose(url: &str, elections: &Receiver<&str>) -> anyhow::Result<()> {
     for (losses, leader) in elections.iter().enumerate() {
         thread::sleep(Duration::from_millis(200)); // let it lead a little
         if losses == LOSSES {
-            break; // the last one may retire in peace
+            break; // the last one retires without a loss
         }
         let ended = client.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1",

@@ -1,6 +1,6 @@
 //! The crate in a minute. `DATABASE_URL` names the database; without it a throwaway
 //! server is started.
-// An example speaks on the terminal.
+// An example prints to the terminal.
 #![allow(clippy::print_stdout)]
 
 use distlock::Manager;
@@ -12,7 +12,7 @@ fn main() -> anyhow::Result<()> {
     let url = url.unwrap_or_else(|| server.as_ref().map(Server::url).unwrap_or_default());
 
     let us = Manager::connect(&url)?;
-    let them = Manager::connect(&url)?; // another program, for all the server knows
+    let them = Manager::connect(&url)?; // to the server this is another program
 
     let guard = us.lock("nightly-report")?;
     println!("we hold {}, see pg_locks", guard.key());

@@ -1,8 +1,8 @@
-//! A password that changes while the program runs: the manager asks for the login before
-//! each connect, so the next reconnect has the new one.
+//! A password that changes while the program runs: the manager requests the login before
+//! each connect, so the next reconnect uses the new one.
 //!
-//! It changes a role's password, so it runs on a throwaway server alone.
-// An example speaks on the terminal.
+//! It changes a role's password, so it runs on a throwaway server only.
+// An example prints to the terminal.
 #![allow(clippy::print_stdout)]
 
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ fn main() -> anyhow::Result<()> {
     let mgr = Manager::builder(&format!("host=127.0.0.1 port={port} dbname=postgres"))
         .credentials(move || {
             let password = fs::read_to_string(&path)?;
-            println!("the login is asked for");
+            println!("the login is requested");
             Ok::<_, io::Error>(Credentials::new("app", password.trim_end()))
         })
         .connect()?;
@@ -33,7 +33,7 @@ fn main() -> anyhow::Result<()> {
     admin.batch_execute("ALTER ROLE app PASSWORD 'sesame-2'")?;
     secret.write("sesame-2")?;
     println!(
-        "the password is another one; the session goes on, lost: {}",
+        "the password has changed; the session continues, lost: {}",
         guard.is_lost()
     );
 
@@ -51,7 +51,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file with a password, removed with the example.
+/// A file with a password, removed when the example ends.
 struct Secret(PathBuf);
 
 impl Secret {
@@ -62,7 +62,7 @@ impl Secret {
         Ok(secret)
     }
 
-    /// Whole or not at all, as a reader sees it.
+    /// Atomic for readers.
     fn write(&self, password: &str) -> io::Result<()> {
         let new = self.0.with_extension("new");
         fs::write(&new, password)?;

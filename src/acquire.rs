@@ -1,4 +1,4 @@
-//! One acquire, from the caller's side.
+//! [`Acquire`]: one acquire with its options, on the caller's side.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::op::{Mode, Wait};
 use crate::with_lock::{self, WithLockError};
 use crate::worker::handle::Handle;
 
-/// How long a timed call may take that has no time left for its one attempt.
+/// How long the one attempt of a timed call may take that has no time left.
 const ALLOWANCE: Duration = Duration::from_millis(100);
 
 /// The wait of a call with this `timeout`.
 pub(crate) fn within(timeout: Duration) -> Wait {
-    // Beyond the clock's range is beyond anybody's patience.
+    // Beyond the clock's range.
     Instant::now()
         .checked_add(timeout)
         .map_or(Wait::Forever, until)
@@ -36,14 +36,13 @@ pub(crate) fn until(deadline: Instant) -> Wait {
     }
 }
 
-/// What is left of `wait` if it may last no longer than `longest` from now, and whether that is
-/// shorter.
+/// `wait` limited to `longest` from now, and whether that shortens the wait for the lock.
 fn cut(wait: Wait, longest: Option<Duration>) -> (Wait, bool) {
     let end = longest.and_then(|longest| Instant::now().checked_add(longest));
     match (wait, end) {
         (Wait::Until(deadline), Some(end)) if deadline > end => (Wait::Until(end), true),
         (Wait::Forever, Some(end)) => (Wait::Until(end), true),
-        // What it waits for then is the database.
+        // A call that tries once waits for the database alone, not for the lock.
         (Wait::Try(deadline), Some(end)) => {
             let sooner = deadline.map_or(end, |deadline| deadline.min(end));
             (Wait::Try(Some(sooner)), false)
@@ -52,8 +51,8 @@ fn cut(wait: Wait, longest: Option<Duration>) -> (Wait, bool) {
     }
 }
 
-/// True if a caller whose grant was lost before it could return may ask again after so many
-/// `attempts`: one that does not wait asks twice.
+/// True if a caller whose grant was lost before it could return may try again after so many
+/// `attempts`: one that does not wait tries twice.
 fn allows_another(wait: Wait, attempts: u32) -> bool {
     match wait {
         Wait::Try(_) => attempts < 2,
@@ -88,7 +87,7 @@ pub struct Acquire<'a> {
     cancel: Option<&'a CancelToken>,
     release_on: Option<&'a CancelToken>,
     hold_at_least: Option<Duration>,
-    /// What ends the wait: either of the two.
+    /// Ends the wait: cancelled with either of the two.
     token: Option<CancelToken>,
 }
 
@@ -112,17 +111,16 @@ impl<'a> Acquire<'a> {
         self
     }
 
-    /// Waits no longer than this. Default: [`lock`](Acquire::lock) waits for as long
-    /// as it takes, [`try_lock`](Acquire::try_lock) not at all. Zero tries once, for up to
-    /// 100 ms.
+    /// The longest wait. Default: [`lock`](Acquire::lock) waits without limit,
+    /// [`try_lock`](Acquire::try_lock) not at all. Zero tries once, for up to 100 ms.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
     /// Ends the wait when `token` is cancelled, and later trips the watch of the hold with
-    /// [`Ended::Cancelled`]. It never gives the lock away under its holder: the lock goes
-    /// when the guard is dropped or unlocked. Default: nothing ends the wait.
+    /// [`Ended::Cancelled`]. It never releases the lock under its holder: only dropping or
+    /// unlocking the guard does. Default: nothing ends the wait.
     ///
     /// ```no_run
     /// # fn steps() -> std::vec::IntoIter<fn()> { Vec::new().into_iter() }
@@ -145,11 +143,11 @@ impl<'a> Acquire<'a> {
         self.interruptible()
     }
 
-    /// Like [`cancel`](Acquire::cancel), and gives the lock back the moment `token` is
-    /// cancelled, without its guard's help: whoever holds the guard may then be inside
+    /// Like [`cancel`](Acquire::cancel), but also releases the lock as soon as `token` is
+    /// cancelled, without waiting for its guard: the guard's holder may then be inside
     /// together with the next holder. For holds whose work is over when the token is
     /// cancelled, or that a supervisor must be able to end; not for a shutdown. Both tokens
-    /// may be set. Default: only the guard gives the lock back.
+    /// may be set. Default: only the guard releases the lock.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), distlock::Error> {
@@ -166,17 +164,16 @@ impl<'a> Acquire<'a> {
         self.interruptible()
     }
 
-    /// Leaves the lock with the manager until `time` after the grant if its guard is gone
-    /// before. Then nobody has it, here or elsewhere, who comes within that time. Default: the
-    /// lock goes with its guard.
+    /// Keeps the lock until `time` after the grant, even if its guard is dropped or unlocked
+    /// earlier: other acquires, here or elsewhere, find it held until then. Default: the lock is
+    /// released with its guard.
     ///
-    /// The guard's drop and [`unlock`](Guard::unlock) return as soon as ever; `unlock`'s `Ok`
-    /// says that the lock has lasted until then. A kept lock counts as
-    /// [held](crate::Stats::held), also for [`Builder::max_locks`](crate::Builder::max_locks),
-    /// and its lease is renewed. It lasts while the process does, also if every clone of the
-    /// manager is gone, but not longer than the session, and
-    /// [`Manager::close`](crate::Manager::close) gives it back. A program that ends takes its
-    /// locks with it: one that is to keep them has to wait.
+    /// The guard's drop and [`unlock`](Guard::unlock) return as early as without it; `unlock`'s
+    /// `Ok` says that the lock has lasted until that call. A kept lock counts as
+    /// [held](crate::Stats::held), also for [`Builder::max_locks`](crate::Builder::max_locks), and
+    /// its lease is renewed. It is kept while the process and the session last, also if every
+    /// clone of the manager is dropped; [`Manager::close`](crate::Manager::close) releases it. The
+    /// locks of a program end with it: one that is to keep them has to wait.
     ///
     /// ```no_run
     /// # fn report() {}
@@ -261,7 +258,7 @@ impl<'a> Acquire<'a> {
         }
     }
 
-    /// `None`: the lock is taken, and the wait is over.
+    /// `None`: the lock is held, and the wait is over.
     pub(crate) fn run(self, wait: Wait) -> Result<Option<Guard>, Error> {
         let interrupt = self.token.as_ref().map(CancelToken::latch);
         let mut attempts = 1;
@@ -269,14 +266,14 @@ impl<'a> Acquire<'a> {
             let Some(grant) = self.handle.acquire(self.key, self.mode, wait, interrupt)? else {
                 return Ok(None);
             };
-            // This thread may have slept since the grant, or the whole process: the session
-            // may be gone by now, and with it the lock.
+            // This thread, or the whole process, may have been suspended since the grant, and
+            // the session may have ended meanwhile.
             match grant.lease.ended() {
                 None => {
                     let keep_until = self.hold_at_least.map(|time| Instant::now() + time);
                     let guard = Guard::new(Arc::clone(self.handle), grant)
                         .cancelled_by(self.cancel, self.release_on)?;
-                    // Last: nobody is to wait for a hold that was cancelled before it began.
+                    // Last: a hold that was cancelled before it began is not to be kept.
                     return Ok(Some(guard.kept_until(keep_until)));
                 }
                 Some(Ended::Closed) => return Err(Error::closed()),

@@ -1,4 +1,4 @@
-//! How long to wait before trying again. Pure but for the jitter.
+//! How long to wait before a retry. Pure but for the seed of the jitter.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -10,16 +10,14 @@ pub(crate) fn exponential(attempt: u32, min: Duration, max: Duration) -> Duratio
     min.saturating_mul(factor).min(max)
 }
 
-/// The pause between two looks at a lock that somebody has waited for
-/// `waited`: a twelfth of that, which leaves room for the look itself within a
-/// tenth. So a long wait costs the database little and a short one is not made
-/// long. Between `min` and `max`.
+/// The pause between two attempts at a lock that has been awaited for `waited`: a twelfth
+/// of that, which leaves room for the attempt itself within a tenth. So a long wait costs the
+/// database little and a short one is prolonged little. Between `min` and `max`.
 pub(crate) fn proportional(waited: Duration, min: Duration, max: Duration) -> Duration {
     (waited / 12).clamp(min, max)
 }
 
-/// A source of jitter. Only spread is asked of it, so that clients that failed
-/// together do not come back together; it is no source of secrets.
+/// A source of jitter: spreads the retries of clients that failed together. Not fit for secrets.
 pub(crate) struct Jitter(u64);
 
 impl Jitter {
@@ -28,12 +26,12 @@ impl Jitter {
         Jitter(seed)
     }
 
-    /// With a seed of chance.
+    /// With a random seed.
     pub(crate) fn random() -> Self {
         Jitter(RandomState::new().hash_one(()))
     }
 
-    /// Between three quarters of `duration` and all of it.
+    /// `duration`, shortened by up to 25 % at random.
     pub(crate) fn shorten(&mut self, duration: Duration) -> Duration {
         // SplitMix64 (Steele, Lea, Flood 2014): one addition and a mix.
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);

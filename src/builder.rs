@@ -1,4 +1,4 @@
-//! The settings of a manager, as its user makes them, and the connect.
+//! [`Builder`]: the settings of a manager, as its user makes them, and the calls that connect.
 
 mod connect;
 
@@ -53,26 +53,26 @@ impl Builder {
         }
     }
 
-    /// Takes what the connection string or the [`postgres::Config`] leaves unset from where
-    /// libpq and `psql` take it, in this order:
+    /// Takes what the connection string or the [`postgres::Config`] leaves unset from the
+    /// sources of libpq and `psql`, in this order:
     ///
     /// 1. the service that `PGSERVICE` names, from the file `PGSERVICEFILE` or
     ///    `~/.pg_service.conf`, then from `pg_service.conf` in `PGSYSCONFDIR` or the
-    ///    system's folder;
+    ///    system's directory;
     /// 2. the environment: `PGHOST`, `PGHOSTADDR`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
     ///    `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGOPTIONS`, `PGAPPNAME`,
     ///    `PGCONNECT_TIMEOUT`, `PGTARGETSESSIONATTRS` and the other variables of libpq's
     ///    parameters;
     /// 3. for the password, the file `PGPASSFILE` or `~/.pgpass`. One that its group or
-    ///    others may use is ignored, with a warning logged.
+    ///    others may access is ignored, with a warning in the log.
     ///
-    /// All are read once, by [`connect`](Builder::connect). What cannot be had, such as
-    /// `PGSSLCERT`, is an error there, as it is in a connection string. A
-    /// [`postgres::Config`] has always set its `ssl_mode`, `ssl_negotiation`,
-    /// `channel_binding`, `load_balance_hosts`, `target_session_attrs` and `keepalives`.
+    /// All are read once, by [`connect`](Builder::connect). What is not supported, such as
+    /// `PGSSLCERT`, is an error there, as it is in a connection string. The `ssl_mode`,
+    /// `ssl_negotiation`, `channel_binding`, `load_balance_hosts`, `target_session_attrs` and
+    /// `keepalives` of a [`postgres::Config`] always count as set.
     ///
-    /// Default: no environment is read. A connection string's own `service` and `passfile`
-    /// have effect all the same.
+    /// Default: the environment is not read. A connection string's own `service` and `passfile`
+    /// take effect all the same.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), distlock::Error> {
@@ -105,9 +105,9 @@ impl Builder {
         self
     }
 
-    /// How many guards may be out at once. At the limit every acquire answers
-    /// [`LimitReached`](crate::ErrorKind::LimitReached) at once, one that waits when
-    /// its turn comes. 0 is refused.
+    /// How many locks may be held at once, each guard counting as one. At the limit every
+    /// acquire fails at once with [`LimitReached`](crate::ErrorKind::LimitReached), one that is
+    /// waiting when it would be served. 0 is refused.
     ///
     /// Default: no limit.
     pub fn max_locks(mut self, max: usize) -> Builder {
@@ -115,8 +115,8 @@ impl Builder {
         self
     }
 
-    /// How many requests may lie in the worker's queue. When it is full callers wait
-    /// for room, the timed ones until their deadline. The memory for all of them is taken by
+    /// How many requests the worker's queue holds. When it is full callers wait for room, the
+    /// timed ones until their deadline. The memory for all of them is allocated by
     /// [`connect`](Builder::connect), about 100 bytes each. 0 and more than 2<sup>20</sup>
     /// (1,048,576) are refused.
     ///
@@ -126,9 +126,9 @@ impl Builder {
         self
     }
 
-    /// How long the connection may be silent while anything is held or awaited; then
-    /// the worker looks whether it is alive. An idle manager sends nothing. It is
-    /// also how late a lost session is noticed. Zero is refused.
+    /// How long the connection may be silent while a lock is held or awaited before the worker
+    /// checks that it is alive. An idle manager sends nothing. It is also how late a lost
+    /// session is noticed. Zero is refused.
     ///
     /// Default: 30 ms.
     pub fn heartbeat(mut self, interval: Duration) -> Builder {
@@ -137,11 +137,11 @@ impl Builder {
     }
 
     /// How long a connect may take, for each host that the connection string names: login
-    /// and checks included, shared by the host's addresses. Then it is the next host's turn.
-    /// The connection string's own `connect_timeout`, in seconds, goes first; there zero or
-    /// less is none of its own, not an endless one as in libpq. Here zero is refused.
+    /// and checks included, shared by the host's addresses. After that the next host is tried.
+    /// The connection string's own `connect_timeout`, in seconds, takes precedence; there zero
+    /// or less counts as unset, not as endless as in libpq. Here zero is refused.
     ///
-    /// A connect that a server takes and never answers keeps a thread and a socket of this
+    /// A connect that a server accepts and never answers occupies a thread and a socket of this
     /// process until the server or the network ends it.
     ///
     /// Default: 10 s.
@@ -150,9 +150,9 @@ impl Builder {
         self
     }
 
-    /// How long the server may take to answer. After that its session is given up,
-    /// the manager makes another, and the locks are lost. The lease is the limit where
-    /// it is shorter. Zero is refused.
+    /// How long the server may take to answer. After that the session is given up, its locks
+    /// are lost, and the manager connects again. The lease is the limit where it is shorter.
+    /// Zero is refused.
     ///
     /// Default: 10 s.
     pub fn response_timeout(mut self, timeout: Duration) -> Builder {
@@ -160,10 +160,10 @@ impl Builder {
         self
     }
 
-    /// How long to wait between two attempts to reconnect: `first`, then twice as long
-    /// each time up to `longest`, always up to a quarter less, by chance. After a
-    /// session that had lasted, the first attempt is made at once. While connects are left
-    /// without an answer the wait is longer, up to a minute. Zero is refused.
+    /// How long to wait between two attempts to reconnect: `first`, then twice as long each
+    /// time up to `longest`, each shortened by up to 25 % random jitter. After a session that had
+    /// lasted, the first attempt is made at once. While abandoned connects remain unanswered the
+    /// wait is longer, up to a minute. Zero is refused.
     ///
     /// Default: 50 ms to 5 s.
     pub fn reconnect_backoff(mut self, first: Duration, longest: Duration) -> Builder {
@@ -172,15 +172,13 @@ impl Builder {
         self
     }
 
-    /// What an acquire does while the database is away: fail at once
-    /// (`false`), or wait for it within
-    /// its own deadline (`true`; `try_lock` has none to wait for and fails).
+    /// What an acquire does while the database is away: fail at once (`false`), or wait for it
+    /// within its own deadline (`true`; `try_lock` does not wait and fails).
     ///
     /// In both cases requests that find the connection just broken wait for the outcome of
     /// one reconnect, within their own deadline: `try_lock` and `lock` for up to the
-    /// [`connect_timeout`](Builder::connect_timeout), for each host. If it fails, they are
-    /// told why, by the kind and the words of the failure: those of
-    /// [`connect`](Builder::connect).
+    /// [`connect_timeout`](Builder::connect_timeout), for each host. If it fails, they return
+    /// its error, of the same kind and with its text: those of [`connect`](Builder::connect).
     ///
     /// Default: `false`.
     pub fn wait_while_unavailable(mut self, wait: bool) -> Builder {
@@ -188,13 +186,13 @@ impl Builder {
         self
     }
 
-    /// How long any wait for a lock may last, whatever the call says: an acquire that would
-    /// wait for longer, for ever or until its own deadline, fails with
-    /// [`WaitLimit`](crate::ErrorKind::WaitLimit) and the key's number. So a deadlock, which
-    /// nobody detects, ends in an error that says where. Set it well above what a wait may
-    /// take when all is well. What keeps a caller waiting because the database is away is
-    /// [`Unavailable`](crate::ErrorKind::Unavailable), as ever, also of `try_lock`, which waits
-    /// for nothing else. `None` turns it off; zero is refused.
+    /// How long any wait for a lock may last, whatever the call's own limit: an acquire that
+    /// would wait longer, forever or until its own deadline, fails with
+    /// [`WaitLimit`](crate::ErrorKind::WaitLimit) and the key's number. So a deadlock, which is
+    /// not detected, ends in an error that names the lock. Set it well above the normal waiting
+    /// times. A wait for the database ends at this limit with
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), also that of `try_lock`. `None` turns it
+    /// off; zero is refused.
     ///
     /// Default: none.
     ///
@@ -214,9 +212,9 @@ impl Builder {
         self
     }
 
-    /// How often to look again at a lock that another process has. The interval grows
-    /// with the time already waited, of which it stays below a tenth, from `first` up
-    /// to `longest`. Zero is refused.
+    /// How often to retry a lock that another process holds. The interval grows with the
+    /// time already waited, of which it stays below a tenth, from `first` up to `longest`.
+    /// Zero is refused.
     ///
     /// Default: 1 ms to 50 ms.
     pub fn retry_interval(mut self, first: Duration, longest: Duration) -> Builder {
@@ -225,13 +223,13 @@ impl Builder {
         self
     }
 
-    /// How long the holder of a lock may be silent, in whole milliseconds: frozen,
-    /// or cut off from the server. The server then ends its session
-    /// ([`idle_session_timeout`]) and its locks are free. The holder stops believing in
-    /// them a tenth of the lease earlier, by its own clock
-    /// ([`Ended::LeaseExpired`](crate::Ended::LeaseExpired)). At least four heartbeats.
-    /// `None` turns it off. A manager that has held nothing for a quarter of the lease
-    /// tells the server so, once, and may then be silent for ever.
+    /// How long the holder of a lock may be silent, frozen or cut off from the server, in whole
+    /// milliseconds. After that the server ends its session ([`idle_session_timeout`]) and its
+    /// locks are free. By the holder's own clock they count as lost a tenth of the lease earlier
+    /// ([`Ended::LeaseExpired`](crate::Ended::LeaseExpired)). Less than four heartbeats is
+    /// refused. `None` turns it off. A manager that has held or awaited nothing for a quarter of
+    /// the lease turns the server's timeout off, in one round trip, and may then be silent for
+    /// any time.
     ///
     /// Default: 10 s.
     ///
@@ -241,28 +239,27 @@ impl Builder {
         self
     }
 
-    /// Gives every hold a token that is greater than those of all holders before, in the
+    /// Gives every hold a token that is greater than those of all earlier holders in the
     /// whole database ([`Guard::token`](crate::Guard::token)): across processes, threads,
     /// reconnects, a crash of the server, and a fail-over to a synchronous standby. A store
-    /// that refuses what comes with a smaller token than it has seen is safe even from a
-    /// holder that does not know yet that it has lost its lock (Kleppmann, [How to do
-    /// distributed locking], 2016).
+    /// that refuses writes with a smaller token than it has seen is safe even from a holder
+    /// that does not know yet that it has lost its lock (Kleppmann, [How to do distributed
+    /// locking], 2016).
     ///
-    /// Tokens are drawn from `sequence`, which the first connect makes if it is missing and
-    /// the role may.
-    /// The name must have its schema, is taken as it is, and needs no quotes. All who
-    /// write to one store must draw from one sequence. A token comes with the lock, in
-    /// the same round trip, and so does that of a hand-over inside the process; each such
-    /// round trip writes a message to the WAL (`pg_logical_emit_message`, with the prefix
-    /// `distlock`) and waits for the WAL to be safe, and with many locks held it costs more
-    /// than without fencing. A token costs a transaction id and about 107 bytes of WAL; the
-    /// message is one that tools for change data capture may see (logical decoding).
+    /// Tokens are drawn from `sequence`, which the first connect creates if it is missing and
+    /// the role has the right to. The name must include the schema, is taken literally, and
+    /// needs no quotes. All clients that write to one store must draw from one sequence. A token
+    /// is drawn in the same round trip as its lock, and one for a hand-over inside the process
+    /// also takes a round trip; each such round trip writes a message to the WAL
+    /// (`pg_logical_emit_message`, with the prefix `distlock`) and waits until the WAL is
+    /// durable, and with many locks held it costs more than without fencing. A token costs a
+    /// transaction id and about 107 bytes of WAL; tools for change data capture (logical
+    /// decoding) may see the message.
     ///
-    /// A failed draw (a right that was revoked, a sequence at its end, a full disk) is an error
-    /// of the acquires that need a token, and the server is not asked again before a pause: 50
-    /// ms at first, a second at the most. A sequence that was dropped is not made
-    /// again: until somebody does, who has to see to it that its tokens go on from those that
-    /// were given, there are none.
+    /// A failed draw (a revoked privilege, an exhausted sequence, a full disk) is an error of
+    /// the acquires that need a token, and the server is not asked again before a pause: 50 ms
+    /// at first, one second at most. A sequence that was dropped is not created again: there are
+    /// no tokens until an administrator creates it, starting above all tokens that were given.
     ///
     /// Default: no tokens.
     ///
@@ -285,11 +282,10 @@ impl Builder {
         self
     }
 
-    /// How long the network may leave what was sent unacknowledged before the connection
-    /// counts as broken, at both of its ends. The connection string's own
-    /// `tcp_user_timeout`, in milliseconds, goes first at this end. Zero: the system's
-    /// default. Rounded up to milliseconds and cut to a day; it has no effect on unix
-    /// sockets, nor where the system does not have it.
+    /// How long sent data may remain unacknowledged before the connection counts as broken, at
+    /// both of its ends. The connection string's own `tcp_user_timeout`, in milliseconds, takes
+    /// precedence at this end. Zero: the system's default. Rounded up to milliseconds and limited
+    /// to a day; it has no effect on unix sockets, nor where the system does not support it.
     ///
     /// Default: 10 s.
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Builder {
@@ -298,10 +294,10 @@ impl Builder {
     }
 
     /// When to probe a silent connection, at both of its ends: first after `idle`, then
-    /// every `interval`; after `retries` probes without an answer it counts as broken. Each
-    /// that is zero is the system's default. Times are rounded up to seconds and cut to
-    /// 32,767 of them, retries to 127: what Linux takes. The connection string's own
-    /// `keepalives…` go first at this end.
+    /// every `interval`; after `retries` unanswered probes it counts as broken. Each that is
+    /// zero: the system's default. Times are rounded up to seconds and limited to 32,767 of
+    /// them, retries to 127: what Linux accepts. The connection string's own `keepalives…` take
+    /// precedence at this end.
     ///
     /// Default: 10 s, 2 s and 3.
     pub fn tcp_keepalives(mut self, idle: Duration, interval: Duration, retries: u32) -> Builder {
@@ -313,8 +309,8 @@ impl Builder {
         self
     }
 
-    /// How often the server looks, while a statement runs, whether this end is still
-    /// there ([`client_connection_check_interval`]). Zero: never.
+    /// How often the server checks, while a statement runs, whether the client is still
+    /// connected ([`client_connection_check_interval`]). Zero: never.
     ///
     /// Default: 1 s.
     ///
@@ -324,8 +320,8 @@ impl Builder {
         self
     }
 
-    /// Tells `observer` of each lock that is waited for, acquired, given back or lost, and of each
-    /// session, as it happens. See [`observer`](crate::observer).
+    /// Notifies `observer` of each lock that is waited for, acquired, released or lost, and of
+    /// each session, as it happens. See [`observer`](crate::observer).
     ///
     /// Default: none.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Builder {
@@ -335,10 +331,10 @@ impl Builder {
 
     /// Encrypts the connection with `tls`, any connector for the `postgres` crate, such as
     /// those of `postgres-native-tls`, `postgres-openssl` and `tokio-postgres-rustls`. For
-    /// client certificates, certificates of one's own choice and the like; with the feature
-    /// `tls` the connection string alone is enough ([TLS](crate#tls)).
+    /// client certificates, custom root certificates and the like; with the feature `tls` the
+    /// connection string alone is enough ([TLS](crate#tls)).
     ///
-    /// It is the connector that verifies. The connection string's `sslmode` says when it is
+    /// The connector verifies the server. The connection string's `sslmode` says when it is
     /// used: `disable` never, `prefer` if the server has TLS, `require` (the default here),
     /// `verify-ca` and `verify-full` always. `sslrootcert` is refused. Unix sockets have no
     /// TLS.
@@ -371,16 +367,16 @@ impl Builder {
         self
     }
 
-    /// Asks `credentials` for user and password before every login, at the first connect and
+    /// Calls `credentials` for user and password before every login, at the first connect and
     /// at each reconnect: for a token that expires, or a secret that is rotated. What it
     /// returns replaces the connection string's. A connect may need more than one login.
     ///
-    /// It is called on a thread of the manager's, within the
-    /// [`connect_timeout`](Builder::connect_timeout); a call that takes longer is left behind,
-    /// and there may be others at the same time. If it fails or panics, so does the connect, with
-    /// [`Login`](crate::ErrorKind::Login) and its error as the
-    /// [`source`](std::error::Error::source), which is logged with the rest. That is
-    /// [transient](crate::Error::is_transient): a store of secrets may come back.
+    /// It is called on a thread of the manager, within the
+    /// [`connect_timeout`](Builder::connect_timeout); a call that takes longer is abandoned, and
+    /// calls may overlap. If it fails or panics, the connect fails with
+    /// [`Login`](crate::ErrorKind::Login); its error is the
+    /// [`source`](std::error::Error::source), and is logged with it. That is
+    /// [transient](crate::Error::is_transient): a secret store may become available again.
     ///
     /// Default: the connection string's login.
     ///

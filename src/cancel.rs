@@ -1,4 +1,4 @@
-//! Ending other threads' waits and holds.
+//! [`CancelToken`]: ends waits and holds from other threads.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,14 +13,14 @@ use crate::worker::request::Grant;
 /// [`Acquire::cancel`](crate::Acquire::cancel) or
 /// [`Acquire::release_on`](crate::Acquire::release_on).
 ///
-/// Cancelling is for good. A wait ends at once with
+/// Cancelling is permanent. A wait ends at once with
 /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled). A hold's watch trips with
-/// [`Ended::Cancelled`]. What becomes of its lock then, the acquire has said:
+/// [`Ended::Cancelled`]. What happens to its lock depends on the acquire:
 ///
-/// * with `cancel` the lock stays with its guard until that is dropped, so that nobody else
-///   is inside before the holder has stopped;
-/// * with `release_on` the lock is given back at once, without its guard's help, and a holder
-///   that does not heed its watch is inside together with the next one.
+/// * with `cancel` the guard keeps the lock until it is dropped, so that no other holder is
+///   inside before this one has stopped;
+/// * with `release_on` the lock is released at once, without waiting for its guard, and a holder
+///   that ignores its watch is inside together with the next one.
 ///
 /// Clones are the same token. A [`child`](CancelToken::child) is cancelled with its
 /// parent, and can be cancelled alone.
@@ -42,25 +42,25 @@ pub struct CancelToken {
 }
 
 struct Shared {
-    /// Kept alive, so that what cancels it reaches its children.
+    /// Kept alive, so that its own parent's cancel still reaches this token.
     parent: Option<Arc<Shared>>,
     state: Mutex<State>,
-    /// Set with the mutex held, so that nothing is registered afterwards.
+    /// Set under the mutex, so that nothing is registered afterwards.
     cancelled: Latch,
 }
 
 struct State {
     children: Vec<Weak<Shared>>,
-    /// By the number of their grant, and of the manager they are from.
+    /// By manager and by the number of their grant.
     holds: HashMap<HoldId, Registered>,
 }
 
-/// Grants are numbered by manager.
+/// The manager's handle, by its address, and the number of the grant, which is unique in it.
 type HoldId = (usize, u64);
 
 struct Registered {
     hold: Arc<Hold>,
-    /// What to give back, if the token is to do that.
+    /// What to release, if the token is to do that.
     lock: Option<(Grant, Weak<Handle>)>,
 }
 
@@ -70,8 +70,7 @@ impl CancelToken {
         CancelToken::below(None)
     }
 
-    /// A token that is cancelled when `one` or `other` is. `other` has to live for as long
-    /// as it is to have that effect.
+    /// A token that is cancelled when `one` or `other` is; by `other` only while that lives.
     pub(crate) fn either(one: &CancelToken, other: &CancelToken) -> CancelToken {
         let token = one.child();
         other.adopt(&token);
@@ -91,8 +90,8 @@ impl CancelToken {
         }
     }
 
-    /// A token that is cancelled when this one is, or before; also after this one is
-    /// dropped, if its own parent is cancelled.
+    /// A token that is cancelled with this one, and can be cancelled alone. After this one is
+    /// dropped it is still cancelled with this one's parent.
     pub fn child(&self) -> CancelToken {
         let child = CancelToken::below(Some(Arc::clone(&self.shared)));
         self.adopt(&child);
@@ -112,10 +111,10 @@ impl CancelToken {
         state.children.push(Arc::downgrade(&child.shared));
     }
 
-    /// Cancels the token and its children. The second time it does nothing.
+    /// Cancels the token and its children. A second call does nothing.
     ///
     /// When the first call returns, every watch has tripped; locks that are to be released
-    /// are given back by their managers' workers soon after.
+    /// are released by their managers soon after.
     pub fn cancel(&self) {
         let mut pending = vec![Arc::clone(&self.shared)];
         while let Some(shared) = pending.pop() {
@@ -131,7 +130,7 @@ impl CancelToken {
         }
     }
 
-    /// True if the token was cancelled.
+    /// True if the token is cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.shared.cancelled.is_set()
     }
@@ -140,14 +139,14 @@ impl CancelToken {
         &self.shared.cancelled
     }
 
-    /// Has `hold` end with this token, and its lock stay. False if it is too late for that.
+    /// Ends `hold` with this token, but not its lock. False if the token is cancelled already.
     pub(crate) fn trip(&self, hold: &Arc<Hold>, grant: &Grant, handle: &Arc<Handle>) -> bool {
         self.register(hold_id(grant, handle), hold, None)
     }
 
-    /// Has `hold` and its lock end with this token. False if it is too late for that.
+    /// Ends `hold` and its lock with this token. False if the token is cancelled already.
     pub(crate) fn release(&self, hold: &Arc<Hold>, grant: &Grant, handle: &Arc<Handle>) -> bool {
-        // At once, whatever the guard is to do.
+        // At once, even if the lock is to be kept for a time.
         let keep_until = None;
         let grant_now = Grant {
             keep_until,
@@ -179,7 +178,7 @@ impl CancelToken {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // A loop, because a long line of descendants would overflow the stack.
+        // A loop, because recursion over a long chain of ancestors would overflow the stack.
         let mut parent = self.parent.take();
         while let Some(shared) = parent {
             parent = Arc::into_inner(shared).and_then(|mut last| last.parent.take());
@@ -197,7 +196,7 @@ impl Registered {
             self.hold.end(Ended::Cancelled);
             return;
         };
-        if self.hold.give_back(Ended::Cancelled).is_ok()
+        if self.hold.claim_release(Ended::Cancelled).is_ok()
             && let Some(handle) = handle.upgrade()
         {
             handle.release(grant);

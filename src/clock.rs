@@ -1,8 +1,8 @@
 //! The clock that leases are measured by.
 //!
-//! It must count the time in which the machine was suspended: a lease goes on running
-//! at the server meanwhile. [`Instant`](std::time::Instant) does not do that on Linux.
-//! Nothing here reads the time of day, so setting that does no harm.
+//! It must count the time for which the machine is suspended: at the server the lease keeps
+//! running. [`Instant`](std::time::Instant) does not do that on Linux. The system time is not
+//! read, so changing it has no effect.
 
 use std::num::NonZeroU64;
 use std::ops::{Add, Sub};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// A point in time since the machine has booted, in nanoseconds.
+/// A point in time, in nanoseconds since the machine booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BootInstant(NonZeroU64);
 
@@ -31,15 +31,15 @@ impl BootInstant {
         Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
     }
 
-    /// How long a thread may sleep at `now` that has to act then. A sleep runs on a clock that
-    /// stops while the machine is suspended, and this one goes on: so it is read once a second
-    /// at least.
+    /// How long a thread that must act at this instant may sleep from `now` on. Sleeps run on a
+    /// clock that stops while the machine is suspended, so this one is read at least once a
+    /// second.
     pub(crate) fn pause(self, now: BootInstant) -> Duration {
         self.saturating_duration_since(now).min(LONGEST_PAUSE)
     }
 }
 
-/// Saturating, as is the difference: 584 years are enough for any lease.
+/// Saturating, as the difference is: 584 years are enough for any lease.
 impl Add<Duration> for BootInstant {
     type Output = BootInstant;
 
@@ -61,7 +61,7 @@ impl Sub<Duration> for BootInstant {
     }
 }
 
-/// A [`BootInstant`], or none, that threads share.
+/// An optional [`BootInstant`] that threads share.
 #[derive(Default)]
 pub(crate) struct AtomicBootInstant(AtomicU64);
 
@@ -76,12 +76,12 @@ impl AtomicBootInstant {
     }
 }
 
-/// Since the machine has booted.
+/// Since the machine booted.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn elapsed() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
 
-    // It has been running for at least no time.
+    // It is never negative.
     Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
@@ -149,7 +149,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// A model of a machine with two clocks, of which one stops while it is suspended. Each
+        /// A model of a machine with two clocks, one of which stops while it is suspended. Each
         /// suspend is a time on that one, and a length.
         #[test]
         fn a_sleeper_is_awake_a_second_after_a_suspend(
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// Neither the time of day, which can be set, nor a clock that stops with the machine.
+    /// Neither the system time, which can be set, nor a clock that stops during a suspend.
     #[cfg(target_os = "linux")]
     #[test]
     fn it_is_the_time_since_the_boot() {

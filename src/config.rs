@@ -1,4 +1,4 @@
-//! The settings of a manager: their defaults and what is wrong with them.
+//! The settings of a manager: their defaults, their limits and their checks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use crate::observer::Observer;
 /// The shortest lease that leaves room for a heartbeat to be late.
 const MIN_LEASE_HEARTBEATS: u32 = 4;
 
-/// The room for all of them is taken when the manager is made; a program with more callers
-/// than this at once has other troubles first.
+/// The memory for all of them is allocated when the manager is made; a program with more
+/// callers at once fails for other reasons first.
 const MAX_QUEUE_CAPACITY: usize = 1 << 20;
 
-/// A century. Nobody waits longer, and times this far ahead can still be reckoned with.
+/// A century: longer than any wait, and still within the range of the clocks.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// A day. The longest that every platform and the server take for a matter of the network.
+/// A day: the longest network timeout that every platform and the server accept.
 const LONGEST_NETWORK: Duration = Duration::from_secs(86_400);
 
-/// The longest time of keepalives and the most probes that Linux takes (`MAX_TCP_KEEPIDLE`,
-/// `MAX_TCP_KEEPINTVL`, `MAX_TCP_KEEPCNT`). Others take them, too.
+/// The longest time of keepalives and the most probes that Linux accepts (`MAX_TCP_KEEPIDLE`,
+/// `MAX_TCP_KEEPINTVL`, `MAX_TCP_KEEPCNT`). Other systems accept them, too.
 const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
 const MOST_KEEPALIVES: u32 = 127;
 
-/// When to probe a silent connection. Each that is zero is the system's default.
+/// When to probe a silent connection. Each that is zero: the system's default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Keepalives {
     pub(crate) idle: Duration,
@@ -35,8 +35,8 @@ pub(crate) struct Keepalives {
 }
 
 impl Keepalives {
-    /// In whole seconds, which is all that platforms and the server take: rounded up, as
-    /// zero would mean something else, and cut to what they take.
+    /// In whole seconds, which is all that platforms and the server accept: rounded up, as
+    /// zero would mean the default, and limited to what they accept.
     pub(crate) fn rounded(self) -> Keepalives {
         Keepalives {
             idle: whole_seconds(self.idle).min(LONGEST_KEEPALIVE),
@@ -52,7 +52,7 @@ fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs().saturating_add(part))
 }
 
-/// Rounded up, and cut to what is a matter of the network.
+/// Rounded up, and limited to the longest network timeout.
 pub(crate) fn whole_millis(time: Duration) -> Duration {
     let time = time.min(LONGEST_NETWORK);
     let part = Duration::from_nanos(u64::from(time.subsec_nanos() % 1_000_000));
@@ -67,7 +67,7 @@ pub(crate) fn whole_millis(time: Duration) -> Duration {
 pub(crate) struct SequenceName(pub(crate) String);
 
 impl SequenceName {
-    /// The longest name that the server does not cut off (`NAMEDATALEN` - 1).
+    /// The longest name that the server does not truncate (`NAMEDATALEN` - 1).
     const LONGEST: usize = 63;
 
     fn parts(&self) -> Option<(&str, &str)> {
@@ -113,7 +113,7 @@ pub(crate) struct Settings {
     pub(crate) tcp_user_timeout: Duration,
     pub(crate) tcp_keepalives: Keepalives,
     pub(crate) client_check_interval: Duration,
-    /// How often a warning tells of an outage that lasts.
+    /// How often an outage that lasts is logged as a warning.
     pub(crate) outage_warnings: Duration,
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }
@@ -150,8 +150,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The settings, durations cut to what a clock can add to its time. Refuses what
-    /// cannot work, naming the setter.
+    /// The settings, with durations limited to what the clocks can add. Refuses what cannot
+    /// work, in an error that names the setter.
     pub(crate) fn checked(mut self) -> Result<Settings, Error> {
         for duration in [
             &mut self.heartbeat,
@@ -167,7 +167,7 @@ impl Settings {
         self.tcp_user_timeout = whole_millis(self.tcp_user_timeout);
         self.client_check_interval = whole_millis(self.client_check_interval);
         self.tcp_keepalives = self.tcp_keepalives.rounded();
-        // The server's clock for it has no smaller unit.
+        // The server's setting has no smaller unit.
         self.lease = self
             .lease
             .map(|lease| lease - Duration::from_nanos(u64::from(lease.subsec_nanos() % 1_000_000)));
@@ -234,7 +234,7 @@ impl Settings {
             }
             // idle_session_timeout is an int of milliseconds.
             Some(lease) if i32::try_from(lease.as_millis()).is_err() => {
-                refused("lease must be at most 2^31 milliseconds (24 days)")
+                refused("lease must be less than 2^31 milliseconds (24 days)")
             }
             _ => Ok(()),
         }
@@ -266,7 +266,7 @@ mod tests {
         };
         assert!(with(MAX_QUEUE_CAPACITY).checked().is_ok());
         assert!(with(MAX_QUEUE_CAPACITY + 1).checked().is_err());
-        // What is said of the memory that it takes.
+        // What the documentation says of its memory.
         let bytes = size_of::<crate::worker::request::Message>();
         assert!((50..150).contains(&bytes), "{bytes} bytes for each request");
     }

@@ -1,8 +1,9 @@
-//! Reaching a server: each host in its turn, and none for longer than the connect timeout.
+//! From a connection string to a session: hosts are tried one after the other, none for longer
+//! than the connect timeout.
 //!
-//! The driver's own timeout is for the TCP connect alone. A host that accepts and then says
-//! nothing would hang it for good and keep it from the hosts that follow, so each attempt
-//! has a thread of its own, which is left behind when its time is over.
+//! The driver's own timeout covers the TCP connect alone. A host that accepts and then stays
+//! silent would hang it forever and keep it from the hosts that follow, so each attempt has a
+//! thread of its own, which is abandoned when its time is up.
 
 pub(crate) mod abandoned;
 mod canceller;
@@ -34,7 +35,7 @@ use crate::error::{Error, ErrorKind};
 use crate::session::Session;
 use crate::session::sequence::Missing;
 
-/// What it takes to connect.
+/// What a connect needs: the target, the settings, and the count of abandoned threads.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     target: Target,
@@ -51,7 +52,7 @@ impl Dialer {
         }
     }
 
-    /// For a manager without a server.
+    /// For a manager without a server: no connect succeeds.
     #[cfg(test)]
     pub(crate) fn nowhere(settings: Settings) -> Self {
         let target = Target::parse("host=/nowhere", &settings, None);
@@ -62,7 +63,7 @@ impl Dialer {
         &self.settings
     }
 
-    /// The threads left behind by those who stopped waiting for them.
+    /// The threads that are no longer waited for.
     pub(crate) fn abandoned(&self) -> &Abandoned {
         &self.abandoned
     }
@@ -76,16 +77,15 @@ impl Dialer {
         self.target.connector.clone()
     }
 
-    /// How long to wait before there is another connection, so that abandoned ones do not
-    /// pile up.
+    /// How long to wait before another connection, so that abandoned ones do not pile up.
     pub(crate) fn pause(&self) -> Duration {
         self.abandoned.pause(self.target.connect_timeout())
     }
 
-    /// Connects on a thread of its own. Its answer comes through the channel, which
-    /// disconnects without one if that thread panics. If nobody waits for it any more, the
+    /// Connects on a thread of its own. The outcome comes through the channel, which
+    /// disconnects without one if that thread panics. If the receiver has been dropped, the
     /// session is closed on that thread. With fencing, `missing` says what to do about a
-    /// sequence that is not there.
+    /// missing sequence.
     pub(crate) fn spawn(
         self,
         generation: u64,
@@ -99,8 +99,8 @@ impl Dialer {
         Ok(outcome)
     }
 
-    /// Connects to the first host that will do. If none does, the last one's error counts;
-    /// but a standby says nothing while the primary may be on its way.
+    /// Connects to the first suitable host. If there is none, returns the last error; but a
+    /// standby does not replace `Unavailable`: the primary may be starting.
     fn connect(&self, generation: u64, missing: Missing) -> Result<Session, Error> {
         let mut outcome = Err(Error::config("the connection string names no host"));
         for host in shuffled(self.target.hosts(), &self.target) {
@@ -117,14 +117,14 @@ impl Dialer {
         outcome
     }
 
-    /// The addresses of a host share its time.
+    /// The addresses of a host share its connect timeout.
     fn connect_host(
         &self,
         host: &Target,
         generation: u64,
         missing: Missing,
     ) -> Result<Session, Error> {
-        // A look-up without descriptors fails, too, and does not say why.
+        // Without file descriptors the name lookup fails as well, but its error does not say why.
         descriptors::check()?;
         let deadline = Instant::now() + host.connect_timeout();
         let addresses = shuffled(addresses(host, &self.abandoned)?, host);
@@ -152,7 +152,7 @@ fn addresses(host: &Target, abandoned: &Abandoned) -> Result<Vec<Target>, Error>
         Ok(address) => vec![SocketAddr::new(address, host.port())],
         Err(_) => {
             let (name, port) = (name.clone(), host.port());
-            // Which may ask a name server, and that may be silent, too.
+            // This may ask a name server, which may be silent, too.
             let look_up = move || Ok((name.as_str(), port).to_socket_addrs()?.collect());
             within(host.connect_timeout(), abandoned, look_up)?.map_err(|error: io::Error| {
                 Error::unavailable("the database's host name cannot be looked up").caused_by(error)
@@ -162,7 +162,7 @@ fn addresses(host: &Target, abandoned: &Abandoned) -> Result<Vec<Target>, Error>
     let is_scoped =
         |address: &SocketAddr| matches!(address, SocketAddr::V6(v6) if v6.scope_id() > 0);
     if found.iter().any(is_scoped) {
-        // The driver takes no scope with an address; by the name it finds it itself.
+        // The driver accepts no scope with an address, but finds it itself by the name.
         return Ok(vec![host.clone()]);
     }
     Ok(found.iter().map(|address| host.at(address.ip())).collect())
@@ -177,7 +177,7 @@ fn shuffled(mut targets: Vec<Target>, target: &Target) -> Vec<Target> {
 }
 
 /// What `work` returns within `limit`. What it returns later is dropped on its thread: the
-/// channel holds nothing, so a value is either taken or stays where it was made.
+/// channel has no buffer, so a value is either received or stays on the thread that made it.
 fn within<T: Send + 'static>(
     limit: Duration,
     abandoned: &Abandoned,
@@ -208,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    /// Tells on which thread it is dropped.
+    /// Reports on which thread it is dropped.
     struct Late(Sender<thread::ThreadId>);
 
     impl Drop for Late {
@@ -217,7 +217,7 @@ mod tests {
         }
     }
 
-    /// Answers that come around the end of the wait, many of them in the very moment.
+    /// Results that come around the end of the wait, many of them at the very moment.
     #[test]
     fn a_late_answer_is_dropped_where_it_was_made() {
         let here = thread::current().id();
@@ -225,7 +225,7 @@ mod tests {
         let mut late = 0;
         for n in 0..20_000_u64 {
             let limit = Duration::from_micros(100);
-            // The wait begins when the thread has been started.
+            // The wait begins once the thread has started.
             let until = Instant::now() + limit + Duration::from_nanos(n % 200 * 500);
             let dropped = dropped.clone();
             let work = move || {

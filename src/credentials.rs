@@ -1,4 +1,4 @@
-//! Logins that are asked for anew before each connect.
+//! [`Credentials`]: a user and a password, and the function that supplies them at each login.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -52,7 +52,7 @@ impl Provider {
         Provider(Arc::new(move || credentials().map_err(Into::into)))
     }
 
-    /// Asks for the login and puts it into `config`.
+    /// Calls the function and puts the login into `config`.
     pub(crate) fn apply(&self, config: &mut postgres::Config) -> Result<(), Error> {
         let failed = |message: &'static str| Error::new(ErrorKind::Login, message).passing();
         let credentials = catch_unwind(AssertUnwindSafe(|| (self.0)()))
@@ -61,7 +61,7 @@ impl Provider {
                 failed("no login: the function of Builder::credentials has failed")
                     .caused_by_any(error)
             })?;
-        // The protocol ends its strings with one.
+        // The protocol terminates its strings with one.
         if [&credentials.user, &credentials.password]
             .iter()
             .any(|text| text.contains('\0'))

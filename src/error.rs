@@ -12,27 +12,27 @@ use crate::lease::Ended;
 
 /// What went wrong, for code that has to decide what to do next.
 ///
-/// Contention is no error and has no kind: an acquire that may come back
-/// without the lock returns `Ok(None)`.
+/// Contention is not an error and has no kind: an acquire that may return without the lock
+/// returns `Ok(None)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The connection string or a builder setting is not usable. Nothing was
+    /// The connection string or a builder setting is invalid. Nothing was
     /// sent to a server; trying again with the same input cannot help.
     Config,
-    /// The database cannot be reached, takes no connections now, or did not
+    /// The database cannot be reached, accepts no connections now, or did not
     /// answer in time. Trying again later can help.
     Unavailable,
-    /// The server refused the login: a wrong or expired password, a role that is not there
-    /// or may not log in, a database that is not there or that the role may not connect to,
-    /// or no line for it in `pg_hba.conf`; or
-    /// [`Builder::credentials`](crate::Builder::credentials) gave no login.
+    /// The server refused the login: a wrong or expired password, a role that does not exist or
+    /// may not log in, a database that does not exist or that the role may not connect to, or no
+    /// line for it in `pg_hba.conf`; or
+    /// [`Builder::credentials`](crate::Builder::credentials) returned no login.
     Login,
     /// The manager was closed.
     Closed,
     /// The [`CancelToken`](crate::CancelToken) of the acquire was cancelled.
     Cancelled,
-    /// The manager already has as many locks out as
+    /// The manager already holds as many locks as
     /// [`Builder::max_locks`](crate::Builder::max_locks) allows.
     LimitReached,
     /// The server's shared lock table is full (SQLSTATE 53200). Raise
@@ -43,51 +43,49 @@ pub enum ErrorKind {
     Timeout,
     /// The lock was not free within the manager's
     /// [`Builder::wait_limit`](crate::Builder::wait_limit), which was shorter than the wait that
-    /// the call asked for. The message has the key's number, as in `pg_locks`. Often a deadlock:
-    /// two locks taken in opposite order, or one twice by one thread.
+    /// the call asked for. The message has the key's number or numbers. Often a deadlock:
+    /// two locks taken in opposite order, or one lock taken twice by one thread.
     WaitLimit,
-    /// The lock had been lost before it was given back: somebody else may have
-    /// held it since.
+    /// The lock was lost before it was released: another holder may have had it since.
     Lost,
-    /// The server is a standby: its locks would exclude nobody on the
-    /// primary. Connect to the primary, or name all hosts in the connection string.
+    /// The server is a standby: its locks exclude no client of the primary. Connect to the
+    /// primary, or name all hosts in the connection string.
     Standby,
-    /// There is a pooler before the server that lends one session to many clients
+    /// There is a pooler in front of the server that lends one session to many clients
     /// (transaction or statement mode), so that a lock and its unlock would be of different
     /// sessions, or one that does not reset its sessions. Connect to the server itself or to
     /// a pool in session mode with `server_reset_query = DISCARD ALL`.
     Pooler,
-    /// The server accepts the lock functions but keeps no locks (they do not show in
-    /// `pg_locks`).
+    /// The server accepts the lock functions but keeps no locks (`pg_locks` does not show
+    /// them).
     NotLocking,
-    /// The server is older than PostgreSQL 14, the first that can keep a
+    /// The server is older than PostgreSQL 14, the first version with support for the
     /// [lease](crate::Builder::lease).
     ServerTooOld,
-    /// There is no fencing token: the sequence is missing and may not be made, is not
-    /// fit, or could not be drawn from. The message says what helps.
+    /// There is no fencing token: the sequence is missing and may not be created, is
+    /// unsuitable, or could not be drawn from. The message says what helps.
     Fencing,
     /// There is no TLS connection: the server has no TLS where it is required, its
-    /// certificate was refused (another authority, another host, expired), the trusted
-    /// authorities cannot be read any more, or the handshake failed. The message says what
+    /// certificate was refused (another authority, another host, expired), the trusted root
+    /// certificates can no longer be read, or the handshake failed. The message says what
     /// helps.
     Tls,
-    /// The database answered with an error that has no kind of its own; the
+    /// The database returned an error that has no kind of its own; the
     /// [`source`](StdError::source) says which.
     Database,
 }
 
 /// The error of every fallible call of this crate.
 ///
-/// Decide by [`kind`](Error::kind); show with `Display`; the driver's own error,
-/// where there is one, is the [`source`](StdError::source). No password ever
-/// appears in it.
+/// Decide by [`kind`](Error::kind); show with `Display`; the driver's own error, if there is
+/// one, is the [`source`](StdError::source). It never contains a password.
 #[derive(Clone)]
 pub struct Error {
     kind: ErrorKind,
     message: Cow<'static, str>,
-    // Shared, because one failed round trip is the answer to many callers.
+    // Shared, because one failed round trip is returned to many callers.
     source: Option<Arc<dyn StdError + Send + Sync>>,
-    /// It is transient although its kind is not.
+    /// True if it is transient although its kind is not.
     passing: bool,
 }
 
@@ -125,11 +123,11 @@ impl Error {
     pub(crate) fn limit_reached(max: usize) -> Self {
         Error::new(
             ErrorKind::LimitReached,
-            format!("the manager already has its maximum of {max} locks out"),
+            format!("the manager already holds its maximum of {max} locks"),
         )
     }
 
-    /// Why a session ends that the clock has ended.
+    /// The cause where the clock has ended a session.
     pub(crate) fn lease_expired() -> Self {
         Error::unavailable("the lease expired")
     }
@@ -148,7 +146,7 @@ impl Error {
         )
     }
 
-    /// The error of giving back a lock whose hold had already `ended`.
+    /// The error of releasing a lock whose hold had already `ended`.
     pub(crate) fn ended(ended: Ended) -> Self {
         match ended {
             Ended::Closed => Error::closed(),
@@ -164,53 +162,52 @@ impl Error {
         }
     }
 
-    /// With a source whose type is not known.
+    /// [`caused_by`](Error::caused_by) a source whose type is not known.
     pub(crate) fn caused_by_any(mut self, source: Box<dyn StdError + Send + Sync>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// What made it may pass, whatever the kind says.
+    /// Marks the error as transient, whatever its kind.
     pub(crate) fn passing(mut self) -> Self {
         self.passing = true;
         self
     }
 
-    /// What callers are told while this is why there is no session. What has a kind of its
-    /// own speaks for itself.
+    /// The error for callers while this is why there is no session: itself, or for
+    /// [`Unavailable`](ErrorKind::Unavailable) one with all causes in its message.
     pub(crate) fn while_away(&self) -> Error {
         match self.kind {
             ErrorKind::Unavailable => {
-                let message = format!("the database is away: {}", self.in_words());
+                let message = format!("the database is away: {}", self.with_sources());
                 Error::unavailable(message).caused_by(self.clone())
             }
             _ => self.clone(),
         }
     }
 
-    /// The error and its sources.
-    fn in_words(&self) -> String {
-        let mut words = self.to_string();
+    /// The texts of the error and its sources.
+    fn with_sources(&self) -> String {
+        let mut text = self.to_string();
         for source in self.sources() {
             let source = source.to_string();
-            if !words.ends_with(&source) {
-                words = format!("{words}: {source}");
+            if !text.ends_with(&source) {
+                text = format!("{text}: {source}");
             }
         }
-        words
+        text
     }
 
     fn sources(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
         std::iter::successors(self.source(), |&source| source.source())
     }
 
-    /// True if the same may succeed later although nobody changes the program, its settings
-    /// or its rights: the database is away, starts, fails over or has no connection slot
-    /// free; a lock table or disk is full; a lock or a limit was taken. False where trying
-    /// again cannot help before somebody has mended something (a connection string, a login,
-    /// a certificate, a pooler), where the caller itself has ended the wait, and for
-    /// [`Lost`](ErrorKind::Lost): what to do about work that was not protected to its end,
-    /// no library can know.
+    /// True if the same call may succeed later without a change to the program, its settings or
+    /// its privileges: the database is away, starts, fails over or has no connection slot free; a
+    /// lock table or disk is full; a lock was held, or a limit reached. False where retrying
+    /// cannot help until something is fixed (a connection string, a login, a certificate, a
+    /// pooler), where the caller itself has ended the wait, and for [`Lost`](ErrorKind::Lost): no
+    /// library can know what to do about work that was not protected to its end.
     ///
     /// ```no_run
     /// # fn sweep() {}
@@ -232,7 +229,7 @@ impl Error {
             | ErrorKind::LimitReached
             | ErrorKind::WaitLimit
             | ErrorKind::Timeout
-            // While a fail-over goes on, what the connection string names may be a standby.
+            // During a fail-over the hosts of the connection string may all be standbys.
             | ErrorKind::Standby => true,
             ErrorKind::Config
             | ErrorKind::Closed
@@ -247,7 +244,7 @@ impl Error {
         }
     }
 
-    /// What went wrong, to decide by.
+    /// The kind of the error, to decide by.
     ///
     /// ```
     /// use distlock::{ErrorKind, Manager};
@@ -286,7 +283,7 @@ impl StdError for Error {
     }
 }
 
-/// True if `cause` comes of a state that passes by itself.
+/// True if `cause` comes from a state that passes by itself.
 fn passes(cause: &(dyn StdError + 'static)) -> bool {
     if let Some(error) = cause.downcast_ref::<postgres::error::DbError>() {
         is_passing_code(error.code().code())
@@ -307,16 +304,16 @@ fn passes(cause: &(dyn StdError + 'static)) -> bool {
 /// True for the SQLSTATEs of states that pass by themselves.
 pub(crate) fn is_passing_code(code: &str) -> bool {
     match code {
-        // Poolers say this of everything, and it takes their words to tell it apart.
+        // Poolers use this for every error; only their texts tell the cause.
         "08P01" => false,
         // A server that rejected the connection.
         "08004" => false,
         // The database was dropped.
         "57P04" => false,
         // The statement was cancelled; serialization failure, deadlock; a lock was not free;
-        // the server takes no writes.
+        // the server accepts no writes.
         "57014" | "40001" | "40P01" | "55P03" | "25006" => true,
-        // The connection; a lack of resources; the server starts, stops or recovers.
+        // The connection failed; a lack of resources; the server starts, stops or recovers.
         _ => ["08", "53", "57P"]
             .iter()
             .any(|class| code.starts_with(class)),

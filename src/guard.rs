@@ -1,4 +1,4 @@
-//! The hold, as its owner sees it.
+//! [`Guard`]: a hold, as its owner sees it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::worker::request::Grant;
 
 /// A lock that is held until the guard is dropped.
 ///
-/// The drop queues the unlock and returns at once: it never waits, never panics, and
+/// Dropping it queues the unlock and returns at once: it never waits, never panics, and
 /// may happen on any thread, also while unwinding. [`unlock`](Guard::unlock) waits
-/// for the server and reports. Once the lock is lost the guard is inert; dropping it
-/// then touches no newer hold. A guard leaked by [`std::mem::forget`] keeps its lock,
+/// for the server and returns the outcome. Once the lock is lost the guard is inert; dropping
+/// it then affects no later hold. A guard leaked by [`std::mem::forget`] keeps its lock,
 /// and with it the connection, until the manager is closed.
 ///
 /// A lock can be lost while the guard lives: see [`is_lost`](Guard::is_lost) and
@@ -35,16 +35,16 @@ use crate::worker::request::Grant;
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "the lock is given back as soon as its guard is dropped, and `let _ =` drops it \
+#[must_use = "the lock is released as soon as its guard is dropped, and `let _ =` drops it \
               at once: write `let _guard =`, or use `Manager::with_lock`"]
 pub struct Guard {
     handle: Arc<Handle>,
     grant: Grant,
-    /// Made for the first who watches.
+    /// Made when first needed: by a watch or a token.
     hold: OnceCell<Arc<Hold>>,
-    /// Where the hold is registered, for as long as it lasts.
+    /// Where the hold is registered while it lasts.
     tokens: [Option<CancelToken>; 2],
-    /// True once the lock is given back, or lost and done with.
+    /// True once nothing is left to release.
     over: bool,
 }
 
@@ -59,8 +59,8 @@ impl Guard {
         }
     }
 
-    /// Has the hold end with either token, and with `release_on` the lock go as well; an
-    /// error if one is cancelled already.
+    /// Ends the hold with either token, and with `release_on` the lock as well; an error if
+    /// one is cancelled already.
     pub(crate) fn cancelled_by(
         mut self,
         cancel: Option<&CancelToken>,
@@ -68,7 +68,7 @@ impl Guard {
     ) -> Result<Guard, Error> {
         let (grant, handle) = (&self.grant, &self.handle);
         let ends = cancel.is_none_or(|token| token.trip(self.hold(), grant, handle));
-        // The second, because it counts if both are the same token.
+        // Second, so that it prevails if both are the same token.
         let releases = release_on.is_none_or(|token| token.release(self.hold(), grant, handle));
         self.tokens = [cancel.cloned(), release_on.cloned()];
         if ends && releases {
@@ -78,7 +78,7 @@ impl Guard {
         }
     }
 
-    /// If it goes before, the manager keeps the lock until then.
+    /// If the guard is dropped or unlocked before, the manager keeps the lock until then.
     pub(crate) fn kept_until(mut self, keep_until: Option<Instant>) -> Guard {
         self.grant.keep_until = keep_until;
         self
@@ -88,7 +88,7 @@ impl Guard {
         self.hold.get_or_init(|| Hold::new(&self.grant.lease))
     }
 
-    /// What is locked: the number to look for in `pg_locks`, the namespace applied.
+    /// What is locked, with the namespace applied; [`Key::as_i64`] tells its row in `pg_locks`.
     pub fn key(&self) -> &Key {
         &self.grant.key
     }
@@ -96,17 +96,17 @@ impl Guard {
     /// True if the work under the lock has to stop: the lock is lost, or the acquire's token
     /// was cancelled. See [`Watch::is_lost`].
     ///
-    /// No round trip: this reads a flag and a clock, and may be asked often.
+    /// No round trip: this reads a flag and a clock, and may be called often.
     pub fn is_lost(&self) -> bool {
         self.ended().is_some()
     }
 
-    /// How much of the lease is left before this side stops counting on the lock, if the
-    /// server is not heard of until then: [renewed](crate::Builder::heartbeat) as long as all
-    /// is well, zero once the lock is lost. `None` without a [lease](crate::Builder::lease).
+    /// How long the lock still counts as held if the server does not answer any more:
+    /// [renewed](crate::Builder::heartbeat) while it does, zero once the lock is lost. `None`
+    /// without a [lease](crate::Builder::lease).
     ///
-    /// No round trip: for a step that must not begin unless there is time to end it. To be
-    /// told, see [`Watch::wait_at_risk`].
+    /// No round trip: for a step that must not begin unless there is time to finish it. To be
+    /// notified, see [`Watch::wait_at_risk`].
     ///
     /// ```no_run
     /// # fn step() {}
@@ -136,36 +136,36 @@ impl Guard {
         }
     }
 
-    /// What tells when this hold ends, also on other threads and after the guard.
+    /// A watch, which reports the end of this hold, also on other threads and after the guard.
     pub fn watch(&self) -> Watch {
         Watch::new(Arc::clone(self.hold()))
     }
 
-    /// The fencing token of this hold: greater than those of all holders before, in the
-    /// whole database. Above zero, and a `bigint` in SQL. Those who share a lock at one time
+    /// The fencing token of this hold: greater than those of all earlier holders, in the whole
+    /// database. Above zero, and a `bigint` in SQL. Holders that share a lock at the same time
     /// have tokens in any order. `None` without
     /// [`Builder::fencing`](crate::Builder::fencing).
     pub fn token(&self) -> Option<i64> {
         self.grant.token.map(i64::from)
     }
 
-    /// Gives the lock back and waits until it is free for others; with
+    /// Releases the lock and waits until other holders can have it; with
     /// [`Acquire::hold_at_least`](crate::Acquire::hold_at_least) only until the server has
     /// confirmed that it lasted.
     ///
     /// # Errors
     ///
-    /// The lock was not held to the end, so somebody else may have been inside:
+    /// The lock was not held to the end, so another holder may have been inside:
     /// [`ErrorKind::Lost`](crate::ErrorKind::Lost), or
     /// [`Closed`](crate::ErrorKind::Closed) or, with
     /// [`Acquire::release_on`](crate::Acquire::release_on),
-    /// [`Cancelled`](crate::ErrorKind::Cancelled) if that is why. After an error, as
+    /// [`Cancelled`](crate::ErrorKind::Cancelled) if that is the cause. After an error, as
     /// after success, this guard does not hold the lock.
     ///
-    /// A success was confirmed by the server in a round trip after the call, also where the
-    /// lock has gone to another thread of this process. A hold whose
+    /// A success was confirmed by the server in a round trip that began after the call, also
+    /// where the lock was handed to another thread of this process. A hold whose
     /// [`cancel`](crate::Acquire::cancel) token was cancelled succeeds as well if its lock
-    /// lasted: its watch says `Cancelled`, and nobody else was inside.
+    /// lasted: its watch reports `Cancelled`, and no other holder was inside.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), distlock::Error> {
@@ -181,15 +181,15 @@ impl Guard {
         self.handle.unlock(self.grant.clone())
     }
 
-    /// Ends the hold. An error if the lock is not this guard's to give back: it was lost
-    /// before, or its token has given it back.
+    /// Ends the hold. An error if the lock is not this guard's to release: it was lost before,
+    /// or its token has released it.
     fn finish(&mut self) -> Result<(), Ended> {
         self.over = true;
         for token in self.tokens.iter_mut().filter_map(Option::take) {
             token.unregister(&self.grant, &self.handle);
         }
         match self.hold.get() {
-            Some(hold) => hold.give_back(Ended::Unlocked),
+            Some(hold) => hold.claim_release(Ended::Unlocked),
             None => self.grant.lease.ended().map_or(Ok(()), Err),
         }
     }

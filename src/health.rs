@@ -1,43 +1,44 @@
-//! How things stand with the database: since when there is a session, or why there is none.
+//! [`Health`]: since when there is a session, or since when and why there is none.
 
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 
-/// How a manager stands with its database, from [`Manager::health`](crate::Manager::health).
+/// The state of a manager's connection, from [`Manager::health`](crate::Manager::health).
 ///
-/// What this process knows without asking the server: at most a heartbeat old while anything
-/// is held or awaited, older in an idle manager, which sends nothing.
+/// What this process knows without asking the server: at most a heartbeat old while a lock is
+/// held or awaited, older in an idle manager, which sends nothing.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Health {
     /// True if there is a session that locks can be taken on.
     pub connected: bool,
-    /// Since when it has been so: since the session was made, or since it was lost.
+    /// Since when: since the session was made, or since it was lost.
     pub since: Instant,
     /// Why there is no session: why the last one was lost or, later, why the last connect
     /// failed. `None` while connected.
     pub cause: Option<Error>,
-    /// How long what is held still counts as held if the server does not answer any more.
-    /// `None` without a lease, and while nothing has been held for a quarter of it, when the
-    /// lease rests.
+    /// How long held locks still count as held if the server does not answer any more.
+    /// `None` without a lease, and while it is disarmed: until a session's first lock, and after
+    /// nothing has been held or awaited for a quarter of the lease.
     pub lease_left: Option<Duration>,
-    /// For how long the server has owed an answer. `None` while nothing is asked of it.
-    /// Beyond [`Builder::response_timeout`](crate::Builder::response_timeout) or the lease the
-    /// session is given up.
+    /// How long the exchange in progress with the server has lasted, which may take several round
+    /// trips. `None` if there is none. When one of these takes longer than
+    /// [`Builder::response_timeout`](crate::Builder::response_timeout) or the lease, the session
+    /// is given up.
     pub unanswered_for: Option<Duration>,
     /// Connections that were given up and have not ended yet, each with a thread and a
-    /// socket: to servers, or through networks, that take a connection and say nothing.
+    /// socket: to servers, or through networks, that accept a connection and stay silent.
     pub abandoned: u32,
 }
 
 impl Health {
-    /// How long it has been so: the age of the session, or of the outage.
+    /// The age of the session, or of the outage.
     pub fn age(&self) -> Duration {
         self.since.elapsed()
     }
 
-    /// The session has ended so long ago, and only the clock has seen it.
+    /// The state if the session ended `ago`, which only the clock knows yet.
     pub(crate) fn ended(self, ago: Duration, cause: Error) -> Self {
         let ended = Instant::now().checked_sub(ago);
         Health {
@@ -50,7 +51,7 @@ impl Health {
     }
 }
 
-/// Whether there is a session.
+/// Whether there is a session, and since when.
 pub(crate) enum Status {
     Connected { since: Instant },
     Away(Outage),
@@ -64,7 +65,7 @@ pub(crate) struct Outage {
     /// wait: for the outcome of the first connect or, after a session that had lasted, of the
     /// first reconnect.
     refusal: Option<Error>,
-    /// When a warning last told of it.
+    /// When it was last logged as a warning.
     warned: Instant,
     /// True until there is a session for the first time.
     is_start: bool,
@@ -119,7 +120,8 @@ impl Status {
         }
     }
 
-    /// From now on, and until there is a session, acquires are told why there is none.
+    /// From now on, and until there is a session, acquires fail with the reason that there is
+    /// none. Returns their error.
     pub(crate) fn refuse(&mut self, cause: Error, now: Instant) -> Error {
         let refusal = cause.while_away();
         self.away(cause, now);
@@ -129,17 +131,17 @@ impl Status {
         refusal
     }
 
-    /// What to tell acquires that do not wait for the database.
+    /// The error for acquires that do not wait for the database.
     pub(crate) fn refusal(&self) -> Option<&Error> {
         self.outage()?.refusal.as_ref()
     }
 
-    /// When the next warning is due, if there is to be one each `interval`.
+    /// When the next warning is due, with one each `interval` of an outage.
     pub(crate) fn warning_due(&self, interval: Duration) -> Option<Instant> {
         Some(self.outage()?.warned + interval)
     }
 
-    /// A warning tells of the outage now.
+    /// The outage is logged as a warning now.
     pub(crate) fn warned(&mut self, now: Instant) {
         if let Status::Away(outage) = self {
             outage.warned = now;
@@ -160,7 +162,7 @@ impl Outage {
         self.is_start
     }
 
-    /// What to tell somebody whose deadline has passed meanwhile.
+    /// The error for a caller whose deadline has passed meanwhile.
     pub(crate) fn overdue(&self) -> Error {
         self.refusal
             .clone()

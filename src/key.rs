@@ -1,4 +1,4 @@
-//! What is locked: a number in one of Postgres's two advisory key spaces.
+//! [`Key`]: what is locked, a number in one of Postgres's two advisory key spaces.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 /// What is locked.
 ///
-/// Postgres knows advisory locks by number, in two separate spaces: one `bigint`
+/// Postgres identifies advisory locks by number, in two separate spaces: one `bigint`
 /// or two `integer`s ([Advisory Lock Functions]). A `Key` is such a number. Most
-/// programs never name the type: everything that becomes a key may be passed to
+/// programs never name the type: everything that converts to a key may be passed to
 /// [`Manager::lock`](crate::Manager::lock) as it is.
 ///
 /// | from | number | namespaced |
@@ -20,11 +20,11 @@ use sha2::{Digest, Sha256};
 /// | `i64` | itself, in the space of one `bigint` | no |
 /// | `(i32, i32)` | themselves, in the space of two `integer`s | no |
 ///
-/// Pairs whose first number is 1684824939 (`dlck` in ASCII) are not for use: each manager's
+/// Pairs whose first number is 1684824939 (`dlck` in ASCII) are reserved: each manager's
 /// session holds one of them for its life, as a marker.
 ///
-/// Any string is a name: empty, with NUL bytes, a megabyte long. Any program that
-/// can run SQL gets the same number for a name and so takes part:
+/// Any string is a valid name: empty, with NUL bytes, a megabyte long. Any program that
+/// can run SQL can compute the number of a name and take the same lock:
 ///
 /// ```sql
 /// SELECT ('x' || left(encode(sha256(convert_to('nightly-report', 'UTF8')), 'hex'), 16))::bit(64)::bigint;
@@ -102,12 +102,12 @@ impl Key {
         Key { number, space }
     }
 
-    /// Is it two `integer`s, and not one `bigint`?
+    /// True for two `integer`s, false for one `bigint`.
     pub(crate) fn is_two(&self) -> bool {
         self.space == Space::Two
     }
 
-    /// The key that `self` stands for in `namespace`: itself if it is not a name.
+    /// The key of `self` in `namespace`: itself if it is not a name.
     pub(crate) fn within(self, namespace: Option<&Namespace>) -> Key {
         match namespace {
             Some(Namespace(digest)) if self.space == Space::Named => {
@@ -122,7 +122,7 @@ impl Key {
     }
 }
 
-/// What keeps the names of two applications on one database apart.
+/// Separates the names of applications that share a database.
 #[derive(Clone, Debug)]
 pub(crate) struct Namespace([u8; 32]);
 
@@ -200,7 +200,7 @@ impl Hash for Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_two() {
-            // The shifts spread the sign of each half.
+            // The shifts extend the sign of each half.
             let (first, second) = (self.number >> 32, self.number << 32 >> 32);
             write!(f, "({first}, {second})")
         } else {
@@ -239,7 +239,7 @@ mod tests {
             let key = Key::from(name.as_str());
             let moved = key.within(Some(&namespace));
             prop_assert_ne!(moved, key);
-            // Once only: a guard's key may be used again.
+            // Applied only once: a guard's key may be used again.
             prop_assert_eq!(moved.within(Some(&namespace)), moved);
             prop_assert_eq!(Key::from(n).within(Some(&namespace)), Key::from(n));
         }

@@ -9,8 +9,8 @@
 //!
 //! The server ends a session that has been silent for the whole lease (`idle_session_timeout`),
 //! counted from the end of its last statement, which is after the begin of that round trip. So
-//! this side always stops first, by a tenth of the lease or more, with nothing but its own clock
-//! to tell. The first cause is latched: what has ended never counts as held again.
+//! this side always stops first, by a tenth of the lease or more, by its own clock alone. The
+//! first cause is latched: what has ended never counts as held again.
 //!
 //! Losing a session is one store for all its locks; only holds that are watched have state of
 //! their own.
@@ -27,8 +27,8 @@ use crate::sync::{Latch, Mutex};
 
 /// Why a hold ended: the first cause that this side knew of.
 ///
-/// A watch knows what the clock and the last round trips have said. So it can say
-/// `Unlocked` of a guard that was dropped within a [heartbeat](crate::Builder::heartbeat)
+/// A watch knows only the clock and the outcome of the last round trips. So it can report
+/// `Unlocked` for a guard that was dropped within a [heartbeat](crate::Builder::heartbeat)
 /// and a round trip after the server had ended the session. Only the `Ok` of
 /// [`Guard::unlock`](crate::Guard::unlock) proves that a lock lasted to the end.
 ///
@@ -50,15 +50,15 @@ use crate::sync::{Latch, Mutex};
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Ended {
-    /// The guard was dropped or unlocked, and neither a round trip nor the clock had said
+    /// The guard was dropped or unlocked, and neither a round trip nor the clock had shown
     /// by then that the lock was lost.
     Unlocked = 1,
-    /// The database session that held the lock is gone, and the lock with it.
+    /// The database session that held the lock has ended, and the lock with it.
     SessionLost,
     /// The session was silent for so long that the server may have ended it.
     LeaseExpired,
-    /// The [`CancelToken`](crate::CancelToken) of the acquire was cancelled. The lock stays
-    /// with its guard until that is dropped, unless the token was given to
+    /// The [`CancelToken`](crate::CancelToken) of the acquire was cancelled. The guard keeps the
+    /// lock until it is dropped, unless the token was given to
     /// [`Acquire::release_on`](crate::Acquire::release_on).
     Cancelled,
     /// The manager was closed.
@@ -90,8 +90,8 @@ impl Cause {
     }
 }
 
-/// How much of a lease this side counts on: what is left is the time to act on its end before
-/// the server does.
+/// For how much of a lease its locks count as held: the rest is the time to act on its end
+/// before the server does.
 fn trusted(length: Duration) -> Duration {
     length - length / 10
 }
@@ -101,18 +101,18 @@ pub(crate) fn response_limit(length: Option<Duration>, response_timeout: Duratio
     length.map_or(response_timeout, |length| length.min(response_timeout))
 }
 
-/// When to send a heartbeat that is to arrive each `interval`: an eighth early, so that its
-/// round trip is within the interval, too.
+/// The pause before a heartbeat that is due each `interval`: an eighth less, so that its round
+/// trip is within the interval, too.
 pub(crate) fn heartbeat_pause(interval: Duration) -> Duration {
     interval * 7 / 8
 }
 
-/// Whether the server watches over a lease.
+/// Whether the server enforces a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LeaseState {
-    /// There is none: the manager was made without.
+    /// The manager was made without one.
     Off,
-    /// Nothing is held, and the session may be silent for as long as it likes.
+    /// Nothing is held, and the session may be silent for any time.
     Disarmed,
     /// The server ends the session if it is silent for too long.
     Armed,
@@ -125,7 +125,7 @@ pub(crate) struct Lease {
     cause: Cause,
     /// `None` unless it is armed.
     trusted_until: AtomicBootInstant,
-    /// The holds to tell. Dead ones are swept out when the list has doubled.
+    /// The holds to notify. Dropped ones are removed when the list is full.
     watched: Mutex<Vec<Weak<Hold>>>,
 }
 
@@ -149,14 +149,13 @@ impl Lease {
         }
     }
 
-    /// How long the server lets the session be silent while the lease is armed. `None` without
-    /// a lease.
+    /// How long the session may be silent while the lease is armed. `None` without a lease.
     pub(crate) fn length(&self) -> Option<Duration> {
         self.length
     }
 
-    /// After how long without anything held or awaited to disarm it: early enough for the
-    /// lease, late enough not to be undone at once. `None` if it is not armed.
+    /// How long nothing must have been held or awaited before it is disarmed: short enough for
+    /// the lease, long enough that it is rarely armed again at once. `None` if it is not armed.
     pub(crate) fn disarm_after(&self) -> Option<Duration> {
         self.length
             .filter(|_| self.state() == LeaseState::Armed)
@@ -171,7 +170,7 @@ impl Lease {
     /// Ends every hold of the session. Only the first cause counts.
     pub(crate) fn trip(&self, ended: Ended) {
         if self.cause.set(ended) {
-            // Out of the mutex first: ending a hold wakes its watchers.
+            // Ended outside the mutex, because that wakes their watchers.
             let watched = std::mem::take(&mut *self.watched.lock());
             for hold in watched.iter().filter_map(Weak::upgrade) {
                 hold.end(ended);
@@ -179,26 +178,26 @@ impl Lease {
         }
     }
 
-    /// Why the session's locks are lost, if they are. The clock alone can decide:
-    /// no thread has to run for a lease to expire.
+    /// Why the session's locks are lost, if they are. The clock alone decides: no other
+    /// thread has to run for a lease to expire.
     pub(crate) fn ended(&self) -> Option<Ended> {
         let ended = self.cause.get();
         let is_over = |until: BootInstant| BootInstant::now() >= until;
         if ended.is_none() && self.trusted_until().is_some_and(is_over) {
-            // Latched, so that a late renewal cannot bring the lock back to life.
+            // Latched, so that a late renewal cannot revive the lock.
             self.trip(Ended::LeaseExpired);
             return self.cause.get();
         }
         ended
     }
 
-    /// The server watches over it, and has been told so in a round trip that began at
-    /// `started`. Not while anything counts on it.
+    /// The server enforces the lease, as of a round trip that began at `started`. Only while no
+    /// lock relies on it.
     pub(crate) fn arm(&self, started: BootInstant) {
         self.trust_since(started);
     }
 
-    /// The server does not watch over it any more.
+    /// The server does not enforce the lease any more.
     pub(crate) fn disarm(&self) {
         self.trusted_until.store(None);
     }
@@ -226,18 +225,18 @@ impl Lease {
         })
     }
 
-    /// When the clock ends the session's locks, if nobody renews them.
+    /// When the session's locks cease to count as held, unless the lease is renewed before.
     pub(crate) fn trusted_until(&self) -> Option<BootInstant> {
         self.trusted_until.load()
     }
 }
 
-/// One lock that somebody watches.
+/// A lock that is watched, or that a token can end.
 pub(crate) struct Hold {
     lease: Arc<Lease>,
     cause: Cause,
-    /// True once somebody has taken it upon them to give the lock back.
-    given_back: AtomicBool,
+    /// True once the guard or a token has claimed the release of the lock.
+    release_claimed: AtomicBool,
     over: Latch,
 }
 
@@ -246,7 +245,7 @@ impl Hold {
         let hold = Arc::new(Hold {
             lease: Arc::clone(lease),
             cause: Cause::default(),
-            given_back: AtomicBool::new(false),
+            release_claimed: AtomicBool::new(false),
             over: Latch::default(),
         });
         {
@@ -256,7 +255,7 @@ impl Hold {
             }
             watched.push(Arc::downgrade(&hold));
         }
-        // A trip that came before the push has not told this hold.
+        // A trip before the push has not notified this hold.
         if let Some(ended) = lease.ended() {
             hold.end(ended);
         }
@@ -264,7 +263,7 @@ impl Hold {
     }
 
     /// True if this call ended the hold with `ended`, and not an earlier cause. The clock
-    /// is asked first: a thread that wakes up after its lease has not given anything back.
+    /// is read first: a thread that wakes up after its lease has expired releases nothing.
     pub(crate) fn end(&self, ended: Ended) -> bool {
         let cause = self.lease.ended().unwrap_or(ended);
         let first = self.cause.set(cause);
@@ -274,17 +273,16 @@ impl Hold {
         first && cause == ended
     }
 
-    /// Ends the hold with `ended`, unless it has ended before, and says whether its lock is
-    /// now the caller's to give back: once, and not after it was lost. The error says why
-    /// not.
-    pub(crate) fn give_back(&self, ended: Ended) -> Result<(), Ended> {
-        if self.given_back.swap(true, Ordering::AcqRel) {
-            // Guard and token came together, and the other one was first.
+    /// Ends the hold with `ended`, unless it has ended before. `Ok` if the caller is the one to
+    /// release the lock, which happens once, and not after a loss; else why not.
+    pub(crate) fn claim_release(&self, ended: Ended) -> Result<(), Ended> {
+        if self.release_claimed.swap(true, Ordering::AcqRel) {
+            // Guard and token came at the same time, and the other one was first.
             self.end(Ended::Cancelled);
             return Err(self.cause.get().unwrap_or(Ended::Cancelled));
         }
         self.end(ended);
-        // A hold that was cancelled, and then lost, has nothing left to give back.
+        // A hold that was cancelled, and then lost, has nothing left to release.
         self.lease.ended().map_or(Ok(()), Err)
     }
 
@@ -295,7 +293,7 @@ impl Hold {
 
     pub(crate) fn ended(&self) -> Option<Ended> {
         self.cause.get().or_else(|| {
-            // Latched before it is told: a release at the same moment cannot take it back.
+            // Latched before it is returned: a concurrent release cannot change it.
             self.end(self.lease.ended()?);
             self.cause.get()
         })
@@ -304,7 +302,7 @@ impl Hold {
     /// How much of the lease is left; `None` without one.
     pub(crate) fn time_left(&self) -> Option<Duration> {
         let left = self.lease.time_left()?;
-        let is_gone = self.given_back.load(Ordering::Acquire);
+        let is_gone = self.release_claimed.load(Ordering::Acquire);
         Some(if is_gone { Duration::ZERO } else { left })
     }
 
@@ -326,7 +324,7 @@ impl Hold {
             if let Some(ended) = self.ended() {
                 return Some(ended);
             }
-            // Again each time, because a renewal may have come in between.
+            // Read each time, because the lease may have been renewed meanwhile.
             let at_risk = self.lease.trusted_until().map(|until| until - margin);
             if at_risk.is_some_and(|at_risk| BootInstant::now() >= at_risk) {
                 return None;
@@ -335,7 +333,7 @@ impl Hold {
         }
     }
 
-    /// Sleeps for `pause`, or less if the hold ends; the state then says what happened.
+    /// Sleeps for `pause`, or less if the hold ends.
     fn sleep(&self, pause: Option<Duration>) {
         let woken = match pause {
             Some(pause) => self.over().recv_timeout(pause),
@@ -351,8 +349,7 @@ impl Hold {
     }
 }
 
-/// How long to sleep until `due` by the lease's clock, and no longer than what is `left`. `None`:
-/// until woken.
+/// How long to sleep until `due` by the lease's clock, at most for `left`. `None`: until woken.
 fn pause_until(due: Option<BootInstant>, left: Option<Duration>) -> Option<Duration> {
     let pause = due.map(|due| due.pause(BootInstant::now()));
     pause.into_iter().chain(left).min()

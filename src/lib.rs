@@ -1,5 +1,5 @@
-//! Locks that the threads and processes of a synchronous program share through
-//! PostgreSQL, with no other infrastructure.
+//! Distributed locks for the threads and processes of synchronous programs, on the advisory
+//! locks of PostgreSQL, with no other infrastructure.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), distlock::Error> {
@@ -12,53 +12,50 @@
 //! # }
 //! ```
 //!
-//! A [`Manager`] owns one database connection and one worker thread, however many
-//! locks and threads it serves. [`Manager::lock`] waits, [`Manager::try_lock`] does
-//! not, [`Manager::try_lock_for`] waits for so long. The [`Guard`] releases on drop;
-//! its [`Watch`] trips the moment the lock is lost. [`Manager::with_lock`] is all of it around
-//! a closure, and says whether the lock lasted.
+//! A [`Manager`] owns one database connection and one worker thread, however many locks and
+//! threads it serves. [`Manager::lock`] waits, [`Manager::try_lock`] does not,
+//! [`Manager::try_lock_for`] waits up to a timeout. The [`Guard`] releases on drop; its [`Watch`]
+//! trips the moment the lock is lost. [`Manager::with_lock`] runs a closure under the lock and
+//! reports whether the lock lasted.
 //!
 //! # The protocol
 //!
-//! *Who decides.* A lock is a session-level [advisory lock] of the manager's one
-//! database session, by the number of its [`Key`]. Between processes the server
-//! decides. Between the threads of a process the manager decides, because to the
-//! server they are one session.
+//! *Who decides.* A lock is a session-level [advisory lock] of the manager's one database
+//! session, on the number of its [`Key`]. Between processes the server arbitrates. Between the
+//! threads that share a manager the manager arbitrates, because to the server they are one
+//! session.
 //!
-//! *What ends a hold.* Its guard is dropped or unlocked; its [`CancelToken`] is
-//! cancelled; the manager is closed; or the session ends: the connection breaks, the
-//! server ends it, or the holder has been silent for the length of the
-//! [lease](Builder::lease). [`Ended`] says which. A cancelled token ends the hold, for its
-//! watch, and not the lock: that stays until the guard goes, unless it was asked for
-//! otherwise ([`Acquire::release_on`]).
+//! *What ends a hold.* Its guard is dropped or unlocked; its [`CancelToken`] is cancelled; the
+//! manager is closed; or the session ends: the connection breaks, the server ends it, or the
+//! holder has been silent for the length of the [lease](Builder::lease). [`Ended`] says which. A
+//! cancelled token ends the hold for its watch, but does not release the lock: the guard keeps it
+//! until it is dropped or unlocked, unless the token was given to [`Acquire::release_on`].
 //!
-//! *How a loss is noticed.* While anything is held or awaited the worker makes a round
-//! trip at least every [heartbeat](Builder::heartbeat) (30 ms). One that fails trips
-//! every watch of the session. If the worker cannot run or the server does not answer,
-//! the clock trips them: a hold is believed in for nine tenths of the lease after the
-//! start of the last successful round trip, and the server keeps it for at least the
-//! whole.
+//! *How a loss is noticed.* While a lock is held or awaited the worker makes a round trip at
+//! least every [heartbeat](Builder::heartbeat) (30 ms). One that fails trips every watch of the
+//! session. If the worker cannot run or the server does not answer, the clock trips them: a lock
+//! counts as held for nine tenths of the lease after the start of the last successful round trip,
+//! and the server keeps it for at least the whole lease.
 //!
-//! *What is not promised.* A lock can be lost while its holder works, and the holder
-//! learns of it only afterwards: up to a heartbeat and a round trip later if the
-//! server ended the session, before anybody else can have the lock if the holder was
-//! cut off or frozen and has a lease. Work that must not be done twice even then needs
-//! a last line of defence of its own: a transaction, or the [token](Guard::token) of
-//! [`Builder::fencing`]. A child after a `fork` without `exec` has none of the manager's
-//! threads; make managers after the fork. [Guarantees](guarantees) goes through all faults,
-//! one by one, with the test that shows each promise.
+//! *What is not promised.* A lock can be lost while its holder works, and the holder learns of it
+//! only afterwards: up to a heartbeat and a round trip later if the server ended the session; if
+//! the holder was cut off or frozen and has a lease, before another holder can have the lock. Work
+//! that must not be done twice even then needs protection of its own: a transaction, or the
+//! [token](Guard::token) of [`Builder::fencing`]. A child after a `fork` without `exec` has none
+//! of the manager's threads; create managers after the fork. [Guarantees](guarantees) goes through
+//! the faults one by one, with the test that shows each promise.
 //!
-//! *Waiting.* Threads of one process are served first in, first out. A released lock
-//! goes to the next of them without the server for up to 20 ms on end; then this process
-//! leaves it alone for long enough that any other that waits gets its turn. A lock that
-//! another process has is tried again at intervals that stay below a tenth of the time
-//! waited and, by default, below 50 ms, for all waiters of a process in one statement. With the
-//! heartbeats between them that is about 45 statements a second for each process that waits.
+//! *Waiting.* Threads of one manager are served first in, first out. A released lock is handed to
+//! the next of them without the server for up to 20 ms at a stretch; then this process leaves the
+//! lock alone for long enough that a waiter of another process gets it. A lock held by another
+//! process is retried at intervals that stay below a tenth of the time waited and, by default,
+//! below 50 ms, for all waiters of a process in one statement. With the heartbeats in between that
+//! is about 45 statements a second for each process that waits.
 //!
 //! # Recipes
 //!
-//! A cron job that must not overlap with itself, wherever it starts. It runs twice if it is
-//! over in one place before it starts in another, as when their clocks differ by a little:
+//! A cron job that must not overlap with itself, on any host. It runs twice if it ends on one
+//! host before it starts on another, as when their clocks differ slightly:
 //!
 //! ```no_run
 //! # fn report() {}
@@ -73,7 +70,7 @@
 //! ```
 //!
 //! A cron job that must run once each time, though every host starts it. The lock is held for
-//! longer than the starts can lie apart, by the hosts' clocks and by what else delays them:
+//! longer than the starts can be apart, because of clock differences and other delays:
 //!
 //! ```no_run
 //! # fn report() {}
@@ -91,12 +88,11 @@
 //! # }
 //! ```
 //!
-//! It still runs twice if the session is lost within that time, which the error tells only
-//! while the job runs. Where that matters, write down with the job's own work, in its
-//! transaction, for which night it is done.
+//! It still runs twice if the session is lost within that time, which the error reports only
+//! while the job runs. Where that matters, record in the transaction of the job's own work for
+//! which night it is done.
 //!
-//! Work where not doing it is no tragedy but an outage of the database should not go
-//! unnoticed:
+//! Work that may be skipped, but where an outage of the database should not go unnoticed:
 //!
 //! ```no_run
 //! # fn sweep() {}
@@ -112,8 +108,8 @@
 //! # }
 //! ```
 //!
-//! A program that starts together with its database, and says how it stands with it
-//! ([`Builder::connect_lazy`] does not even wait):
+//! A program that starts together with its database, and reports the state of its connection
+//! ([`Builder::connect_lazy`] does not wait for the database at all):
 //!
 //! ```no_run
 //! # fn main() -> Result<(), distlock::Error> {
@@ -147,7 +143,7 @@
 //! # }
 //! ```
 //!
-//! A store that refuses whoever has lost the lock and does not know it yet:
+//! A store that refuses writes of a holder that has lost the lock and does not know it yet:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -166,8 +162,8 @@
 //! # }
 //! ```
 //!
-//! A shutdown: one [`CancelToken`] ends all waits and tells all holders to stop, and each
-//! lock goes when its holder has stopped:
+//! A shutdown: one [`CancelToken`] ends all waits and tells all holders to stop, and each lock
+//! is released when its holder has stopped:
 //!
 //! ```no_run
 //! # fn steps() -> std::vec::IntoIter<fn()> { Vec::new().into_iter() }
@@ -194,15 +190,14 @@
 //!
 //! Many readers, one writer: [`Manager::lock_shared`] and [`Manager::lock`] of one key.
 //!
-//!
 //! Work that stops *before* the lock can be lost: [`Guard::time_left`] and
 //! [`Watch::wait_at_risk`].
 //!
 //! # Pitfalls
 //!
-//! A guard that is dropped at once is a lock that was never had. [`Manager::with_lock`] and
-//! [`Manager::try_with_lock`] cannot be held wrong in this way. With the guards themselves,
-//! all of these compile, no lint speaks up, and whatever follows runs without the lock:
+//! A guard that is dropped at once releases its lock at once. [`Manager::with_lock`] and
+//! [`Manager::try_with_lock`] cannot be misused in this way. With the guards themselves, all of
+//! these compile, no lint warns, and what follows runs without the lock:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), distlock::Error> {
@@ -220,7 +215,7 @@
 //! # }
 //! ```
 //!
-//! Give the guard a name, if only `_guard`, and it lives to the end of the block:
+//! Bind the guard to a name, such as `_guard`, and it lives to the end of the block:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), distlock::Error> {
@@ -231,7 +226,7 @@
 //! # }
 //! ```
 //!
-//! The compiler sees the plainest case, a guard of [`Manager::lock`] that nothing takes:
+//! The compiler warns in the simplest case, an unused guard of [`Manager::lock`]:
 //!
 //! ```compile_fail
 //! # #![deny(unused_must_use)]
@@ -242,23 +237,23 @@
 //! # }
 //! ```
 //!
-//! It then also advises `let _ =`, which is the first line above: do not follow it. An
+//! It then also suggests `let _ =`, which is the first line above: do not follow that. An
 //! `Option` cannot be marked in this way, and clippy turns an `if let Some(_) =`, which works,
 //! into the `is_some()` that does not.
 //!
 //! # Inside an async program
 //!
-//! Every call works on the threads of an async runtime, but most of them block theirs:
+//! Every call works on the threads of an async runtime, but most block the calling thread:
 //!
 //! | Call | Blocks for |
 //! |---|---|
-//! | dropping a [`Guard`] or a [`Manager`]; [`Guard::is_lost`], [`time_left`](Guard::time_left), [`watch`](Guard::watch); [`Watch::ended`]; [`CancelToken::cancel`]; [`Manager::stats`] | nothing: call them anywhere |
-//! | [`Manager::try_lock`], shared or not, [`Guard::unlock`] | a round trip, or until the server is given up |
+//! | dropping a [`Guard`] or a [`Manager`]; [`Guard::is_lost`], [`time_left`](Guard::time_left), [`watch`](Guard::watch); [`Watch::ended`]; [`CancelToken::cancel`]; [`Manager::stats`] | no time: call them anywhere |
+//! | [`Manager::try_lock`], shared or not, [`Guard::unlock`] | a round trip, or until the session is given up |
 //! | [`Manager::lock`], shared or not, and the timed calls, [`Manager::with_lock`], all waits of a [`Watch`] | as long as it takes |
 //! | [`Builder::connect`] and [`connect_within`](Builder::connect_within), [`Manager::close`] | seconds, if the server does not answer |
 //!
-//! So all but the first go through the runtime's threads for blocking calls, such as those of
-//! `tokio::task::spawn_blocking`. A guard may be held across an `.await` and go to another
+//! So all but the first row belong on the runtime's threads for blocking calls, such as those of
+//! `tokio::task::spawn_blocking`. A guard may be held across an `.await` and moved to another
 //! thread:
 //!
 //! ```no_run
@@ -279,57 +274,56 @@
 //! # }
 //! ```
 //!
-//! A blocking call on the runtime's own thread stops every task of that thread. On a
-//! current-thread runtime a [`Manager::lock`] of a key that another of its tasks holds waits for
-//! itself: that task never gets to give it back. A future that is dropped does not end the
-//! blocking call behind it: give that a timeout or a [`CancelToken`]; a guard that nobody takes
-//! any more is dropped, and its lock is free. The repository's `examples/in_async.rs` also
-//! stops its work when the lock is lost.
+//! A blocking call on a runtime's own thread stops every task of that thread. On a
+//! current-thread runtime a [`Manager::lock`] of a key that another of its tasks holds never
+//! returns: that task cannot run to release it. Dropping a future does not end the blocking call
+//! behind it: give that call a timeout or a [`CancelToken`]; a guard that it still returns is
+//! dropped, which releases the lock. The repository's `examples/in_async.rs` also stops its work
+//! when the lock is lost.
 //!
 //! # Connection strings
 //!
-//! Both of libpq's [forms], `host=db1,db2 user=app` and `postgres://app@db1,db2/app`, mean
-//! what they mean to `psql`: the later of two values replaces the earlier, one that is empty
-//! is not given, the user is by default the operating system's, the database the user's
-//! namesake. Without a host it is the local server's unix socket, in `/var/run/postgresql`
-//! if there is that folder, else in `/tmp`. Blanks and newlines around the string do not
-//! matter. `service` and `passfile` name files as for libpq;
-//! [`Manager::from_env`] and [`Builder::env_defaults`] read the environment, too.
+//! Both of libpq's [forms], `host=db1,db2 user=app` and `postgres://app@db1,db2/app`, mean what
+//! they mean to `psql`: a later value replaces an earlier one, an empty value counts as unset, the
+//! user defaults to the operating system's, the database to the user's name. Without a host the
+//! local server's unix socket is used, in `/var/run/postgresql` if that directory exists, else in
+//! `/tmp`. Blanks and newlines around the string are ignored. `service` and `passfile` name files
+//! as for libpq; [`Manager::from_env`] and [`Builder::env_defaults`] also read the environment.
 //!
-//! What differs: `connect_timeout=0` is the [builder's](Builder::connect_timeout) and not
-//! endless; `keepalives_idle`, `keepalives_interval` and `keepalives_count` are cut to what
-//! Linux takes, and zero is the system's default; of `target_session_attrs` there are `any`,
-//! `read-write` and `primary`, and all mean a server that takes writes; if a host refuses the
-//! login, the next one is tried. What would not be done as asked is a
-//! [`Config`](ErrorKind::Config) error that names the keyword, such as `sslcert`, `sslcrl`,
-//! `requirepeer`, `require_auth` or `gssencmode=require`; what asks for nothing, such as
-//! `client_encoding=UTF8`, is taken. No error shows a value.
+//! Differences: `connect_timeout=0` selects the [builder's](Builder::connect_timeout) timeout and
+//! is not endless; `keepalives_idle`, `keepalives_interval` and `keepalives_count` are limited to
+//! what Linux accepts, and zero is the system's default; `target_session_attrs` may be `any`,
+//! `read-write` or `primary`, and all three require a server that accepts writes; if a host
+//! refuses the login, the next one is tried. A keyword that would not have its effect, such as
+//! `sslcert`, `sslcrl`, `requirepeer`, `require_auth` or `gssencmode=require`, is a
+//! [`Config`](ErrorKind::Config) error that names it; one that changes nothing, such as
+//! `client_encoding=UTF8`, is accepted. No error shows a value.
 //!
-//! A [`postgres::Config`] does instead of a string ([`Manager::builder`]).
+//! A [`postgres::Config`] may be given instead of a string ([`Manager::builder`]).
 //!
 //! [forms]: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 //!
 //! # TLS
 //!
-//! With the feature `tls`, off by default, the connection string alone is enough. Its
-//! `sslmode` and `sslrootcert` have the meaning of [libpq]'s:
+//! With the feature `tls`, off by default, the connection string alone is enough. Its `sslmode`
+//! and `sslrootcert` mean what they mean in [libpq]:
 //!
 //! | `sslmode` | encrypted | the server's certificate |
 //! |---|---|---|
 //! | `disable` | never | |
 //! | `prefer`, the default | if the server has TLS | not checked without `sslrootcert` |
 //! | `require` | always | not checked without `sslrootcert` |
-//! | `verify-ca` | always | signed by a trusted authority |
-//! | `verify-full` | always | that, and for this host |
+//! | `verify-ca` | always | signed by a trusted root certificate |
+//! | `verify-full` | always | as above, and issued for this host |
 //!
-//! `sslrootcert` names a PEM file with the trusted authorities; given that, the signature is
-//! checked in every mode. Without it the `verify-…` modes trust the system's authorities;
-//! `~/.postgresql/root.crt`, which libpq would use then, is not read. `sslrootcert=system` is
-//! the system's authorities and `verify-full`, and goes with no weaker mode. The authorities
-//! are read again at each connect, so they can be replaced while the manager lives. If they
-//! cannot be read, that is a [`Config`](ErrorKind::Config) error of [`Builder::connect`], and
-//! later a [`Tls`](ErrorKind::Tls) error until a reconnect can read them. Only `verify-full`
-//! keeps a man in the middle from reading along:
+//! `sslrootcert` names a PEM file with the trusted root certificates; if it is given, the
+//! signature is checked in every mode. Without it the `verify-…` modes trust the system's root
+//! certificates; `~/.postgresql/root.crt`, which libpq would use then, is not read.
+//! `sslrootcert=system` selects the system's root certificates and `verify-full`, and is refused
+//! with a weaker mode. Root certificates are read again at each connect, so they can be replaced
+//! while the manager lives. If they cannot be read, that is a [`Config`](ErrorKind::Config) error
+//! of [`Builder::connect`], and later a [`Tls`](ErrorKind::Tls) error until a reconnect can read
+//! them. Only `verify-full` protects against a man in the middle:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), distlock::Error> {
@@ -341,67 +335,66 @@
 //! # }
 //! ```
 //!
-//! Where the certificate is not checked, any will do, also one of X.509 version 1, which
-//! `openssl x509 -req` makes unless it is given extensions; the server must have its key in
-//! any case. Where it is checked it has to be of version 3. The key can be RSA of 2048 to
-//! 8192 bits, ECDSA on P-256 or P-384, or Ed25519, and so can the authority's. P-521, RSA-PSS
-//! and Ed448 are not supported: the error says so, and [`Builder::tls`] with another
-//! implementation, such as OpenSSL, is the way out.
+//! Where the certificate is not checked, any is accepted, also one of X.509 version 1, which
+//! `openssl x509 -req` makes unless it is given extensions; the server must have its private key
+//! in any case. Where it is checked it must be of version 3. Its key can be RSA of 2048 to 8192
+//! bits, ECDSA on P-256 or P-384, or Ed25519, and so can that of the certificate authority. P-521,
+//! RSA-PSS and Ed448 are not supported: the error says so; use [`Builder::tls`] with another
+//! implementation, such as OpenSSL, for them.
 //!
-//! What differs: host names count only as subject alternative names, not as the
-//! certificate's common name; a certificate authority's own certificate does not do for a
-//! server; `prefer` does not try again without TLS after a handshake that failed;
-//! `sslmode=allow`, client certificates and revocation lists are missing. There is no TLS
-//! on unix sockets; but if one stands in a list beside other hosts, it is refused where
-//! TLS is required.
+//! Differences: host names are matched against subject alternative names only, not against the
+//! certificate's common name; a certificate authority's own certificate is not accepted as a
+//! server's; `prefer` does not retry without TLS after a failed handshake; `sslmode=allow`,
+//! client certificates and revocation lists are not supported. There is no TLS on unix sockets;
+//! but a unix socket in a list with other hosts is refused where TLS is required.
 //!
-//! [`Builder::tls`] takes any other implementation, with the feature or without. It then
-//! is what verifies, and `sslmode` only says when it is used. Where neither is there, a
-//! connection string that asks for TLS is a [`Config`](ErrorKind::Config) error. What goes
-//! wrong with TLS later is of the kind [`Tls`](ErrorKind::Tls).
+//! [`Builder::tls`] takes any other implementation, with the feature or without. That then
+//! verifies the certificate, and `sslmode` only says when TLS is used. Without either, a
+//! connection string that asks for TLS is a [`Config`](ErrorKind::Config) error. Later failures
+//! of TLS are of the kind [`Tls`](ErrorKind::Tls).
 //!
 //! [libpq]: https://www.postgresql.org/docs/current/libpq-ssl.html
 //!
 //! # Logs
 //!
-//! Through [`tracing`], whose `log` feature is on, so that they reach `log` as well:
-//! connects and reconnects at `info`, with how long there was no session; at `warn` lost
-//! sessions, a connection that is given up, the first failed reconnect, every minute an outage
-//! that lasts, with its cause and age, a password file that others may read, and a setting that
-//! a server does not take; later failed reconnects and closing at `debug`. A
-//! [`Builder::connect`] that fails returns its error and logs nothing.
-//! Nothing is logged for a single lock.
+//! Through [`tracing`], whose `log` feature is on, so that they reach `log` as well. At `info`:
+//! connects and reconnects, with how long there was no session. At `warn`: lost sessions, a
+//! connection that is given up, the first failed attempt to connect or reconnect, once a minute
+//! an outage that lasts, with its cause and age, a password file that others may read, and a
+//! setting that a server does not accept. At `debug`: later failed attempts, and closing. A
+//! [`Builder::connect`] that fails returns its error and does not log it. Nothing is logged for a
+//! single lock.
 //!
 //! # When to use something else
 //!
 //! * A lock for the length of one transaction: `SELECT pg_advisory_xact_lock(…)` in it. It
 //!   cannot outlive the work that it protects.
-//! * Rows that one worker at a time is to take: `SELECT … FOR UPDATE SKIP LOCKED`.
+//! * Rows to be processed by one worker at a time: `SELECT … FOR UPDATE SKIP LOCKED`.
 //! * A lock that must outlive its process, or be seen with its owner's name: a row in a
 //!   table.
 //! * An asynchronous program that wants no blocking threads: sqlx's `PgAdvisoryLock`, which
 //!   costs a connection for each lock held, has no lease and no watch. Or this crate
 //!   [from `spawn_blocking`](crate#inside-an-async-program).
-//! * No Postgres, or locks across databases: etcd or consul, which have leases too.
+//! * No Postgres, or locks across databases: etcd or Consul, which have leases too.
 //!
 //! # Limits
 //!
-//! * Locks are not reentrant: a thread that has one and asks for it again waits for itself.
+//! * Locks are not reentrant: a thread that requests a lock it holds waits for itself.
 //! * Deadlocks are not detected: take several locks in one order everywhere, and see
 //!   [`Builder::wait_limit`].
-//! * All parties must use the same *database*: advisory locks of two databases of a
-//!   server are two different locks, and a standby has its own.
-//! * The connection must be a session of its own. A pooler in transaction or statement mode
-//!   lends one to many. That is found out at the connect and at every reconnect by trying
-//!   whether a lock goes with its client and stays with it, and is [refused](ErrorKind::Pooler);
-//!   so is a pool in session mode that does not reset its sessions, and a
-//!   [standby](ErrorKind::Standby).
-//! * Two processes that wait are served by chance, not in order. Readers of one process whose
-//!   shares overlap without a gap keep a writer of another process waiting.
+//! * All clients must use the same *database*: advisory locks of two databases of a server are
+//!   different locks, and a standby has its own.
+//! * The connection must be a session of its own. A pooler in transaction or statement mode lends
+//!   one session to many clients. Every connect and reconnect detects that by testing whether
+//!   locks are released when their client disconnects and stay while it is connected. It is
+//!   [refused](ErrorKind::Pooler), as are a pool in session mode that does not reset its sessions
+//!   and a [standby](ErrorKind::Standby).
+//! * Processes that wait are served in random order. Readers of one process whose shares overlap
+//!   without a gap keep a writer of another process waiting.
 //! * From 256 locks on the session is `idle in transaction`, in a transaction that is renewed
 //!   every second or two. A statement's snapshot stays with it until the next statement or
 //!   heartbeat, so it holds VACUUM back for a heartbeat at most (30 ms by default). CREATE
-//!   INDEX CONCURRENTLY waits for the end of each transaction that it meets with a snapshot, so
+//!   INDEX CONCURRENTLY waits for the end of each transaction that it finds with a snapshot, so
 //!   for two seconds at most. Not with fencing.
 //! * The server's lock table is finite: about
 //!   `max_locks_per_transaction × (max_connections + max_prepared_transactions)` locks
@@ -409,14 +402,14 @@
 //!
 //! # Questions
 //!
-//! *Which lock is it in `pg_locks`?* [`Key::as_i64`] is the number: `classid` and `objid` are
+//! *Which row of `pg_locks` is a lock?* [`Key::as_i64`] is the number: `classid` and `objid` are
 //! its upper and lower 32 bits, `objsubid` is 1 (2 for a pair of numbers).
 //!
 //! *Does a lock survive a restart of the server?* No: it ends with the session, and its watch
-//! trips. The manager connects again by itself; whoever wants the lock asks again.
+//! trips. The manager reconnects by itself; a caller that still wants the lock acquires it again.
 //!
-//! *What may the role be allowed to do?* To connect. With fencing, to draw from the sequence,
-//! or to make it.
+//! *Which privileges does the role need?* To connect. With fencing, also to draw from the sequence
+//! (`USAGE`), or to create it.
 //!
 //! *How many managers does a program need?* One for each database. It serves all threads.
 //!

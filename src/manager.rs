@@ -1,4 +1,4 @@
-//! The front door.
+//! [`Manager`]: takes locks for its users, through the worker.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,14 +16,13 @@ use crate::worker::handle::Handle;
 
 /// Takes and keeps locks, over one database connection.
 ///
-/// Cheap to clone, and every thread may use the same one: all clones are one manager.
-/// Its worker ends when the last clone *and* the last guard are gone and no lock is kept for
+/// Cheap to clone, for use by any number of threads: all clones are one manager. Its worker ends
+/// when the last clone *and* the last guard are dropped and no lock is kept for
 /// [`Acquire::hold_at_least`], or at [`close`](Manager::close).
 ///
-/// The methods come in one pattern, as those of `std::sync::Mutex` and `parking_lot`:
-/// `lock` waits, `try_lock` never does, `try_lock_for` and `try_lock_until` wait for so
-/// long; each has a `_shared` twin, whose holders exclude only exclusive ones. All take
-/// anything that becomes a [`Key`].
+/// The methods follow `std::sync::Mutex` and `parking_lot`: `lock` waits, `try_lock` does not,
+/// `try_lock_for` and `try_lock_until` wait for a limited time; each has a `_shared` variant,
+/// whose holders exclude only exclusive ones. All take anything that converts to a [`Key`].
 ///
 /// # Errors
 ///
@@ -35,7 +34,7 @@ use crate::worker::handle::Handle;
 /// [`LimitReached`](crate::ErrorKind::LimitReached);
 /// [`WaitLimit`](crate::ErrorKind::WaitLimit);
 /// [`LockTableFull`](crate::ErrorKind::LockTableFull);
-/// [`Fencing`](crate::ErrorKind::Fencing) if there is no token to go with the lock;
+/// [`Fencing`](crate::ErrorKind::Fencing) if there is no token for the lock;
 /// after a reconnect that found an unsuitable server, the kinds of [`Builder::connect`](crate::Builder::connect);
 /// [`Database`](crate::ErrorKind::Database) for any other error of the server.
 #[derive(Clone)]
@@ -48,14 +47,14 @@ impl Manager {
         Manager { handle }
     }
 
-    /// Waits for the lock, first come first served among the threads of this process.
+    /// Waits for the lock, first in, first out among the threads that share the manager.
     ///
-    /// Two ways to wait for ever, without a word: locks are not reentrant, so a thread that
-    /// has the lock and asks again waits for itself; and two threads or programs that take
-    /// two locks in opposite order wait for each other, which nobody detects. Take locks in
-    /// one order everywhere, such as by their names, or take the second one with
-    /// [`try_lock_for`](Manager::try_lock_for) and let go of the first.
-    /// [`Builder::wait_limit`](crate::Builder::wait_limit) makes an error of it.
+    /// Two ways to wait forever: locks are not reentrant, so a thread that requests a lock it
+    /// holds waits for itself; and two threads or programs that take two locks in opposite order
+    /// wait for each other, which is not detected. Take locks in one order everywhere, such as by
+    /// their names, or take the second one with [`try_lock_for`](Manager::try_lock_for) and
+    /// release the first if that fails. [`Builder::wait_limit`](crate::Builder::wait_limit) turns
+    /// such a wait into an error.
     ///
     /// # Errors
     ///
@@ -74,7 +73,7 @@ impl Manager {
         self.acquire(key).lock()
     }
 
-    /// Takes the lock if it is free now. `Ok(None)`: somebody else has it.
+    /// Takes the lock if it is free now. `Ok(None)`: it is held.
     ///
     /// # Errors
     ///
@@ -93,17 +92,16 @@ impl Manager {
         self.acquire(key).wait(Wait::Try(None))
     }
 
-    /// Waits for the lock, runs `work` under it, and gives it back. The value comes only if
-    /// the lock lasted to the end, which is confirmed by the server in a round trip after
-    /// `work`; and no guard can be dropped too early. If `work` panics the lock is given back
-    /// and the panic goes on. For shared locks, timeouts and tokens see
-    /// [`Acquire::with_lock`].
+    /// Waits for the lock, runs `work` under it, and releases it. The value is returned only if
+    /// the lock lasted to the end, which the server confirms in a round trip after `work`; and no
+    /// guard can be dropped too early. If `work` panics the lock is released and the panic
+    /// continues. For shared locks, timeouts and tokens see [`Acquire::with_lock`].
     ///
     /// # Errors
     ///
     /// Those of [every acquire](Manager#errors), and then `work` has not run; or those of
-    /// [`Guard::unlock`], with [the value](WithLockError::value) of `work`, under which the
-    /// lock was lost.
+    /// [`Guard::unlock`], with [the value](WithLockError::value) of `work`, if the lock was lost
+    /// while it ran.
     ///
     /// ```no_run
     /// # fn report() -> String { String::new() }
@@ -122,8 +120,8 @@ impl Manager {
         self.acquire(key).with_lock(work)
     }
 
-    /// Like [`with_lock`](Manager::with_lock) if the lock is free now. `Ok(None)`: somebody
-    /// else has it, and `work` has not run.
+    /// Like [`with_lock`](Manager::with_lock) if the lock is free now. `Ok(None)`: it is held,
+    /// and `work` has not run.
     ///
     /// # Errors
     ///
@@ -147,9 +145,9 @@ impl Manager {
         self.acquire(key).try_with_lock(work)
     }
 
-    /// Waits for the lock for at most `timeout`. Zero tries once,
-    /// for up to 100 ms. `Ok(None)`: the lock was seen to be taken meanwhile; if nobody could
-    /// say within the time, it is [`Unavailable`](crate::ErrorKind::Unavailable).
+    /// Waits for the lock for at most `timeout`. A zero timeout tries once, for up to 100 ms.
+    /// `Ok(None)`: the lock was seen to be held; if that could not be determined in time, the
+    /// error is [`Unavailable`](crate::ErrorKind::Unavailable).
     ///
     /// # Errors
     ///
@@ -176,7 +174,7 @@ impl Manager {
     }
 
     /// Waits for the lock until `deadline`, as [`try_lock_for`](Manager::try_lock_for)
-    /// does. One that has passed allows one attempt.
+    /// does. A deadline that has passed allows one attempt.
     ///
     /// # Errors
     ///
@@ -204,7 +202,7 @@ impl Manager {
         self.acquire(key).wait(acquire::until(deadline))
     }
 
-    /// Waits for a share of the lock. Waiting exclusive requests go first.
+    /// Waits for a share of the lock. Exclusive requests that are already waiting go first.
     ///
     /// # Errors
     ///
@@ -231,9 +229,9 @@ impl Manager {
         self.acquire(key).shared().wait(Wait::Try(None))
     }
 
-    /// Waits for a share of the lock for at most `timeout`. Zero tries once,
-    /// for up to 100 ms. `Ok(None)`: the lock was seen to be taken meanwhile; if nobody could
-    /// say within the time, it is [`Unavailable`](crate::ErrorKind::Unavailable).
+    /// Waits for a share of the lock for at most `timeout`. A zero timeout tries once, for up to
+    /// 100 ms. `Ok(None)`: the lock was seen to be held; if that could not be determined in time,
+    /// the error is [`Unavailable`](crate::ErrorKind::Unavailable).
     ///
     /// # Errors
     ///
@@ -246,8 +244,8 @@ impl Manager {
         self.acquire(key).shared().wait(acquire::within(timeout))
     }
 
-    /// Waits for a share of the lock until `deadline`. One that has passed allows one
-    /// look.
+    /// Waits for a share of the lock until `deadline`. A deadline that has passed allows one
+    /// attempt.
     ///
     /// # Errors
     ///
@@ -266,7 +264,7 @@ impl Manager {
         Acquire::new(&self.handle, key.into().within(namespace))
     }
 
-    /// The manager's figures.
+    /// The manager's counters and gauges.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), distlock::Error> {
@@ -280,9 +278,9 @@ impl Manager {
         self.handle.stats()
     }
 
-    /// How the manager stands with its database: connected or not, since when, and why not.
-    /// It asks nobody and waits for nobody, so that a probe or a metrics exporter can call it
-    /// as often as it likes.
+    /// The state of the manager's connection: connected or not, since when, and why not.
+    /// No round trip and no waiting, so that a probe or a metrics exporter can call it at any
+    /// rate.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), distlock::Error> {
@@ -301,16 +299,16 @@ impl Manager {
     }
 
     /// Ends the manager for all its clones: every watch trips with
-    /// [`Ended::Closed`](crate::Ended::Closed), every waiting or later request is
-    /// answered with [`ErrorKind::Closed`](crate::ErrorKind::Closed), the connection is
-    /// closed and the worker thread joined. Locks that are kept for
-    /// [`Acquire::hold_at_least`] go as well. Closing twice is no error.
+    /// [`Ended::Closed`](crate::Ended::Closed), every waiting or later request fails with
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed), the connection is closed and the worker
+    /// thread joined. Locks that are kept for [`Acquire::hold_at_least`] are released as well.
+    /// Closing twice is not an error.
     ///
     /// # Errors
     ///
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if the database did not answer
-    /// for two seconds. The manager is closed all the same, but its locks are free
-    /// only when the server notices that the connection is gone.
+    /// within two seconds. The manager is closed all the same, but the server releases its locks
+    /// only when it notices that the connection is gone.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), distlock::Error> {

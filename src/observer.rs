@@ -1,8 +1,8 @@
-//! Being told what a manager does, as it does it.
+//! Notifications of what a manager does, as it happens.
 //!
 //! An [`Observer`] given to [`Builder::observer`](crate::Builder::observer) is called for each
-//! event of its manager, with a struct that says what happened. What it is not told of is in
-//! [`Stats`](crate::Stats) and [`Health`](crate::Health), which can be asked at any time.
+//! event of its manager, with a struct that describes it. What has no event is in
+//! [`Stats`](crate::Stats) and [`Health`](crate::Health), which can be read at any time.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -37,22 +37,21 @@ use crate::error::Error;
 use crate::key::Key;
 use crate::lease::Ended;
 
-/// Is called for each event of a manager. All methods do nothing by default.
+/// Receives the events of a manager. All methods do nothing by default.
 ///
-/// The calls come one after the other, in the order of the events, after the event has taken
-/// effect and its caller has been answered. Most are made on the manager's worker thread; those
-/// of a lock that is given back while another thread of the manager waits for it are made on
-/// the thread that drops or unlocks the guard, and those of the end on the one that closes the
-/// manager.
+/// The calls are made one after the other, in the order of the events, after the event has taken
+/// effect and its caller has been answered. Most are made on the manager's worker thread, the
+/// others on the thread that causes the event: the one that releases a lock for which another
+/// thread of the manager waits, the one that closes the manager, or the watchdog, when it gives a
+/// session up. Each of them also makes the calls for events that are recorded meanwhile.
 ///
-/// While a call lasts, the thread that makes it does nothing else: on the worker's, no lock is
-/// taken or given back and no heartbeat sent. So an implementation has to be quick, such as a
-/// counter or a channel that is not full. It may ask the manager for its
-/// [`stats`](crate::Manager::stats) and [`health`](crate::Manager::health), cancel tokens and
-/// drop guards, but must not wait for a lock of that manager, nor unlock one or close it. A
-/// panic is caught and dropped.
+/// A call blocks the thread that makes it: on the worker's, no lock is taken or released and no
+/// heartbeat sent. So an implementation has to be quick, such as a counter or a channel that is
+/// not full. It may read the manager's [`stats`](crate::Manager::stats) and
+/// [`health`](crate::Manager::health), cancel tokens and drop guards, but must not wait for a lock
+/// of that manager, nor unlock one or close it. A panic is caught and dropped.
 pub trait Observer: Send + Sync {
-    /// An acquire has found its lock taken. Once for each, whether or not it gets it later.
+    /// An acquire has found its lock held. Once for each, whether or not it gets it later.
     fn waited(&self, event: &Waited) {
         let _ = event;
     }
@@ -62,7 +61,7 @@ pub trait Observer: Send + Sync {
         let _ = event;
     }
 
-    /// A lock was given back.
+    /// A lock was released.
     fn released(&self, event: &Released) {
         let _ = event;
     }
@@ -72,29 +71,29 @@ pub trait Observer: Send + Sync {
         let _ = event;
     }
 
-    /// There is a session.
+    /// A session was made.
     fn connected(&self, event: &Connected) {
         let _ = event;
     }
 
-    /// The session is gone.
+    /// The session has ended.
     fn disconnected(&self, event: &Disconnected) {
         let _ = event;
     }
 
-    /// A connect has failed and will be tried again.
+    /// A connect has failed and will be retried.
     fn retried(&self, event: &Retried) {
         let _ = event;
     }
 }
 
-/// An acquire has found its lock taken.
+/// An acquire has found its lock held.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Waited {
     /// What is locked, the namespace applied.
     pub key: Key,
-    /// True if a share was asked for.
+    /// True if a share was requested.
     pub shared: bool,
 }
 
@@ -111,14 +110,14 @@ pub struct Acquired {
     pub hold: u64,
     /// The [fencing token](crate::Guard::token).
     pub token: Option<i64>,
-    /// How long the request was with the worker.
+    /// How long the worker has had the request.
     pub waited: Duration,
-    /// True if the lock came from another guard of this manager and was not given up at the
+    /// True if the lock came from another guard of this manager and was not released at the
     /// database in between.
     pub handed_over: bool,
 }
 
-/// A lock was given back by its guard, by a token of
+/// A lock was released by its guard, by a token of
 /// [`Acquire::release_on`](crate::Acquire::release_on) or at the end of
 /// [`Acquire::hold_at_least`](crate::Acquire::hold_at_least).
 #[derive(Clone, Debug)]
@@ -130,19 +129,19 @@ pub struct Released {
     pub hold: u64,
 }
 
-/// Locks were lost with their session, or at the end of the manager.
+/// Locks were lost with their session, or when the manager was closed.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Lost {
     /// How many holds; all that the manager had.
     pub holds: usize,
-    /// What their watches say.
+    /// What their watches report.
     pub ended: Ended,
     /// Why the session has ended.
     pub cause: Error,
 }
 
-/// There is a session that locks can be taken on.
+/// A session was made that locks can be taken on.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Connected {
@@ -152,7 +151,7 @@ pub struct Connected {
     pub after: Duration,
 }
 
-/// The session is gone.
+/// The session has ended.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Disconnected {
@@ -160,12 +159,12 @@ pub struct Disconnected {
     pub cause: Error,
 }
 
-/// A connect has failed and will be tried again.
+/// A connect has failed and will be retried.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Retried {
     /// Why it failed.
     pub error: Error,
-    /// How long until the next one, if the connects given up before do not put it off.
+    /// How long until the next one, unless abandoned connects delay it.
     pub pause: Duration,
 }

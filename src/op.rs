@@ -1,4 +1,4 @@
-//! What may be asked of a session, and what comes of it.
+//! The operations on a session, and their outcomes.
 
 use std::num::NonZeroI64;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::error::Error;
 use crate::key::Key;
 
-/// A fencing token, of the type that SQL has for it.
+/// A fencing token: a positive `bigint` in SQL.
 pub(crate) type Token = NonZeroI64;
 
 /// The two lock modes of Postgres's advisory locks.
@@ -16,25 +16,25 @@ pub(crate) enum Mode {
     Shared,
 }
 
-/// How long an acquire goes on when the lock is taken.
+/// How long an acquire waits for a lock that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// One attempt, then the answer. A timed call waits for it until then at most.
+    /// One attempt. A timed call waits for its outcome until the deadline.
     Try(Option<Instant>),
-    /// Until the lock is free, at most until then.
+    /// Until the lock is free, at most until the deadline.
     Until(Instant),
     /// Until the lock is free.
     Forever,
 }
 
 impl Wait {
-    /// True if one attempt is all.
+    /// True if there is only one attempt.
     pub(crate) fn is_try(self) -> bool {
         matches!(self, Wait::Try(_))
     }
 
-    /// When the caller gives up, which is its own matter: the worker only sees to it that the
-    /// answer is known by then.
+    /// When the caller gives up, by its own clock: the worker only sees to it that an attempt
+    /// is made before.
     pub(crate) fn deadline(self) -> Option<Instant> {
         match self {
             Wait::Until(deadline) => Some(deadline),
@@ -44,7 +44,7 @@ impl Wait {
     }
 }
 
-/// One step at the server. A batch has at most one for each key.
+/// One operation at the server. A batch has at most one for each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Op {
     pub(crate) key: Key,
@@ -52,7 +52,7 @@ pub(crate) struct Op {
     pub(crate) action: Action,
 }
 
-// In the order of a batch: what frees comes before what takes.
+// In the order of a batch: unlocks come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Action {
     Unlock,
@@ -62,12 +62,12 @@ pub(crate) enum Action {
     Draw,
 }
 
-/// What became of one step.
+/// The outcome of one operation.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// With fencing, what takes a lock comes with a token.
+    /// With fencing, a lock or draw has a token.
     Done(Option<Token>),
-    /// The lock function has said no.
+    /// The lock or unlock function returned false.
     Refused,
     /// The server could not do it, and it has no effect.
     Failed(Error),

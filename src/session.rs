@@ -1,9 +1,9 @@
-//! All SQL, and the one connection that it runs on.
+//! A database session: its connection, and the statements that lock and unlock on it.
 //!
-//! What a step did must never be guessed: after an error nobody knows which steps of
-//! the statement took effect, because session-level advisory locks survive its rollback
-//! ([Advisory Locks]). So the session asks `pg_locks` what it holds and goes on from
-//! there, one step at a time; if even that fails it is given up whole.
+//! What a step did must never be guessed: after an error it is not known which steps of the
+//! statement took effect, because session-level advisory locks survive its rollback ([Advisory
+//! Locks]). So the session reads from `pg_locks` what it holds and continues from there, one
+//! step at a time; if even that fails the whole session is given up.
 //!
 //! [Advisory Locks]: https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 
@@ -38,26 +38,26 @@ use crate::lease::{Lease, LeaseState};
 use crate::op::{Action, Op, Outcome, Token};
 
 /// Called before each further round trip of an exchange, so that many short ones are not taken
-/// for one that hangs. The first one the caller itself begins; statements that are repeated or
-/// prepared are part of their round trip.
+/// for one that hangs. The caller itself begins the first one; repeating or preparing a statement
+/// counts as part of its round trip.
 pub(crate) type OnRoundTrip<'a> = &'a dyn Fn();
 
-/// The session is of no use any more: its locks must be taken for lost.
+/// The session can no longer be used: its locks count as lost.
 pub(crate) struct Lost(pub(crate) Error);
 
 pub(crate) struct Session {
     client: Client,
     lease: Arc<Lease>,
-    /// Locks at the server.
+    /// How many locks the session holds at the server, without the marker.
     locks: usize,
     transaction: Transaction,
-    /// With fencing, where tokens come from.
+    /// With fencing, the source of tokens.
     sequence: Option<Sequence>,
     failures: Failures,
-    /// Held at the server for the session's whole life, for nobody: it shows that the
-    /// session is a manager's, and that it lives.
+    /// A lock held at the server for the session's life: it shows that the session is a
+    /// manager's, and that it lives.
     marker: Marker,
-    // Prepared when first needed: few programs need all of them, and each costs a round trip.
+    // Prepared when first needed: few programs need all of them, and each takes a round trip.
     lock: Option<Statement>,
     unlock: Option<Statement>,
     unlock_and_lock: Option<Statement>,
@@ -98,13 +98,13 @@ impl Session {
         &self.lease
     }
 
-    /// To cancel the statement under way with.
+    /// For cancelling the statement in progress.
     pub(crate) fn cancel_token(&self) -> CancelToken {
         self.client.cancel_token()
     }
 
-    /// Does `batch` at the server, in one round trip if all goes well, and puts the
-    /// outcome of each step into `outcomes`.
+    /// Does `batch` at the server, in one round trip unless something fails or is due besides,
+    /// and puts the outcome of each step into `outcomes`.
     pub(crate) fn apply(
         &mut self,
         batch: &[Op],
@@ -131,7 +131,7 @@ impl Session {
         self.update_transaction(on_round_trip)
     }
 
-    /// In one round trip if all goes well.
+    /// In one round trip unless it fails.
     fn send(
         &mut self,
         batch: &[Op],
@@ -166,7 +166,7 @@ impl Session {
         Ok(())
     }
 
-    /// Shows the server that this side lives, and this side that the server does.
+    /// Shows each side that the other one is alive.
     pub(crate) fn heartbeat(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
         match (self.marker.due(), self.transaction.begun()) {
             (Some(verify), _) => self.verify(&verify)?,
@@ -188,7 +188,7 @@ impl Session {
         self.marker.check().map_err(Lost)
     }
 
-    /// Does `query`, which changes nothing, again if somebody has cancelled it. Then the
+    /// Runs `query`, which changes nothing, and repeats it if it was cancelled. Then the
     /// transaction, if there was one, has failed with it.
     fn query<T>(
         &mut self,
@@ -197,8 +197,8 @@ impl Session {
         self.attempt_until_done(query, Session::end_failed_transaction)
     }
 
-    /// Does `command`, which may be done twice, again if somebody has cancelled it:
-    /// pg_cancel_backend is no reason to give the session up.
+    /// Runs `command`, which may run twice, and repeats it if it was cancelled:
+    /// `pg_cancel_backend` is no reason to give the session up.
     fn persist(
         &mut self,
         command: impl Fn(&mut Client) -> Result<(), postgres::Error>,
@@ -206,7 +206,7 @@ impl Session {
         self.attempt_until_done(command, |_| Ok(()))
     }
 
-    /// Does `command` up to [`ATTEMPTS`] times; after each that was cancelled, `cancelled`.
+    /// Runs `command` up to [`ATTEMPTS`] times; after each that was cancelled, `cancelled`.
     fn attempt_until_done<T>(
         &mut self,
         command: impl Fn(&mut Client) -> Result<T, postgres::Error>,
@@ -231,15 +231,15 @@ impl Session {
         }
     }
 
-    /// Has the server stop watching over the lease, so that a session that holds nothing may be
-    /// silent for as long as it likes.
+    /// Has the server stop enforcing the lease, so that a session that holds nothing may be
+    /// silent for any time.
     pub(crate) fn disarm_lease(&mut self) -> Result<(), Lost> {
         self.persist(|client| client.batch_execute(&idle_timeouts(Duration::ZERO)))?;
         self.lease.disarm();
         Ok(())
     }
 
-    /// Has the server watch over the lease, before the first lock that counts on it.
+    /// Has the server enforce the lease, before the first lock that relies on it.
     fn arm_lease(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
         let Some(length) = self.lease.length() else {
             return Ok(());
@@ -254,8 +254,7 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the session in good order, and leaves nothing behind: it may be a pool's, and the
-    /// next client's then.
+    /// Resets the session and ends it: it may belong to a pool, which gives it to another client.
     pub(crate) fn close(mut self) {
         let ended = match self.transaction.take() {
             Some(_) => self.client.batch_execute(END),
@@ -263,22 +262,22 @@ impl Session {
         };
         if let Err(error) = ended.and_then(|()| self.client.batch_execute("DISCARD ALL")) {
             let error = &error as &dyn std::error::Error;
-            debug!(error, "the session ends without being reset");
+            debug!(error, "the session was not reset at its end");
         }
     }
 
-    /// Ends the connection on a thread of its own: on a dead network that can take
-    /// as long as the network stack likes.
+    /// Ends the connection on a thread of its own: on a dead network that takes until the
+    /// network stack gives up.
     pub(crate) fn dispose(self) {
-        // Without a thread to be had it is dropped here after all.
+        // If no thread can be started, it is dropped here.
         let _ = thread::Builder::new()
             .name("distlock-close".into())
             .spawn(move || drop(self));
     }
 
-    /// The round trip. On an error `outcomes` is as it was.
+    /// The round trip of a batch. On an error `outcomes` is unchanged.
     fn run(&mut self, batch: &[Op], outcomes: &mut Vec<Outcome>) -> Result<(), postgres::Error> {
-        // Only the general statement can verify the session, too.
+        // Only the general statement can also verify the session.
         let is_verified = self.marker.with_each_batch().is_some();
         if self.sequence.is_some() {
             let row = self.run_batch(batch)?;
@@ -339,13 +338,13 @@ impl Session {
         Ok(row)
     }
 
-    /// True if `error` is the session's end, whatever the driver knows yet.
+    /// True if `error` ends the session, even if the driver does not know it yet.
     fn is_over(&self, error: &postgres::Error) -> bool {
         self.client.is_closed() || ends_session(error)
     }
 }
 
-/// Has the server end the session when it has been silent for so long; zero: never.
+/// Has the server end the session when it has been silent for `limit`; zero: never.
 fn idle_timeouts(limit: Duration) -> String {
     let millis = limit.as_millis();
     format!(
@@ -362,13 +361,13 @@ fn outcome_of(yes: bool) -> Outcome {
     }
 }
 
-/// A server of its own kind could leave steps unanswered, and callers with them.
+/// An error if steps, and so callers, would remain unanswered, as with a non-conforming server.
 fn check_complete(batch: &[Op], outcomes: &[Outcome]) -> Result<(), Lost> {
     if outcomes.len() == batch.len() {
         return Ok(());
     }
     Err(Lost(Error::unavailable(
-        "the server has answered to another number of steps than it was given",
+        "the server has answered another number of steps than it was sent",
     )))
 }
 

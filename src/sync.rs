@@ -1,5 +1,5 @@
-//! What the hand-offs between threads stand on. `make models` puts shuttle's in their
-//! place, which runs the threads of a test in very many orders.
+//! The synchronisation primitives, and a latch made of them. `make models` replaces them with
+//! shuttle's, which runs the threads of a test in very many interleavings.
 
 use std::convert::Infallible;
 
@@ -20,7 +20,7 @@ mod primitives {
     pub(crate) use shuttle::sync::atomic;
     pub(crate) use shuttle::thread;
 
-    /// With the interface of the other one.
+    /// With the interface of parking_lot's.
     #[derive(Default)]
     pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
@@ -41,7 +41,7 @@ mod primitives {
 
 pub(crate) use primitives::*;
 
-/// A signal that is given once, to all who wait for it and all who ask later.
+/// A one-shot signal to all threads that wait for it or check it later.
 pub(crate) struct Latch {
     is_set: AtomicBool,
     /// Nothing is ever sent: dropping it is the signal.
@@ -50,10 +50,10 @@ pub(crate) struct Latch {
 }
 
 impl Latch {
-    /// True for the call that was the first.
+    /// True for the first call.
     pub(crate) fn set(&self) -> bool {
         let is_first = !self.is_set.swap(true, Ordering::SeqCst);
-        // Out of the mutex first: it wakes those who wait.
+        // Dropped outside the mutex, because that wakes the waiting threads.
         let signal = self.signal.lock().take();
         drop(signal);
         is_first
@@ -80,8 +80,8 @@ impl Default for Latch {
     }
 }
 
-/// Runs `model` in as many orders of its threads as `DISTLOCK_MODEL_RUNS` says: 15000
-/// by default, half of them by chance and half with few, but well placed, changes of thread.
+/// Runs `model` in as many interleavings of its threads as `DISTLOCK_MODEL_RUNS` says: 15000
+/// by default, half of them random and half with few, but well placed, context switches.
 #[cfg(all(test, distlock_model))]
 pub(crate) fn try_schedules(model: fn()) {
     let runs = std::env::var("DISTLOCK_MODEL_RUNS").map_or(15_000, |runs| {

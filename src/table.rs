@@ -1,14 +1,15 @@
-//! Who holds and who waits, in this process. Pure: no I/O and no clock of its own.
+//! The lock table: the holders and waiters of each key in this process. Pure: no I/O and no
+//! clock of its own.
 //!
-//! The table alone decides between the threads of one process, because the server
+//! The table alone arbitrates between the threads that share a manager, because the server
 //! cannot: to it they are one session, and a session may take the same advisory lock
-//! again and again. The server decides between processes: for each key the table
-//! holds at most one server lock, of one mode, however many guards share it.
+//! repeatedly. The server arbitrates between processes: for each key the table holds at most one
+//! server lock, of one mode, however many guards share it.
 //!
-//! Waiters of a key are served first in, first out. A released lock goes straight to
-//! the next waiter of the same mode, without the server, until this process has spent its
-//! [hand-off budget](handoff); then the server lock is given up and left alone for as long as
-//! another process may need to ask for it.
+//! Waiters of a key are served first in, first out. A released lock is handed to the next waiter
+//! of the same mode, without the server, until this process has spent its [hand-off
+//! budget](handoff); then the server lock is released, and not requested again for as long as
+//! another process may need until its next attempt.
 
 mod batch;
 mod entry;
@@ -32,17 +33,18 @@ use crate::op::{Mode, Token, Wait};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The lock is taken.
+    /// The lock is held.
     Busy,
-    /// The process has as many locks as it may, which is this many.
+    /// The manager holds its maximum of locks, which is this many.
     LimitReached(usize),
 }
 
-/// How a lock came to its holder.
+/// How a holder got its lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Via {
+    /// From the server, or as a share beside other holders of the manager.
     Server,
-    /// From another holder of this process; the session has kept it.
+    /// From another holder of the manager; the session has kept it.
     Handoff,
 }
 
@@ -50,16 +52,16 @@ pub(crate) enum Via {
 pub(crate) struct Granted {
     pub(crate) key: Key,
     pub(crate) mode: Mode,
-    /// No other hold of the table has it.
+    /// Unique among the holds of the table.
     pub(crate) id: u64,
     /// With fencing.
     pub(crate) token: Option<Token>,
-    /// Since the request came.
+    /// Since the request was queued.
     pub(crate) waited: Duration,
     pub(crate) via: Via,
 }
 
-/// Waiters by how long they wait.
+/// Which waiters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whom {
     All,
@@ -67,13 +69,13 @@ pub(crate) enum Whom {
     Tries,
 }
 
-/// The session does not hold the lock of this key, which it was to give back.
+/// The session does not hold the lock of this key, which it was to release.
 #[derive(Debug)]
 pub(crate) struct Stray(pub(crate) Key);
 
 /// Where the table's decisions go.
 pub(crate) trait Respond<W> {
-    /// The lock is `waiter`'s. False if the waiter has left and does not take it.
+    /// Grants the lock to `waiter`. False if that has left and does not take it.
     fn grant(&mut self, waiter: W, granted: Granted) -> bool;
 
     fn refuse(&mut self, waiter: W, refusal: Refusal);
@@ -81,33 +83,34 @@ pub(crate) trait Respond<W> {
     /// The server could not do what `waiter` asked for, or is away.
     fn fail(&mut self, waiter: W, error: &Error);
 
-    /// The hold of `key` with number `id` is over, at its end or its guard's.
+    /// The hold of `key` with number `id` has ended: its lock was released, or the time for which
+    /// it was kept is over.
     fn released(&mut self, key: Key, id: u64);
 
-    /// An acquire found its lock taken, here or at the server; said once for each.
+    /// An acquire found its lock held, here or at the server; called once for each.
     fn contended(&mut self, waiter: &W, key: Key, mode: Mode);
 }
 
-/// So many keys that nobody waits for are no burden.
+/// Up to this many keys without waiters may stay listed without a session.
 const MANY_IDLE: usize = 64;
 
 pub(crate) struct Limits {
     pub(crate) max_locks: Option<usize>,
     pub(crate) retry_min: Duration,
     pub(crate) retry_max: Duration,
-    /// Does every holder need a token of the server's?
+    /// True if every holder needs a token from the server.
     pub(crate) fenced: bool,
 }
 
 pub(crate) struct Table<W> {
     limits: Limits,
     entries: HashMap<Key, Entry<W>>,
-    /// Keys whose entry has to be looked at for the next batch.
+    /// Keys whose entry the next plan has to check.
     ready: VecDeque<Key>,
     retries: RetryQueue,
     recent: RecentReleases,
     kept: Kept,
-    /// Empty queues, kept for their memory.
+    /// Empty queues, kept to reuse their memory.
     #[allow(clippy::vec_box)] // the boxes are what is kept
     spare: Vec<Box<WaitQueue<W>>>,
     held: usize,
@@ -133,22 +136,22 @@ impl<W> Table<W> {
         }
     }
 
-    /// Guards out, and locks kept for their time alone.
+    /// Holds of guards, and locks kept after their guard is gone.
     pub(crate) fn held(&self) -> usize {
         self.held
     }
 
-    /// Requests without an answer.
+    /// Requests that are not answered yet.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Has [`plan`](Table::plan) something to do already?
+    /// True if [`plan`](Table::plan) has something to do now.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// When [`plan`](Table::plan) will have something to do by itself.
+    /// When [`plan`](Table::plan) will have something to do without another call.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         [self.retries.next(), self.kept.next()]
             .into_iter()
@@ -156,12 +159,12 @@ impl<W> Table<W> {
             .min()
     }
 
-    /// True if a lock is kept that has no guard any more.
+    /// True if a lock is kept after its guard is gone.
     pub(crate) fn is_keeping(&self) -> bool {
         self.kept.next().is_some()
     }
 
-    /// Somebody wants `key`.
+    /// A request for `key`: grants, refuses or queues it.
     pub(crate) fn acquire(
         &mut self,
         key: Key,
@@ -180,6 +183,7 @@ impl<W> Table<W> {
             responder.contended(&waiter, key, mode);
             return responder.refuse(waiter, Refusal::Busy);
         }
+        let via = entry.via();
         entry.queue_from(spare).waiters.push_back(Waiter {
             inner: waiter,
             mode,
@@ -191,11 +195,11 @@ impl<W> Table<W> {
         if let Wait::Until(deadline) = wait {
             self.expedite(key, deadline, now);
         }
-        self.advance(key, now, Via::Server, responder);
+        self.advance(key, now, via, responder);
     }
 
-    /// The holder with number `id` gives `key` back; until `keep_until`, if that is to come,
-    /// it counts as held all the same. False if there is no such hold.
+    /// The holder with number `id` releases `key`; until `keep_until`, if that is in the future,
+    /// it still counts as held. False if there is no such hold.
     pub(crate) fn release(
         &mut self,
         key: Key,
@@ -224,28 +228,28 @@ impl<W> Table<W> {
         true
     }
 
-    /// Ends the holds that were kept for their time alone, when it is over.
+    /// Ends the holds that were kept after their guard, when their time is over.
     fn release_kept(&mut self, now: Instant, responder: &mut impl Respond<W>) {
         while let Some((id, key)) = self.kept.pop(now) {
             self.release(key, id, None, now, responder);
         }
     }
 
-    /// Does somebody wait for `key` while somebody here has it?
+    /// True if `key` has both holders and waiters here.
     pub(crate) fn is_awaited(&self, key: Key) -> bool {
         self.entries
             .get(&key)
             .is_some_and(|entry| entry.holders != Holders::None && entry.first().is_some())
     }
 
-    /// Does the session hold `key` for nobody?
+    /// True if the session holds `key` without a holder.
     pub(crate) fn is_unlock_due(&self, key: Key) -> bool {
         self.entries
             .get(&key)
             .is_some_and(|entry| entry.server.is_some() && entry.holders == Holders::None)
     }
 
-    /// Drops the waiters of `key` that are `gone`.
+    /// Removes the waiters of `key` that have left.
     pub(crate) fn remove_abandoned(
         &mut self,
         key: Key,
@@ -258,12 +262,12 @@ impl<W> Table<W> {
             queue.waiters.retain(|waiter| !has_left(&waiter.inner));
             let after = queue.waiters.len();
             self.waiting -= before - after;
-            self.advance(key, now, Via::Server, responder);
+            self.advance(key, now, self.via(key), responder);
         }
     }
 
-    /// The session is gone, and all its locks. Everybody who waits goes on waiting.
-    /// Returns how many holds were lost.
+    /// The session has ended, and all its locks with it. All waiters keep waiting. Returns how
+    /// many holds were lost.
     pub(crate) fn disconnected(&mut self) -> usize {
         self.retries.clear();
         self.recent = RecentReleases::default();
@@ -282,8 +286,8 @@ impl<W> Table<W> {
         std::mem::take(&mut self.held)
     }
 
-    /// Without a session nothing is planned, and every key that anybody asks for stays
-    /// listed: forgets those that nobody waits for any more, if they are many.
+    /// Without a session nothing is planned, and every requested key stays listed: forgets those
+    /// that have no waiters any more, if there are many.
     pub(crate) fn forget_idle(&mut self) {
         if self.ready.len() < 2 * self.waiting + MANY_IDLE {
             return;
@@ -315,14 +319,13 @@ impl<W> Table<W> {
         }
     }
 
-    /// The limit of locks, if one more beside `more` that are on their way would be too many.
+    /// The limit of locks, if one more, besides `more` that are in progress, would exceed it.
     fn full(&self, more: usize) -> Option<usize> {
         self.limits.max_locks.filter(|&max| self.held + more >= max)
     }
 
-    /// Gives the lock to the first waiters for as long as that needs no server (with
-    /// fencing: to one, if there is a token), and lists the key if something is left for
-    /// the server to do.
+    /// Grants the lock to the first waiters as far as that needs no server (with fencing: to
+    /// one, if there is a token), and lists the key if something is left to do at the server.
     fn advance(&mut self, key: Key, now: Instant, via: Via, responder: &mut impl Respond<W>) {
         let limit = self.limits.max_locks;
         let Some(entry) = self.entries.get_mut(&key) else {
@@ -356,7 +359,7 @@ impl<W> Table<W> {
                     };
                 }
             }
-            // A later holder needs a later one.
+            // A later holder needs a later token.
             entry.token = None;
             if entry.holders == Holders::None {
                 break;
@@ -365,7 +368,7 @@ impl<W> Table<W> {
             if refused.is_empty() {
                 break;
             }
-            // Those behind them may join the holders now.
+            // Waiters behind them may now join the holders.
             self.waiting -= refused.len();
             refused
                 .into_iter()
@@ -377,6 +380,10 @@ impl<W> Table<W> {
         if entry.due(now).is_some() {
             self.list(key);
         }
+    }
+
+    fn via(&self, key: Key) -> Via {
+        self.entries.get(&key).map_or(Via::Server, Entry::via)
     }
 
     fn queue(&mut self, key: Key) -> Option<&mut WaitQueue<W>> {

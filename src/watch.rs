@@ -1,4 +1,4 @@
-//! The [`Watch`]: how a hold's end is told.
+//! [`Watch`]: reports the end of a hold.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 
 use crate::lease::{Ended, Hold};
 
-/// Tells when a hold ends, on any thread, for as long as anybody asks.
+/// Reports the end of a hold, on any thread and at any later time.
 ///
 /// Made by [`Guard::watch`](crate::Guard::watch); outlives the guard. Clones watch
 /// the same hold.
@@ -37,9 +37,9 @@ impl Watch {
     }
 
     /// True if the work under the lock has to stop: as soon as this side must assume that
-    /// somebody else can have the lock, or the acquire's token is cancelled, and from then
-    /// on. False while it is held, and after it was given back by its guard: that is no loss
-    /// ([`ended`](Watch::ended) tells).
+    /// another holder can have the lock, or the acquire's token is cancelled, and from then
+    /// on. False while it is held, and after its guard has released it, which is not a loss
+    /// ([`ended`](Watch::ended) reports it).
     pub fn is_lost(&self) -> bool {
         self.ended().is_some_and(|ended| ended != Ended::Unlocked)
     }
@@ -49,28 +49,27 @@ impl Watch {
         self.hold.ended()
     }
 
-    /// Waits until the hold ends and says why. It also returns, by the clock, when
-    /// the lease expires and nothing else in the process can run.
+    /// Waits until the hold ends and returns the cause. Returns by the clock when the lease
+    /// expires, even if no other thread of the process can run.
     pub fn wait(&self) -> Ended {
         self.hold
             .wait(None)
             .expect("a wait without a deadline ends with the hold")
     }
 
-    /// Like [`wait`](Watch::wait) for at most `timeout`; `None` if the hold lasts
-    /// longer.
+    /// Like [`wait`](Watch::wait), for at most `timeout`; `None` if the hold lasts longer.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Ended> {
         self.hold.wait(Instant::now().checked_add(timeout))
     }
 
     /// Waits until less than `margin` of the lease is left, so that work can stop *before*
-    /// the lock is lost: `None`. Or until the hold ends: then it says why, as
-    /// [`wait`](Watch::wait).
+    /// the lock is lost, and returns `None`; or until the hold ends, and returns the cause, as
+    /// [`wait`](Watch::wait) does.
     ///
-    /// While the session is well, each heartbeat renews the lease, of which nine tenths count
-    /// ([`Builder::lease`](crate::Builder::lease)): by default up to 9 s are left, and a
-    /// `margin` of 5 s speaks up when the server has been silent for 4 s. With a margin of
-    /// more than those nine tenths less a heartbeat it returns although all is well. Without
+    /// While the server answers, each heartbeat renews the lease, of which nine tenths count
+    /// ([`Builder::lease`](crate::Builder::lease)): by default up to 9 s are left, and with a
+    /// `margin` of 5 s it returns when the server has been silent for 4 s. With a margin of
+    /// more than those nine tenths less a heartbeat it returns although nothing is wrong. Without
     /// a lease it is [`wait`](Watch::wait).
     ///
     /// ```no_run

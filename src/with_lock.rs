@@ -1,4 +1,4 @@
-//! A closure under a lock, and what became of both.
+//! Runs a closure under a lock, and [`WithLockError`], the error if the lock did not last.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -7,11 +7,10 @@ use crate::error::{Error, ErrorKind};
 use crate::guard::Guard;
 
 /// The lock did not last for as long as the closure of
-/// [`Manager::with_lock`](crate::Manager::with_lock) ran, or was not had at all.
+/// [`Manager::with_lock`](crate::Manager::with_lock) ran, or was not acquired at all.
 ///
-/// In the first case it has the closure's value: what was done under the lock is done, and
-/// somebody else may have been inside meanwhile. It becomes an [`Error`] where one is asked
-/// for, as by `?`; then the value is dropped.
+/// In the first case it has the closure's value: the work is done, and another holder may have
+/// been inside meanwhile. It converts to an [`Error`], as by `?`; then the value is dropped.
 ///
 /// ```no_run
 /// # fn rebuild() -> u64 { 0 }
@@ -33,26 +32,26 @@ pub struct WithLockError<T> {
 }
 
 impl<T> WithLockError<T> {
-    /// What went wrong, to decide by. [`Lost`](ErrorKind::Lost),
+    /// The kind of the error, to decide by. [`Lost`](ErrorKind::Lost),
     /// [`Closed`](ErrorKind::Closed) and the like can mean either case;
     /// [`value`](WithLockError::value) tells which.
     pub fn kind(&self) -> ErrorKind {
         self.error.kind()
     }
 
-    /// What the closure has returned; `None` if it has not run.
+    /// What the closure returned; `None` if it has not run.
     pub fn value(&self) -> Option<&T> {
         self.value.as_ref()
     }
 
-    /// Both parts: what went wrong, and what the closure has returned if it has run.
+    /// Both parts: the error, and what the closure returned if it has run.
     pub fn into_parts(self) -> (Error, Option<T>) {
         (self.error, self.value)
     }
 }
 
-/// Runs `work` under `guard`'s lock and gives that back. A panic of `work` goes on, and the
-/// guard's drop gives the lock back.
+/// Runs `work` under `guard`'s lock and releases that. A panic of `work` continues, and the
+/// guard's drop releases the lock.
 pub(crate) fn run<T>(guard: Guard, work: impl FnOnce(&Guard) -> T) -> Result<T, WithLockError<T>> {
     let value = work(&guard);
     match guard.unlock() {
@@ -64,7 +63,7 @@ pub(crate) fn run<T>(guard: Guard, work: impl FnOnce(&Guard) -> T) -> Result<T, 
     }
 }
 
-/// The lock was not had.
+/// The lock was not acquired.
 impl<T> From<Error> for WithLockError<T> {
     fn from(error: Error) -> Self {
         WithLockError { error, value: None }

@@ -1,9 +1,9 @@
-//! The one thread that talks to the database, and what lies between it and the callers.
+//! The one thread that talks to the database, and what connects it with the callers.
 //!
-//! Each iteration takes in what callers have asked for meanwhile, makes one batch of it, with
-//! at most one operation for each key, does the batch in one round trip, and answers. The
-//! worker never waits for a caller, and never for a connect either: another thread connects, so
-//! that requests are still answered while the database is away.
+//! Each iteration collects the requests that have arrived meanwhile, makes one batch of them,
+//! with at most one operation for each key, does the batch in one round trip, and answers. The
+//! worker never waits for a caller, nor for a connect: another thread connects, so that requests
+//! are still answered while the database is away.
 //!
 //! ```text
 //!   callers            Handle ── requests, control messages ──► Mailbox ──► Worker ──► Session
@@ -13,19 +13,19 @@
 //!                                          watchdog
 //! ```
 //!
-//! The connection is in one of three states, and [`Worker::iterate`] does what each asks for:
+//! The connection is in one of three states, which [`Worker::iterate`] acts on:
 //!
 //! ```text
 //!                      the connect succeeds
 //!        Connecting ───────────────────────────► Connected
 //!            ▲ │                                     │ the session ends, its lease
-//!     due    │ │ the connect fails                   │ expires, or the server has
-//!            │ ▼                                     │ lost count of its locks
+//!     due    │ │ the connect fails                   │ expires, or it did not hold
+//!            │ ▼                                     │ a lock that it was to release
 //!          Backoff ◄─────────────────────────────────┘
 //! ```
 //!
 //! A worker that is stuck in the driver is replaced by the [watchdog]: the lane's epoch
-//! grows, and the old worker leaves when it finds another number there than its own.
+//! grows, and the old worker ends when it finds that its own is no longer the current one.
 
 mod alarm;
 mod connection;
@@ -62,7 +62,7 @@ use crate::error::Error;
 use crate::lease::Ended;
 use crate::session::{Lost, Session};
 
-/// The operations of one busy thread: its last unlock and its next lock.
+/// The operations of one active thread: its last unlock and its next lock.
 const PAIR: usize = 2;
 
 /// Starts a manager: its threads, and the first connect, whose outcome `starting` waits for.
@@ -86,7 +86,7 @@ fn assemble(dialer: Dialer) -> (Arc<Handle>, Arc<Shared>, Receiver<()>) {
     (Arc::new(handle), shared, alarms)
 }
 
-/// Starts the worker in charge, which connects after `pause`.
+/// Starts the worker, which connects after `pause`.
 fn spawn(
     shared: &Arc<Shared>,
     state: &mut State,
@@ -98,7 +98,7 @@ fn spawn(
         .name("distlock-worker".into())
         .spawn(move || worker.run())
         .map_err(|error| Error::unavailable("no thread for the worker").caused_by(error))?;
-    // A replaced worker is not waited for: dropping its handle detaches it.
+    // A replaced worker is not joined: dropping its handle detaches it.
     state.lane.manned_by(thread);
     Ok(())
 }
@@ -111,9 +111,9 @@ struct Worker {
     /// The outcome of a connect, for the next iteration.
     outcome: Option<Result<Session, Error>>,
     exchange: Exchange,
-    /// When the next iteration is due if nobody calls. `None`: not at all.
+    /// When the next iteration is due without a request. `None`: not at all.
     next: Option<Instant>,
-    // Kept from one iteration to the next for their memory.
+    // Kept between iterations to reuse their memory.
     requests: Vec<Message>,
     control: Vec<Control>,
     /// Operations in the last batch.
@@ -123,7 +123,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// The worker that is in charge from now on.
+    /// The current worker from now on.
     fn new(shared: &Arc<Shared>, state: &mut State, connection: Connection) -> Self {
         let (waiting, working) = shared.dialer().abandoned().work();
         Worker {
@@ -143,19 +143,19 @@ impl Worker {
 
     fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        // Also when a bug makes the worker panic: no caller may be left waiting for it.
+        // Also if a bug makes the worker panic: no caller may wait for it forever.
         let _exit = ExitGuard {
             shared: &shared,
             epoch: self.epoch,
         };
         while self.wait() && self.iterate() {}
-        // The session ends here, before the guard says that the worker is gone.
+        // The session ends here, before the exit guard reports that the worker has ended.
         if let Some(session) = self.connection.into_session() {
             session.close();
         }
     }
 
-    /// Waits for something to do. False if there can be nothing any more.
+    /// Waits for something to do. False if nothing can come any more.
     fn wait(&mut self) -> bool {
         let queue = self.shared.mailbox().queue();
         let received = match (self.connection.outcome(), self.next) {
@@ -184,7 +184,7 @@ impl Worker {
         true
     }
 
-    /// Nobody can call any more, but locks that are kept for their time are kept: sleeps
+    /// All handles are dropped, but locks may still have to be kept for their time: sleeps
     /// until the next iteration is due. False if there are none.
     fn linger(&self) -> bool {
         let is_keeping = self.shared.state().lock().table.is_keeping();
@@ -197,7 +197,7 @@ impl Worker {
         }
     }
 
-    /// One iteration. False if another worker, or none, is in charge now.
+    /// One iteration. False if this worker has been replaced or the manager is closed.
     fn iterate(&mut self) -> bool {
         self.let_callers_enqueue();
         let shared = Arc::clone(&self.shared);
@@ -252,8 +252,8 @@ impl Worker {
         !shared.mailbox().is_closed()
     }
 
-    /// A larger batch amortises the round trip: where many are at work, and some are about to
-    /// ask, or whoever has just given a lock back is, they are let run first.
+    /// Lets other threads enqueue first where several are active, or one that has just released a
+    /// lock may ask for the next: a larger batch amortises the round trip.
     fn let_callers_enqueue(&self) {
         if self.last_batch_len > PAIR || matches!(self.requests[..], [Message::Wake]) {
             thread::yield_now();
@@ -264,8 +264,8 @@ impl Worker {
         state.lane.epoch() == self.epoch && !self.shared.mailbox().is_closed()
     }
 
-    /// Reads the mailbox. The control messages are taken after the requests and worked off
-    /// before them: a thread that drops a guard and then asks for the lock again finds it free.
+    /// Reads the mailbox. The control messages are taken after the requests and processed
+    /// before them: a thread that drops a guard and then requests the lock again finds it free.
     fn take_in(&mut self, state: &mut State, now: Instant) {
         let mailbox = self.shared.mailbox();
         while self.requests.len() < MAX_BATCH {
@@ -314,9 +314,9 @@ impl Worker {
         let ended = state.lane.lease().and_then(|lease| lease.ended());
         match (done, ended) {
             (Err(Lost(error)), _) => self.disconnect(state, Ended::SessionLost, error),
-            // The answer has come too late to count.
+            // The answer came too late to count.
             (Ok(()), Some(ended)) => {
-                let error = Error::unavailable("the database answered after the lease");
+                let error = Error::unavailable("the database answered after the lease expired");
                 self.disconnect(state, ended, error);
             }
             (Ok(()), None) => {
@@ -327,7 +327,7 @@ impl Worker {
         }
     }
 
-    /// The session has ended, or must be given up.
+    /// The session has ended, or is given up.
     fn disconnect(&mut self, state: &mut State, ended: Ended, error: Error) {
         state.disconnect(ended, error.clone(), 0);
         self.connection
@@ -335,7 +335,7 @@ impl Worker {
     }
 }
 
-/// Says that the worker in charge is gone, however it went.
+/// Reports the end of the current worker, also if it panics.
 struct ExitGuard<'a> {
     shared: &'a Shared,
     epoch: u64,

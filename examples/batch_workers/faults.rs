@@ -1,4 +1,4 @@
-//! What breaks, and when.
+//! The faults that are injected, and when.
 
 use std::fmt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::journal;
 use crate::process::Process;
 use crate::worker::application_name;
 
-/// The process whose session is terminated, and the one that is killed.
+/// The process whose session is terminated, and the process that is killed.
 const TERMINATED: u16 = 1;
 const KILLED: u16 = 0;
 
@@ -48,7 +48,7 @@ impl fmt::Display for Blow {
     }
 }
 
-/// A blow, and the times between which it fell.
+/// A fault, and the times between which it happened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {
     pub(crate) blow: Blow,
@@ -59,9 +59,9 @@ pub(crate) struct Fault {
 pub(crate) struct Faults<'a> {
     jobs: usize,
     folder: &'a Path,
-    /// None while the server is away.
+    /// `None` while the server is down.
     client: Option<Client>,
-    /// None: it is not ours to restart.
+    /// `None` for a server that the demo did not start and does not restart.
     server: Option<&'a Server>,
     next: usize,
     struck: Vec<Fault>,
@@ -88,8 +88,7 @@ impl<'a> Faults<'a> {
         &self.struck
     }
 
-    /// Lets the next fault happen when the next quarter of the jobs is done; says what
-    /// it was.
+    /// Injects the next fault when the next quarter of the jobs is done, and describes it.
     pub(crate) fn strike(
         &mut self,
         done: usize,
@@ -112,9 +111,9 @@ impl<'a> Faults<'a> {
         Ok(Some(news))
     }
 
-    /// True if each process that runs has taken a lock in the session that it made after the
-    /// last fault that hit it. A fault waits for that, so that it ends one session of each
-    /// process that it hits, no more and no fewer: one that is still being made has no number.
+    /// True if each running process has taken a lock in the session that it made after the last
+    /// fault that hit it. A fault waits for that, so that it ends exactly one session of each
+    /// process that it hits: a session that is still being made has no number.
     fn all_at_work(&self, workers: &mut [Process]) -> anyhow::Result<bool> {
         for (number, worker) in (0..).zip(workers) {
             let hits = self
@@ -145,7 +144,7 @@ impl<'a> Faults<'a> {
                 Some(Blow::Terminated(TERMINATED)),
                 format!("terminated the {whose}"),
             ),
-            // Not every user of a database that is not ours may do that.
+            // With `DATABASE_URL` the user may lack the privilege.
             Err(error) => {
                 let error = anyhow::Error::from(error); // whose `#` shows the causes
                 (None, format!("could not terminate the {whose}: {error:#}"))
@@ -169,7 +168,7 @@ impl<'a> Faults<'a> {
 
     fn restart(&mut self) -> anyhow::Result<(Option<Blow>, String)> {
         let Some(server) = self.server else {
-            return Ok((None, "no restart of a server that is not ours".to_owned()));
+            return Ok((None, "did not restart the external server".to_owned()));
         };
         self.client = None; // it would not survive
         server.restart(Shutdown::Fast)?;

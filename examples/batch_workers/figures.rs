@@ -1,4 +1,4 @@
-//! What each process did, as a table.
+//! The table of what each process did.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! The place for everything the demo writes.
+//! The temporary folder for everything that the demo writes.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-/// Workers that have lost their parent may still be ending: then it takes another try.
+/// Retries, because workers that have lost their parent may still be ending.
 const SCRIPT: &str = r#"
 read -r _
 for n in 1 2 3 4 5; do rm -rf "$0" && break; sleep 0.1; done
@@ -31,7 +31,7 @@ impl Folder {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // A Ctrl-C is for the demo, not for the one who cleans up after it.
+            // A Ctrl-C ends the demo, but not the shell that cleans up after it.
             .process_group(0)
             .spawn()?;
         Ok(Folder { folder, cleaner })
@@ -44,7 +44,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Waiting closes the pipe first. Should it fail, there is the folder's own drop.
+        // Waiting closes the pipe first. If it fails, the folder's own drop removes it.
         self.cleaner.wait().ok();
     }
 }

@@ -1,7 +1,7 @@
-//! The holds of locks, from the journals.
+//! The holds of locks, read from the journals.
 //!
-//! A hold is what lies between its first record, written once the lock was there, and
-//! its last, written before the lock was given back.
+//! A hold lasts from its first record, written after the lock was acquired, to its last,
+//! written before the lock was released.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ pub(crate) struct Hold {
     pub(crate) owner: Owner,
     pub(crate) begin: u128,
     pub(crate) end: u128,
-    /// How the worker saw it end; none: it was killed.
+    /// How the worker saw it end; `None` if it was killed.
     pub(crate) last: Option<Event>,
 }
 
@@ -24,16 +24,15 @@ impl Hold {
     /// The fault that took the lock away before the hold ended.
     ///
     /// Each fault ends one session of every process that it hits, and the process makes the
-    /// next one. So what ends a session is the fault with the session's number, whenever
-    /// the worker came to write its first record: a lock can be granted before a fault and
-    /// recorded after it.
+    /// next one. So a session is ended by the fault with its number, whenever the worker wrote
+    /// its first record: a lock can be granted before a fault and recorded after it.
     pub(crate) fn fault<'a>(&self, faults: &'a [Fault]) -> Option<&'a Fault> {
         faults
             .iter()
             .filter(|fault| fault.blow.hits(self.process))
             .nth(self.owner.session)
             .filter(|fault| fault.from < self.end)
-            // Who wrote a last record was not killed before it.
+            // A process that wrote a last record was not killed before it.
             .filter(|fault| self.last.is_none() || !matches!(fault.blow, Blow::Killed(_)))
     }
 }
@@ -42,7 +41,7 @@ pub(crate) fn read(folder: &Path, process: u16) -> anyhow::Result<Vec<Hold>> {
     Ok(pair(process, journal::read(folder, process)?))
 }
 
-/// Of what each thread wrote, a `Begin` and the record after it.
+/// Pairs each `Begin` with the next record of its thread.
 fn pair(process: u16, records: Vec<Record>) -> Vec<Hold> {
     let mut open = BTreeMap::new();
     let mut holds = Vec::new();

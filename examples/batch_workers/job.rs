@@ -12,10 +12,10 @@ use crate::Plan;
 /// Words in a text.
 const LENGTH: usize = 80_000;
 
-/// Different ones.
+/// How many words are distinct.
 const VOCABULARY: usize = 97;
 
-/// After how many words the work asks whether it may go on.
+/// After how many words the work checks whether it may continue.
 const STRIDE: usize = 1_000;
 
 pub(crate) fn write_inputs(folder: &Path, plan: &Plan) -> io::Result<()> {
@@ -34,7 +34,7 @@ pub(crate) fn write_inputs(folder: &Path, plan: &Plan) -> io::Result<()> {
 
 /// The words of a job's text, as numbers.
 fn words(seed: u64, job: u32) -> impl Iterator<Item = usize> {
-    // xorshift64 (Marsaglia 2003), begun somewhere but at 0: any spread of words will do.
+    // xorshift64 (Marsaglia 2003) with a seed other than 0: any distribution of words will do.
     let begin = (seed ^ u64::from(job) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let step = |state: &u64| {
         let mut state = *state;
@@ -61,7 +61,7 @@ pub(crate) fn is_done(folder: &Path, job: u32) -> bool {
     output(folder, job).exists()
 }
 
-/// Does the work; `None` if `go_on` said no.
+/// Does the work; `None` if `go_on` returned false.
 pub(crate) fn work(
     folder: &Path,
     job: u32,
@@ -83,15 +83,15 @@ pub(crate) fn work(
     Ok(Some(result))
 }
 
-/// Puts the result where it counts, whole or not at all.
+/// Publishes the result atomically.
 pub(crate) fn publish(folder: &Path, job: u32, who: &str, result: &str) -> io::Result<()> {
     let draft = folder.join("out").join(format!("{job}.{who}.draft"));
     fs::write(&draft, result)?;
     fs::rename(draft, output(folder, job))
 }
 
-/// Is the published result right? It is counted once more in another way: from the seed
-/// and not from the text, in a square and not in a tree.
+/// True if the published result is right. It is counted again in another way: from the seed
+/// and not from the text, in a matrix and not in a tree.
 pub(crate) fn is_right(folder: &Path, plan: &Plan, job: u32) -> bool {
     let words: Vec<usize> = words(plan.seed, job).collect();
     let mut counts = vec![0; VOCABULARY * VOCABULARY];
@@ -101,7 +101,7 @@ pub(crate) fn is_right(folder: &Path, plan: &Plan, job: u32) -> bool {
     let result = fs::read_to_string(output(folder, job)).unwrap_or_default();
     let all_true = result.lines().all(|line| {
         parse(line).is_some_and(|(first, second, claim)| {
-            // Taken out, so that a second line for the same pair is wrong.
+            // Removed, so that a second line for the same pair is wrong.
             let count = counts.get_mut(first * VOCABULARY + second);
             count.is_some_and(|count| std::mem::take(count) == claim)
         })

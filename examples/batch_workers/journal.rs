@@ -1,4 +1,4 @@
-//! What each process did, in a file of its own that survives it.
+//! The journals: what each process did, in a file of its own that survives it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::Context;
 
 /// Nanoseconds on a clock that all processes of the machine share. The standard library
-/// has no monotonic one that two processes could compare.
+/// has no monotonic clock that is comparable across processes.
 pub(crate) fn now() -> u128 {
     SystemTime::UNIX_EPOCH
         .elapsed()
@@ -19,7 +19,7 @@ pub(crate) fn now() -> u128 {
 pub(crate) enum Event {
     /// The lock is held.
     Begin,
-    /// The job is done, the lock not yet given back.
+    /// The job is done, the lock not yet released.
     Done,
     /// The lock is still held, and there was nothing to do.
     Idle,
@@ -54,7 +54,7 @@ impl Journal {
             .map(Journal)
     }
 
-    /// In one write, so that a killed process leaves whole lines.
+    /// Writes a line in one call, so that a killed process leaves whole lines.
     pub(crate) fn write(&self, event: Event, owner: Owner) -> io::Result<()> {
         let Owner {
             job,
@@ -72,7 +72,7 @@ pub(crate) fn read(folder: &Path, process: u16) -> anyhow::Result<Vec<Record>> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole
         .lines()
-        .map(|line| parse(line).with_context(|| format!("odd line in a journal: {line}")))
+        .map(|line| parse(line).with_context(|| format!("bad line in a journal: {line}")))
         .collect()
 }
 

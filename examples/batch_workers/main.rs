@@ -1,14 +1,14 @@
-//! Worker processes share a list of jobs by lock, while things break.
+//! Worker processes share a list of jobs by lock, while faults are injected.
 //!
 //! Each job counts the word pairs of one text file. Several processes with several
-//! threads go through the list; whoever gets a job's lock and finds no result does it.
+//! threads go through the list; the thread that gets a job's lock and finds no result does it.
 //! Meanwhile one database session is terminated, one process is killed and the server is
-//! restarted. At the end the files themselves tell whether every job was done, and none
-//! by two at once. A picture of all that is drawn, too.
+//! restarted. At the end the files show whether every job was done, and none by two workers
+//! at once. All holds and faults are drawn as well.
 //!
 //! `DATABASE_URL` names the database, which is then not restarted; without it a throwaway
 //! server is started.
-// An example speaks on the terminal.
+// An example prints to the terminal.
 #![allow(clippy::print_stdout)]
 
 mod faults;
@@ -36,13 +36,13 @@ use crate::faults::Faults;
 use crate::folder::Folder;
 use crate::process::Process;
 
-/// How often to look at the files.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often to check the files.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long nothing may get done before the workers are given up.
+/// How long no job may get done before the workers are ended.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Worker processes share a list of jobs by lock, while things break.
+/// Worker processes share a list of jobs by lock, while faults are injected.
 ///
 /// DATABASE_URL names the database; without it a throwaway server is started.
 #[derive(Parser)]
@@ -67,16 +67,16 @@ struct Plan {
     /// Jobs on the list
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(4..100_000))]
     jobs: u32,
-    /// Decides the words of the texts
+    /// Seed for the words of the texts
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Has the workers ignore each other's locks, to see that the verdict can be bad
+    /// Makes the workers ignore each other's locks, to test that the verdict can be bad
     #[arg(long, hide = true)]
     lawless: bool,
 }
 
 impl Plan {
-    /// Stands where a job's number does, for the lock of the summary.
+    /// The job number that stands for the lock of the summary.
     fn summary(&self) -> u32 {
         self.jobs
     }
@@ -141,7 +141,7 @@ fn demo(plan: &Plan, svg: &Path) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Shows the progress and lets things break, until the workers have ended.
+/// Shows the progress and injects the faults, until the workers have ended.
 fn watch(
     plan: &Plan,
     folder: &Path,
@@ -168,13 +168,13 @@ fn watch(
             running |= worker.is_running()?;
         }
         if running && progress.elapsed() > PATIENCE {
-            bar.suspend(|| println!("nothing got done for {PATIENCE:?}: giving up"));
+            bar.suspend(|| println!("no job was done for {PATIENCE:?}: giving up"));
             running = false;
         }
         if !running {
             bar.finish_and_clear();
             return Ok(());
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }

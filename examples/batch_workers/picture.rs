@@ -1,4 +1,4 @@
-//! What happened, drawn: time runs to the right, each thread has a lane.
+//! Draws what happened: time runs to the right, each thread has a lane.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ const RIGHT: u32 = 24;
 /// The height of all lanes together, unless they would be too thick or too thin.
 const LANES: u32 = 360;
 
-/// The first job's and the last one's, and what lies between. No red: that is for losses.
+/// The colours of the first job, the middle one and the last. No red: that is for losses.
 const JOBS: [RGBColor; 3] = [
     RGBColor(38, 60, 122),
     RGBColor(38, 150, 158),
@@ -111,7 +111,7 @@ pub(crate) fn draw(
     Ok(())
 }
 
-/// A ground behind every second process, so that one sees whose threads they are.
+/// A background behind every second process, to tell the processes apart.
 fn grounds(chart: &mut Chart<'_, '_>, plan: &Plan) -> anyhow::Result<()> {
     let x = chart.x_range();
     let grounds = (0..plan.processes).step_by(2).map(|process| {
@@ -123,7 +123,7 @@ fn grounds(chart: &mut Chart<'_, '_>, plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The time between which the fault fell: of a restart, while the server was away.
+/// The time during which the fault happened: of a restart, while the server was down.
 fn band(chart: &mut Chart<'_, '_>, span: &Span, fault: &Fault, lanes: u32) -> anyhow::Result<()> {
     let corners = [
         (span.seconds(fault.from), 0.0),
@@ -148,7 +148,7 @@ fn bar(
         _ => hold.end,
     };
     let (left, right) = (span.seconds(hold.begin), span.seconds(end));
-    // A hold of microseconds is seen, too.
+    // At least one pixel, so that a hold of microseconds is visible.
     let right = right.max(left + chart.x_range().end / f64::from(WIDTH));
     let colour = match fault {
         Some(_) => LOST,
@@ -160,7 +160,7 @@ fn bar(
     Ok(())
 }
 
-/// From the first job, 0, to the last one, 1.
+/// The colour of a job, from 0, the first, to 1, the last.
 fn colour(job: f64) -> RGBColor {
     let (from, to, share) = if job < 0.5 {
         (JOBS[0], JOBS[1], job * 2.0)
@@ -213,7 +213,7 @@ fn label_faults(
 
 fn label_processes(root: &Area<'_>, chart: &Chart<'_, '_>, plan: &Plan) -> anyhow::Result<()> {
     let threads = f64::from(plan.threads);
-    let mut free = 0; // from where on there is room for a label
+    let mut free = 0; // from here on there is room for a label
     for process in 0..plan.processes {
         let middle = (f64::from(process) + 0.5) * threads;
         let (x, y) = chart.backend_coord(&(0.0, middle));
@@ -275,7 +275,7 @@ fn swatch(root: &Area<'_>, (x, y): (i32, i32), width: i32, colour: RGBColor) -> 
     Ok(())
 }
 
-/// `at` is the text's middle in height.
+/// `at` is the vertical centre of the text.
 fn text(root: &Area<'_>, text: &str, at: (i32, i32), size: i32, side: HPos) -> anyhow::Result<()> {
     let style = ("sans-serif", size).into_text_style(root);
     let style = style.pos(Pos::new(side, VPos::Center));

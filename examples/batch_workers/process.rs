@@ -1,4 +1,4 @@
-//! A worker process, from its parent's side.
+//! The parent's handle of a worker process.
 
 use std::io;
 use std::path::Path;
@@ -8,10 +8,10 @@ use anyhow::Context;
 
 use crate::Plan;
 
-/// It does not outlive this handle, nor the demo.
+/// A worker process, which outlives neither this handle nor the demo.
 pub(crate) struct Process {
     child: Child,
-    /// Closes when this process ends, however it ends; then the worker ends too. Kept
+    /// Closes when this process ends for any reason; then the worker ends too. Kept
     /// out of `child`, which would close it when it is waited for.
     _lifeline: Option<ChildStdin>,
 }
@@ -31,7 +31,7 @@ impl Process {
             .arg("worker")
             .arg(folder)
             .arg(number.to_string())
-            // It may hold a password, and anybody can read a process's arguments.
+            // It may hold a password, and any user can read a process's arguments.
             .env("DATABASE_URL", url)
             .stdin(Stdio::piped())
             .spawn()
@@ -46,7 +46,7 @@ impl Process {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// SIGKILL: it gets no chance to give anything back.
+    /// SIGKILL: it gets no chance to release anything.
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
@@ -62,7 +62,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that has ended is past killing, and that is well.
+        // Fails only if it has ended already.
         self.kill().ok();
     }
 }

@@ -1,11 +1,11 @@
-//! What the files say: was every job done, and none by two at once?
+//! Checks by the files that every job was done, and none by two workers at once.
 //!
-//! If two holds of a lock overlap, two had it at once.
+//! If two holds of a lock overlap, two workers held it at once.
 //!
-//! A fault ends the holds of its process for the server, which may give the locks to
-//! others from then on. The worker sees that a little later, after a heartbeat at most
-//! and a round trip; the manager does not promise more. Such a hold counts until the
-//! fault, and what its worker did after that, unknowing, is measured.
+//! A fault ends the holds of its process at the server, which may grant the locks to others
+//! from then on. The worker detects that a little later, after at most a heartbeat and a round
+//! trip; the manager does not promise more. Such a hold counts until the fault, and the time
+//! for which its worker went on is measured.
 
 use std::fmt;
 use std::path::Path;
@@ -19,8 +19,8 @@ use crate::job;
 use crate::journal::Event;
 use crate::worker;
 
-/// For so long a worker may not know of its loss: the lease. It takes a machine that is
-/// far too busy to come near it.
+/// The longest time for which a worker may not know of its loss: the lease. Only an overloaded
+/// machine comes near it.
 const UNKNOWING: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -31,10 +31,10 @@ pub(crate) struct Verdict {
     overlaps: usize,
     /// Holds that were lost without a fault.
     unexplained: usize,
-    /// From a fault to the last a worker did for its lost hold.
+    /// The longest time from a fault to the last record of a hold that it ended.
     unknowing: Duration,
     misnumbered: usize,
-    /// Processes that ended badly and that nobody killed.
+    /// Processes that failed without having been killed.
     failed: usize,
 }
 
@@ -67,8 +67,8 @@ pub(crate) fn reach(
     verdict
 }
 
-/// Lines that were added to the summary after the lock had been taken away, and before the
-/// worker could know.
+/// How many lines were added to the summary after the lock was lost, and before the worker could
+/// know.
 fn late_lines(plan: &Plan, holds: &[Hold], faults: &[Fault]) -> usize {
     holds
         .iter()
@@ -77,8 +77,8 @@ fn late_lines(plan: &Plan, holds: &[Hold], faults: &[Fault]) -> usize {
         .count()
 }
 
-/// The misnumbered lines that late ones do not explain: a late line may bear a wrong number
-/// itself, and give one to the holder in whose critical section it falls.
+/// The misnumbered lines that late ones do not explain: a late line may have a wrong number
+/// itself, and cause one for the holder whose critical section it falls into.
 fn excess(misnumbered: usize, late: usize) -> usize {
     misnumbered.saturating_sub(2 * late)
 }
@@ -114,9 +114,9 @@ impl Verdict {
         [
             (self.undone, "undone"),
             (self.wrong, "with a wrong result"),
-            (self.overlaps, "begun while another was at it"),
-            (self.unexplained, "locks lost for no reason"),
-            (late, "loss noticed too late"),
+            (self.overlaps, "begun while another worker held the lock"),
+            (self.unexplained, "locks lost without a fault"),
+            (late, "loss detected too late"),
             (self.misnumbered, "summary lines misnumbered"),
             (self.failed, "processes failed"),
         ]
@@ -129,7 +129,7 @@ impl Verdict {
 
 /// How many holds of a lock began before an earlier one had ended.
 fn overlaps(mut holds: Vec<Hold>) -> usize {
-    // One whose lock was gone before its first record is no hold.
+    // If the lock was lost before the first record, there was no hold.
     holds.retain(|hold| hold.begin < hold.end);
     holds.sort_by_key(|hold| (hold.owner.job, hold.begin));
     holds
@@ -150,14 +150,14 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "a worker knew of a lost lock after {:.1} ms at the latest",
+            "a lost lock was detected after {:.1} ms at the latest",
             self.unknowing.as_secs_f64() * 1e3
         )?;
         write!(f, "VERDICT: ")?;
         if self.is_good() {
             write!(
                 f,
-                "ok: {} jobs done, all results right, none begun while another was at it",
+                "ok: {} jobs done, all results right, no two workers on one at once",
                 self.jobs
             )
         } else {
@@ -237,7 +237,7 @@ mod tests {
             (1, 0, 90, Event::Done, 0),
             (1, 0, 106, Event::Done, 0),
             (1, 0, 106, Event::Lost, 0),
-            // The new session's locks are as good as any.
+            // The new session's locks count in full.
             (1, 1, 106, Event::Done, 1),
             (3, 0, 90, Event::Done, 1),
         ] {

@@ -1,4 +1,4 @@
-//! A worker process, from the inside.
+//! What a worker process runs.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -14,7 +14,7 @@ use crate::figures;
 use crate::job;
 use crate::journal::{Event, Journal, Owner};
 
-/// A lock, and what the journal says of it.
+/// A lock, and what identifies it in the journal.
 struct Held {
     guard: Guard,
     owner: Owner,
@@ -60,7 +60,7 @@ pub(crate) fn run(plan: &Plan, folder: &Path, number: u16) -> anyhow::Result<()>
     Ok(())
 }
 
-/// If the demo is killed, its end of our standard input closes. Without this a worker
+/// Ends the worker when its standard input closes, as when the demo is killed. Otherwise it
 /// would wait for a database that is gone as well.
 fn end_with_the_demo() {
     thread::spawn(|| {
@@ -69,7 +69,7 @@ fn end_with_the_demo() {
     });
 }
 
-/// Each run has locks of its own, also where two share a database.
+/// The namespace of a run: two runs on one database do not share locks.
 fn run_name(folder: &Path) -> String {
     folder
         .file_name()
@@ -78,7 +78,7 @@ fn run_name(folder: &Path) -> String {
         .into_owned()
 }
 
-/// What the session is called in `pg_stat_activity`.
+/// The session's name in `pg_stat_activity`.
 pub(crate) fn application_name(folder: &Path, number: u16) -> String {
     format!("{}-{number}", run_name(folder))
 }
@@ -106,7 +106,7 @@ impl Worker<'_> {
                 return Ok(());
             };
             if !did_one {
-                // All that is left is in other hands: wait for one of them.
+                // Other workers hold all that is left: wait for one of them.
                 self.attend(self.lock(job, thread)?)?;
             }
         }
@@ -115,7 +115,7 @@ impl Worker<'_> {
     fn try_lock(&self, job: u32, thread: u16) -> anyhow::Result<Option<Held>> {
         let before = self.session();
         match self.mgr.try_lock(self.key(job, thread)) {
-            // The database is away, or will not have us yet: now there is time to wait.
+            // The database is down or refuses connections for now: wait.
             Err(error) if error.is_transient() => self.lock(job, thread).map(Some),
             guard => Ok(guard?.map(|guard| self.held(guard, before, job, thread))),
         }
@@ -140,15 +140,15 @@ impl Worker<'_> {
         }
     }
 
-    /// The number of the present session, or of the last one while there is none.
+    /// The number of the current session, or of the last one while there is none.
     fn session(&self) -> usize {
         usize::try_from(self.mgr.stats().reconnects).unwrap_or(usize::MAX)
     }
 
-    /// Finds out which session has the lock. The manager counts a reconnect before the new
+    /// Determines which session has the lock. The manager counts a reconnect before the new
     /// session grants a lock, and after the old one's locks are lost. So if `guard` is not
     /// lost after the count was read, its session is the one that was read. If it is lost
-    /// already, its session is that of `before` the acquire or a later one.
+    /// already, its session is the one `before` the acquire or a later one.
     fn held(&self, guard: Guard, before: usize, job: u32, thread: u16) -> Held {
         let present = self.session();
         let session = if guard.is_lost() { before } else { present };
@@ -160,7 +160,7 @@ impl Worker<'_> {
         Held { guard, owner }
     }
 
-    /// Does the job if that is still to be done. True if it was.
+    /// Does the job if it is not done yet. True if this call did it.
     fn attend(&self, Held { guard, owner }: Held) -> anyhow::Result<bool> {
         let job = owner.job;
         self.journal.write(Event::Begin, owner)?;
@@ -170,7 +170,7 @@ impl Worker<'_> {
             job::work(self.folder, job, || !guard.is_lost())?
         };
         if guard.is_lost() {
-            // Somebody else may be at it: what we have done does not count.
+            // Another worker may hold the lock: this result does not count.
             self.journal.write(Event::Lost, owner)?;
             return Ok(false);
         }
@@ -181,12 +181,12 @@ impl Worker<'_> {
         let who = format!("{}-{}", self.number, owner.thread);
         job::publish(self.folder, job, &who, &result)?;
         self.journal.write(Event::Done, owner)?;
-        drop(guard); // does not wait: the unlock travels with the next request
+        drop(guard); // does not wait: the unlock goes with the next request
         self.tell(job, owner.thread)?;
         Ok(true)
     }
 
-    /// Adds the next line to the summary, which all share. Reading the last number and
+    /// Adds the next line to the summary, which all workers share. Reading the last number and
     /// writing the next is a critical section.
     fn tell(&self, job: u32, thread: u16) -> anyhow::Result<()> {
         let path = summary(self.folder);

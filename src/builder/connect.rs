@@ -1,4 +1,4 @@
-//! The ways to connect.
+//! The calls that connect: those of [`Builder`], and their short forms on [`Manager`].
 
 use std::env;
 use std::sync::Arc;
@@ -18,20 +18,20 @@ use crate::worker::{self, Starting};
 impl Builder {
     /// Connects and starts the worker.
     ///
-    /// A connection is only taken if locks are proven to mean something on it: the server is
-    /// a primary, is recent enough and really keeps locks; when a client goes its locks go; and
-    /// while one stays, its session and its locks stay. For this two connections are made, one
-    /// after the other, so that one free slot is enough: the first leaves a lock behind, and the
-    /// second one finds it gone. A pooler that lends one session to many clients, in transaction
-    /// or statement mode, or that does not reset its sessions, is refused. So it is at every
-    /// reconnect. All in all it takes 12 round trips, one after the other, where a login with
-    /// a password (SCRAM) and without TLS takes four; and one more for each look that finds
-    /// the first connection's process still at the server, which needs a moment to end, three
-    /// more behind a pool and three more with fencing.
+    /// A connection is accepted only if locks are proven to work on it: the server is a
+    /// primary, is recent enough and really keeps locks; when a client disconnects its locks are
+    /// released; and while it is connected its session and its locks stay. This takes two
+    /// connections, one after the other, so that one free slot is enough: the first leaves a lock
+    /// behind, and the second checks that it is gone. A pooler that lends one session to many
+    /// clients, in transaction or statement mode, or that does not reset its sessions, is refused.
+    /// The same is done at every reconnect. It takes 12 round trips in all, one after the other,
+    /// with a password (SCRAM) and without TLS, where a login alone takes four; one more for each
+    /// check that finds the first connection's process not yet gone from the server, three more
+    /// behind a pool, and three more with fencing.
     ///
-    /// The session keeps one advisory lock for its whole life, on a key of two numbers: the
-    /// first one is 1684824939 (`dlck` in ASCII), the second one is random. It shows in
-    /// `pg_locks` which sessions are managers'.
+    /// The session keeps one advisory lock for its life, on a key of two numbers: the first is
+    /// 1684824939 (`dlck` in ASCII), the second is random. So `pg_locks` shows which sessions are
+    /// managers'.
     ///
     /// # Errors
     ///
@@ -44,11 +44,10 @@ impl Builder {
     /// database;
     /// [`Standby`](crate::ErrorKind::Standby), [`Pooler`](crate::ErrorKind::Pooler),
     /// [`NotLocking`](crate::ErrorKind::NotLocking) and
-    /// [`ServerTooOld`](crate::ErrorKind::ServerTooOld) if locks would mean nothing there;
-    /// [`LockTableFull`](crate::ErrorKind::LockTableFull) if not even one fits in;
-    /// [`Fencing`](crate::ErrorKind::Fencing) if there can be no tokens;
-    /// [`Tls`](crate::ErrorKind::Tls) if there can be no TLS or the server's certificate is
-    /// refused;
+    /// [`ServerTooOld`](crate::ErrorKind::ServerTooOld) if locks would not exclude there;
+    /// [`LockTableFull`](crate::ErrorKind::LockTableFull) if not even one lock fits in;
+    /// [`Fencing`](crate::ErrorKind::Fencing) if tokens cannot be drawn;
+    /// [`Tls`](crate::ErrorKind::Tls) if TLS fails or the server's certificate is refused;
     /// [`Database`](crate::ErrorKind::Database) for any other error of the server.
     /// [`Error::is_transient`] says which may pass.
     pub fn connect(self) -> Result<Manager, Error> {
@@ -62,9 +61,9 @@ impl Builder {
     }
 
     /// Like [`connect`](Builder::connect), for a program that may start before its database
-    /// does: tries again while the errors are [transient](Error::is_transient), spaced by the
+    /// does: retries while the errors are [transient](Error::is_transient), spaced by the
     /// [`reconnect_backoff`](Builder::reconnect_backoff), until `patience` has passed. An
-    /// attempt that is then under way is left to itself.
+    /// attempt that is then in progress is abandoned.
     ///
     /// # Errors
     ///
@@ -106,17 +105,17 @@ impl Builder {
         Ok(Manager::new(handle))
     }
 
-    /// Makes the manager at once and connects in the background, again and again, for a
-    /// program that is to run whether or not its database does. Until then the manager is as
-    /// in an outage: acquires wait for the outcome of the first connect, and after that they
-    /// fail, or wait on, as [`wait_while_unavailable`](Builder::wait_while_unavailable) says.
-    /// [`Manager::health`] tells how it stands.
+    /// Creates the manager at once and connects in the background, with retries, for a program
+    /// that is to run whether or not its database does. Until it is connected the manager behaves
+    /// as in an outage: acquires wait for the outcome of the first connect, and after that they
+    /// fail or keep waiting, as [`wait_while_unavailable`](Builder::wait_while_unavailable) says.
+    /// [`Manager::health`] reports the state.
     ///
     /// # Errors
     ///
     /// [`Config`](crate::ErrorKind::Config) for a malformed connection string or a setting
-    /// that cannot work; [`Unavailable`](crate::ErrorKind::Unavailable) if there are no
-    /// threads to be had. All else is the acquires' to meet.
+    /// that cannot work; [`Unavailable`](crate::ErrorKind::Unavailable) if no thread can be
+    /// started. All other errors are returned by the acquires.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), distlock::Error> {
@@ -131,8 +130,8 @@ impl Builder {
         self.start(None).map(Manager::new)
     }
 
-    /// Starts the threads. The worker connects: no session ever is on the caller's thread,
-    /// where its end could be a panic of the driver's (in an asynchronous runtime).
+    /// Starts the threads. The worker connects, so that a session is never dropped on the
+    /// caller's thread, where the driver may panic (in an asynchronous runtime).
     fn start(self, starting: Option<Starting>) -> Result<Arc<Handle>, Error> {
         let settings = self.settings.checked()?;
         let variable = |name: &str| env::var_os(name);
@@ -148,13 +147,13 @@ fn panicked() -> Error {
     Error::unavailable("the lock manager's worker has panicked")
 }
 
-/// The ways to make a manager.
+/// How a manager is made.
 impl Manager {
     /// Connects to `dsn`, a [connection string](crate#connection-strings), with the default
     /// settings. See [`Builder::connect`].
     ///
-    /// It reads no environment variables, unlike [`from_env`](Manager::from_env), but for
-    /// the home folder (`HOME`) in which a service file may be.
+    /// Unlike [`from_env`](Manager::from_env) it reads no environment variables, except `HOME`
+    /// for a service file in the home directory.
     ///
     /// # Errors
     ///
@@ -173,7 +172,7 @@ impl Manager {
 
     /// Connects to where `psql` without arguments would, by the environment (`PGHOST`,
     /// `PGUSER`, `PGSERVICE`, `~/.pgpass`, …: [`Builder::env_defaults`] has the list), with
-    /// the default settings. Without any of it that is the local server's unix socket, with
+    /// the default settings. If none of these is set, that is the local server's unix socket and
     /// the operating system's user.
     ///
     /// # Errors
@@ -191,7 +190,7 @@ impl Manager {
         Manager::builder("").env_defaults().connect()
     }
 
-    /// A manager's settings, to be changed before it connects to `server`: a [connection
+    /// The settings of a manager that is to connect to `server`: a [connection
     /// string](crate#connection-strings), or a [`postgres::Config`], whose `ssl_mode` is
     /// used as it is.
     ///

@@ -1,8 +1,8 @@
-//! Threads of a manager that are left behind.
+//! Counts the threads that a manager has abandoned.
 //!
-//! A thread that waits in the driver cannot be ended from outside: nothing but the network
-//! or the server can do that. Whoever stops waiting for it leaves it behind, with its
-//! connection, and counts it until it ends.
+//! A thread that blocks in the driver cannot be stopped: only the network or the server can end
+//! its wait. So it is abandoned, with its connection, when its result is no longer waited for,
+//! and counted until it ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,8 +13,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 /// The longest pause before another connection.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How many threads a manager has left behind that still wait for an answer: connects, and
-/// workers that were replaced.
+/// The number of abandoned threads that still wait for a response: connects, and workers that
+/// were replaced.
 #[derive(Clone, Default)]
 pub(crate) struct Abandoned(Arc<AtomicU32>);
 
@@ -23,7 +23,7 @@ impl Abandoned {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Both ends of a piece of work: for the thread that waits, and for the one at work.
+    /// Both ends of a piece of work: for the thread that waits, and for the one that works.
     pub(crate) fn work(&self) -> (Waiting, Working) {
         let (sender, receiver) = bounded(1);
         let waiting = Waiting {
@@ -33,8 +33,8 @@ impl Abandoned {
         (waiting, Working(receiver))
     }
 
-    /// How long to wait before there is another connection, so that they do not pile up:
-    /// twice as long for each thread that is left behind.
+    /// How long to wait before the next connection, so that abandoned ones do not pile up: the
+    /// connect timeout, doubled for each abandoned thread, and at most [`LONGEST_PAUSE`].
     pub(crate) fn pause(&self, connect_timeout: Duration) -> Duration {
         match self.count() {
             0 => Duration::ZERO,
@@ -45,7 +45,7 @@ impl Abandoned {
     }
 }
 
-/// Held by whoever waits for the work.
+/// Held by the thread that waits for the work.
 pub(crate) struct Waiting {
     abandoned: Abandoned,
     counted: Sender<Counted>,
@@ -54,16 +54,16 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// Stops waiting: the work counts as abandoned until it ends.
     pub(crate) fn leave(&self) {
-        // The count lies in the channel until the other end goes. If that has gone already,
-        // it is taken back here.
+        // The count stays in the channel until the other end is dropped. If it has been
+        // dropped already, the count is undone here.
         self.counted.try_send(self.abandoned.enter()).ok();
     }
 }
 
-/// Held by the thread at work, for as long as it is at it.
+/// Held by the thread that works, until it is done.
 pub(crate) struct Working(#[expect(dead_code, reason = "to be dropped")] Receiver<Counted>);
 
-/// One that counts.
+/// One abandoned thread; its drop undoes the count.
 struct Counted(Abandoned);
 
 impl Abandoned {

@@ -1,4 +1,4 @@
-//! Ending a statement that nobody waits for any more.
+//! Cancels a statement whose result is no longer waited for.
 
 use std::thread;
 
@@ -8,8 +8,8 @@ use tracing::debug;
 use super::descriptors;
 use super::tls::Connector;
 
-/// Has the server give up a statement that nobody waits for any more, so that its session
-/// can end: a commit waits for a synchronous standby for as long as that is away.
+/// Makes the server cancel an abandoned statement, so that its session can end: a commit waits
+/// for a synchronous standby for as long as that is away.
 pub(crate) struct Canceller {
     token: CancelToken,
     connector: Connector,
@@ -20,19 +20,19 @@ impl Canceller {
         Canceller { token, connector }
     }
 
-    /// On a thread of its own, because the server may not hear this either.
+    /// On a thread of its own, because the server may not respond to this either.
     pub(crate) fn cancel(self) {
         let cancel = move || {
-            // Where the driver finds no descriptors it panics.
+            // The driver panics if no descriptors are left.
             if descriptors::check().is_err() {
                 return;
             }
             if let Err(error) = self.connector.cancel(&self.token) {
                 let error = &error as &dyn std::error::Error;
-                debug!(error, "the statement that is given up cannot be cancelled");
+                debug!(error, "cannot cancel the abandoned statement");
             }
         };
-        // Without a thread it is not cancelled.
+        // If no thread can be started, it is not cancelled.
         thread::Builder::new()
             .name("distlock-cancel".into())
             .spawn(cancel)

@@ -1,11 +1,11 @@
-//! Connection strings, read as libpq reads them, with what fills their gaps: a service
-//! file and the environment.
+//! Connection strings, parsed as libpq parses them; a service file and the environment supply
+//! what they leave out.
 //!
-//! Neither form is left to the driver's parser. It knows few of libpq's keywords, and where
+//! The driver's parser is used for neither form. It knows few of libpq's keywords, and if
 //! `host`, `hostaddr` or `port` is given twice it appends the second list to the first, where
 //! libpq replaces it.
 //!
-//! No error shows a value: in a string with a missing quote the password may be anywhere.
+//! No error shows a value: in a string with a missing quote any part may be of the password.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,7 +23,7 @@ use keyword::{KEYWORDS, Keyword};
 const MALFORMED: &str = "the connection string cannot be read: it is neither `key=value` pairs \
      nor a postgres:// URL";
 
-/// Looks an environment variable up.
+/// Looks up an environment variable.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Where a value comes from.
@@ -34,7 +34,7 @@ pub(crate) enum Origin {
     Environment,
 }
 
-/// A parameter's value, which is not empty.
+/// A parameter's value; empty only inside of [`Parameters`].
 pub(crate) struct Value {
     keyword: &'static Keyword,
     pub(crate) text: String,
@@ -42,29 +42,29 @@ pub(crate) struct Value {
 }
 
 impl Value {
-    /// The error of a value that will not do.
+    /// The error of a value that is not accepted.
     pub(crate) fn refused(&self, why: &str) -> Error {
         let Keyword { name, variable, .. } = self.keyword;
         Error::config(match (self.origin, variable) {
             (Origin::ConnectionString, _) => {
-                format!("`{name}` in the connection string will not do: {why}")
+                format!("`{name}` in the connection string is refused: {why}")
             }
-            (Origin::ServiceFile, _) => format!("`{name}` in the service file will not do: {why}"),
+            (Origin::ServiceFile, _) => format!("`{name}` in the service file is refused: {why}"),
             (Origin::Environment, variable) => format!(
-                "the environment variable {} will not do: {why}",
+                "the environment variable {} is refused: {why}",
                 variable.unwrap_or(name)
             ),
         })
     }
 
-    /// A whole number, as libpq takes it.
+    /// A whole number, in the range of libpq's.
     pub(crate) fn integer(&self) -> Result<i32, Error> {
         let text = self.text.trim_ascii();
         text.parse()
             .map_err(|_| self.refused("it must be a whole number, below 2^31"))
     }
 
-    /// Whichever of `choices` it names.
+    /// The one of `choices` that it names.
     pub(crate) fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Error> {
         let found = choices.iter().find(|(name, _)| *name == self.text);
         found.map(|(_, choice)| *choice).ok_or_else(|| {
@@ -81,17 +81,19 @@ pub(crate) struct TlsParameters {
     pub(crate) sslrootcert: Option<String>,
 }
 
-/// Parameters by their names. One that is empty is set, so that nothing else sets it, but
-/// has no value.
+/// Parameters by their names. An empty one counts as set, so that nothing else sets it, but has
+/// no value.
 #[derive(Default)]
 pub(crate) struct Parameters(BTreeMap<&'static str, Value>);
 
 impl Parameters {
-    /// Those of `dsn`; of several values for one the last.
+    /// The parameters of `dsn`; of several values for one, the last.
     pub(crate) fn read(dsn: &str) -> Result<Parameters, Error> {
         let mut parameters = Parameters::default();
         if dsn.contains('\0') {
-            return Err(Error::config("the connection string must not have a NUL"));
+            return Err(Error::config(
+                "the connection string must not contain a NUL",
+            ));
         }
         match url::without_scheme(dsn) {
             Some(url) => url::read(url, &mut parameters)?,
@@ -100,7 +102,7 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Sets what is not set yet: from the service that is named, if one is, then from the
+    /// Sets what is not set yet: from the service that is named, if any, then from the
     /// `environment`, if that is to be read.
     pub(crate) fn fill(&mut self, environment: Option<Environment<'_>>) -> Result<(), Error> {
         service::fill(self, environment)?;
@@ -139,7 +141,7 @@ impl Parameters {
         Ok(())
     }
 
-    /// Fails for what is asked for and cannot be had.
+    /// Fails if a parameter asks for what is not supported.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let given = self.0.values().filter(|value| !value.text.is_empty());
         for value in given {
@@ -150,7 +152,7 @@ impl Parameters {
         Ok(())
     }
 
-    /// The value of this parameter, if it has one. It is then no longer here.
+    /// Removes the parameter, and returns its value if it has one.
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
         self.0.remove(name).filter(|value| !value.text.is_empty())
     }
@@ -166,13 +168,13 @@ impl Parameters {
         }
     }
 
-    /// Whether the parameter is set, if to nothing.
+    /// True if the parameter is set, even if to nothing.
     fn is_set(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    /// Sets it, whatever it was. An unknown `name` is in the error only if it `may_show`:
-    /// where it cannot be a part of a password, and looks like a keyword.
+    /// Sets the parameter and replaces any value. An unknown `name` is in the error only if it
+    /// `may_show`, because it cannot be a part of a password, and looks like a keyword.
     fn set(
         &mut self,
         name: &str,
@@ -180,7 +182,7 @@ impl Parameters {
         origin: Origin,
         may_show: bool,
     ) -> Result<(), Error> {
-        // As libpq had it long ago.
+        // libpq's former name for it.
         let (name, text) = match name {
             "requiressl" if text.starts_with('1') => ("sslmode", "require".to_owned()),
             "requiressl" => ("sslmode", "prefer".to_owned()),
@@ -212,9 +214,9 @@ fn unknown(name: &str, may_show: bool) -> Error {
         ));
     }
     Error::config(
-        "the connection string has an option that is not known, and not shown here because it \
-         may be a part of a password: those with blanks need quotes, in a URL those with any of \
-         @:/?#%& need percent-encoding",
+        "the connection string has an unknown option, not shown here because it may be a part \
+         of a password: one with blanks needs quotes, and in a URL one with any of @:/?#%& \
+         needs percent-encoding",
     )
 }
 

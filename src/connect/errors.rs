@@ -1,4 +1,4 @@
-//! What the driver's errors of a connect mean.
+//! Translates the driver's errors of a connect.
 
 use std::error::Error as _;
 
@@ -6,9 +6,9 @@ use postgres::error::SqlState;
 
 use super::tls;
 use crate::error::{Error, ErrorKind};
-use crate::session::errors::judged_by_server;
+use crate::session::errors::{judged_by_server, sqlstate};
 
-/// The error of a login that the driver or the server ended.
+/// The error of a login that the driver or the server refused.
 pub(super) fn refused_login(error: postgres::Error) -> Error {
     let (kind, message) = match error.code().map(SqlState::code) {
         Some("42501") => (
@@ -25,7 +25,7 @@ pub(super) fn refused_login(error: postgres::Error) -> Error {
     Error::new(kind, message).caused_by(error)
 }
 
-/// The error of a connect that the driver or the server ended.
+/// The error of a connect that failed in the driver or at the server.
 pub(super) fn refused(error: postgres::Error) -> Error {
     let (kind, message) = match error.as_db_error() {
         Some(said) => judged_by_server(said.code().code(), said.message()),
@@ -34,12 +34,43 @@ pub(super) fn refused(error: postgres::Error) -> Error {
     Error::new(kind, message).caused_by(error)
 }
 
-/// What an error means that is not the server's own. The driver tells them apart by
-/// their texts alone.
+/// Translates an error of the checks.
+pub(super) fn refused_check(error: postgres::Error) -> Error {
+    match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Error::new(
+            ErrorKind::Database,
+            "this role may not call a function that locks need: the source names it; have an \
+             administrator GRANT EXECUTE ON FUNCTION … TO <role>",
+        )
+        .caused_by(error),
+        Some(&SqlState::UNDEFINED_FUNCTION | &SqlState::UNDEFINED_TABLE) => {
+            not_locking().caused_by(error)
+        }
+        _ => refused(error),
+    }
+}
+
+pub(super) fn not_locking() -> Error {
+    Error::new(
+        ErrorKind::NotLocking,
+        "the server accepts pg_try_advisory_lock, but the lock is not in pg_locks: it does \
+         not keep advisory locks; use a PostgreSQL server",
+    )
+}
+
+/// True if the error means that there is no slot for another connection.
+pub(super) fn is_full(error: &Error) -> bool {
+    // PgBouncer uses the second one for every refusal; the kind is more specific.
+    let is_slot =
+        |code| [SqlState::TOO_MANY_CONNECTIONS, SqlState::PROTOCOL_VIOLATION].contains(code);
+    error.kind() == ErrorKind::Unavailable && sqlstate(error).is_some_and(is_slot)
+}
+
+/// What an error of the driver's own means. Only their texts distinguish them.
 fn judged_by_driver(error: &postgres::Error) -> (ErrorKind, &'static str) {
     let cause = error.source().map(ToString::to_string);
-    if let Some(advice) = tls::advice(error) {
-        (ErrorKind::Tls, advice)
+    if let Some(hint) = tls::hint(error) {
+        (ErrorKind::Tls, hint)
     } else if cause.is_some_and(|cause| cause == "password missing") {
         (
             ErrorKind::Login,
@@ -49,8 +80,8 @@ fn judged_by_driver(error: &postgres::Error) -> (ErrorKind, &'static str) {
     } else if error.to_string().starts_with("authentication error") {
         (
             ErrorKind::Login,
-            "the login failed: the server does not authenticate in a way that the driver and \
-             the connection string accept",
+            "the login failed: the server's authentication method is not one that the driver \
+             and the connection string accept",
         )
     } else {
         (ErrorKind::Unavailable, "cannot connect to the database")

@@ -1,4 +1,4 @@
-//! The login: the one place where the driver connects.
+//! The login: the only place where the driver connects.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,17 +11,17 @@ use crate::connect::target::Target;
 use crate::error::Error;
 
 /// Connects to the only host of `target`. With [`Builder::credentials`](crate::Builder) the
-/// login is asked for each time.
+/// caller's function supplies the login each time.
 pub(super) fn login(target: &Target) -> Result<Client, Error> {
     let mut config = target.config.clone();
     if let Some(credentials) = &target.credentials {
         credentials.apply(&mut config)?;
     }
-    // The server warns about unlocks that are checked without its help.
-    config.notice_callback(|notice| trace!(%notice, "the server says"));
+    // The server warns about failed unlocks, whose results are checked anyway.
+    config.notice_callback(|notice| trace!(%notice, "notice from the server"));
     descriptors::check()?;
-    // For whatever else the driver takes for impossible.
+    // For other conditions that the driver treats as impossible.
     catch_unwind(AssertUnwindSafe(|| target.connector.connect(&config)))
-        .map_err(|_| Error::unavailable("the driver has panicked in a connect"))?
+        .map_err(|_| Error::unavailable("the driver has panicked while connecting"))?
         .map_err(refused_login)
 }

@@ -1,12 +1,12 @@
 //! The statements of the [preflight](super::preflight).
 //!
 //! Each is a simple query, which takes one round trip and prepares nothing. Each begins by
-//! turning a role's or database's `statement_timeout` off, for itself alone. All functions
-//! and operators are named with their schema: the session's `search_path` is not ours yet.
+//! disabling a role's or database's `statement_timeout`, for itself alone. All functions and
+//! operators are qualified with their schema: the session's `search_path` is not set yet.
 
 use crate::session::marker::MARKER_CLASS;
 
-/// All that a session calls to lock and unlock.
+/// The functions that a session calls to lock and unlock.
 const FUNCTIONS: [&str; 8] = [
     "pg_try_advisory_lock(bigint)",
     "pg_try_advisory_lock(integer, integer)",
@@ -24,7 +24,7 @@ const PRIMARY: &str = "NOT pg_catalog.pg_is_in_recovery()";
 
 const PID: &str = "pg_catalog.pg_backend_pid()";
 
-/// When the server was started: two servers differ in it.
+/// When the server was started, which identifies it.
 const SERVER: &str = "(EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()) \
      OPERATOR(pg_catalog.*) 1000000)::bigint";
 
@@ -32,8 +32,8 @@ const ADVISORY: &str = "locktype OPERATOR(pg_catalog.=) 'advisory' AND granted";
 
 const OWN: &str = "pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()";
 
-/// Takes `probe`, says whether `pg_locks` shows it, and all else that a server is judged by.
-/// If the probe of an earlier connect is still there, says so and takes none.
+/// Takes `probe`, returns whether `pg_locks` shows it, and all else that the checks need. If the
+/// probe of an earlier connect is still held, returns that and takes none.
 pub(super) fn leave(probe: i64, earlier: Option<i64>) -> String {
     let functions = FUNCTIONS
         .map(|function| format!("'pg_catalog.{function}'"))
@@ -57,7 +57,7 @@ pub(super) fn leave(probe: i64, earlier: Option<i64>) -> String {
     )
 }
 
-/// Takes the marker with the second half `marker` if nobody holds `probe` any more.
+/// Takes the marker with the second half `marker` if no session holds `probe` any more.
 pub(super) fn mark(probe: i64, marker: i32) -> String {
     format!(
         "{LIMITLESS} \
@@ -71,8 +71,8 @@ pub(super) fn mark(probe: i64, marker: i32) -> String {
     )
 }
 
-/// Which locks this session holds, whether the marker is one of them, and whether the server
-/// process `first`, which was started at `born`, is still there.
+/// How many locks this session holds, whether the marker is one of them, and whether the server
+/// process `first`, which was started at `born`, is still running.
 pub(super) fn find(marker: i32, first: i32, born: i64) -> String {
     let half = marker.cast_unsigned();
     format!(
@@ -89,8 +89,8 @@ pub(super) fn find(marker: i32, first: i32, born: i64) -> String {
     )
 }
 
-/// Gives `probe` back if this session is the one that has it.
-pub(super) fn give_back(probe: i64) -> String {
+/// Releases `probe` if this session holds it.
+pub(super) fn release(probe: i64) -> String {
     format!(
         "{LIMITLESS} SELECT CASE WHEN EXISTS (SELECT {} AND {OWN}) \
          THEN pg_catalog.pg_advisory_unlock({probe}) END AS done",
@@ -98,7 +98,7 @@ pub(super) fn give_back(probe: i64) -> String {
     )
 }
 
-/// Gives the marker back if this session is the server process `pid`, which took it.
+/// Releases the marker if this session is the server process `pid`, which took it.
 pub(super) fn unmark(marker: i32, pid: i32) -> String {
     format!(
         "{LIMITLESS} SELECT CASE WHEN {PID} OPERATOR(pg_catalog.=) {pid} \
@@ -106,7 +106,7 @@ pub(super) fn unmark(marker: i32, pid: i32) -> String {
     )
 }
 
-/// The rows of `pg_locks` for who holds the key `number`.
+/// The rows of `pg_locks` for the holders of the key `number`.
 fn holders_of(number: i64) -> String {
     let number = number.cast_unsigned();
     let (high, low) = (number >> 32, number & 0xFFFF_FFFF);
@@ -118,7 +118,7 @@ fn holders_of(number: i64) -> String {
     )
 }
 
-/// When this session was `born`, and what `time` it is.
+/// When this session began (`born`), and the server's `time`.
 fn age() -> String {
     format!(
         "(SELECT {born} FROM pg_catalog.pg_stat_activity WHERE {OWN}) AS born, {time} AS time",
@@ -127,7 +127,7 @@ fn age() -> String {
     )
 }
 
-/// A point in time as a whole number of microseconds.
+/// A point in time as an integer of microseconds.
 fn micros(time: &str) -> String {
     format!("(EXTRACT(epoch FROM {time}) OPERATOR(pg_catalog.*) 1000000)::bigint")
 }

@@ -1,5 +1,5 @@
-//! Making a session: the login, what must be true of the server and of the path to it, and
-//! how the session is set up to hold locks.
+//! Makes a session: connects, verifies the server and the path to it, and sets the session up
+//! to hold locks.
 
 use postgres::Client;
 use tracing::warn;
@@ -14,28 +14,27 @@ use crate::session::errors::{ATTEMPTS, is_cancelled};
 use crate::session::marker::{Marker, mark_again};
 use crate::session::sequence::{self, Missing};
 
-/// What `DISCARD ALL` does, which cannot be one of several statements: the last client of a
-/// pooled session may have left anything. But for its locks: there are none, which is proven.
-/// With `RESET ALL` a role's limit of statements is back, which is not for the next of these.
+/// What `DISCARD ALL` does, which is not allowed among other statements: the last client of a
+/// pooled session may have left any state. Locks are not released: the marker is proven to be
+/// the only one. `RESET ALL` restores a role's `statement_timeout`, which is disabled again.
 const CLEAN: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; \
      SET statement_timeout = 0; CLOSE ALL; \
      UNLISTEN *; DEALLOCATE ALL; DISCARD PLANS; DISCARD TEMP; DISCARD SEQUENCES";
 
-/// What a role or database may have set is not meant for this session: limits of statements
-/// and of idle sessions, transactions that write nothing or must not conflict, functions and
-/// operators of the application's. A lock needs no compiled code, which would take longer
-/// than all the rest.
+/// Replaces settings of a role or database that are not meant for this session: timeouts of
+/// statements and of idle sessions, read-only or serializable transactions, functions and
+/// operators of the application's. JIT compilation would take longer than all the rest.
 const SETTINGS: &str = "SET lock_timeout = 0; \
      SET idle_session_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
      SET default_transaction_read_only = off; SET default_transaction_deferrable = off; \
      SET default_transaction_isolation = 'read committed'; SET jit = off; \
      SET client_encoding = 'UTF8'; SET search_path = pg_catalog";
 
-/// The first version with a limit for whole transactions.
+/// The first version with `transaction_timeout`.
 const WITH_TRANSACTION_TIMEOUT: i32 = 170_000;
 
-/// Connects, which may take long: not on a thread that somebody waits for. With fencing,
-/// `missing` says what to do about a sequence that is not there.
+/// Connects, which may take long: never on a thread that callers wait for. With fencing,
+/// `missing` says what to do about a sequence that does not exist.
 pub(super) fn connect_once(
     target: &Target,
     settings: &Settings,
@@ -65,8 +64,8 @@ pub(super) fn connect_once(
     ))
 }
 
-/// Makes the session clean and fit to hold locks, in one round trip where the server takes
-/// all of it.
+/// Resets the session and sets it up to hold locks, in one round trip if the server accepts all
+/// settings.
 fn prepare(
     client: &mut Client,
     settings: &Settings,
@@ -74,7 +73,7 @@ fn prepare(
     application_name: &str,
     marker: i32,
 ) -> Result<(), postgres::Error> {
-    // With escapes, whose meaning no setting changes.
+    // An `E''` string, whose meaning does not depend on a setting.
     let name = application_name.replace('\\', r"\\").replace('\'', "''");
     let mut all = format!(
         "SET LOCAL statement_timeout = 0; {CLEAN}; {SETTINGS}; \
@@ -93,14 +92,14 @@ fn prepare(
         done => return done,
     }
     again_if_cancelled(client, &all)?;
-    // Each by itself, to see which one it is that the platform does not have.
+    // One by one, to find the setting that the platform does not support.
     for (name, set) in &network {
         if let Err(error) = client.batch_execute(set) {
             if error.code().is_none() {
                 return Err(error);
             }
             let error = &error as &dyn std::error::Error;
-            warn!(error, name, "the server does not take this setting");
+            warn!(error, name, "the server does not accept this setting");
         }
     }
     Ok(())
@@ -116,8 +115,8 @@ fn again_if_cancelled(client: &mut Client, statements: &str) -> Result<(), postg
     }
 }
 
-/// Has the server notice that this side is gone. A help only, which not every platform
-/// has: the lease is what counts.
+/// Makes the server detect that this client is gone. Best effort, because not every platform
+/// supports it: only the lease is relied on.
 fn network_settings(settings: &Settings) -> Vec<(&'static str, String)> {
     let keepalives = settings.tcp_keepalives;
     [

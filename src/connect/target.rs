@@ -1,4 +1,4 @@
-//! What to connect to: where, as whom, and how the network is watched.
+//! What to connect to: the hosts, the login, and how a silent network is detected.
 
 use std::fs;
 use std::net::IpAddr;
@@ -27,16 +27,16 @@ pub(crate) struct Target {
     pub(crate) config: postgres::Config,
     pub(crate) connector: Connector,
     endpoints: Vec<Endpoint>,
-    /// The last probe that a pooler did not give back; of all hosts, and over reconnects.
+    /// The last probe that a pooler kept; shared by all hosts, and kept across reconnects.
     pub(crate) kept_probe: Arc<Mutex<Option<i64>>>,
-    /// Asked before each login, if there is one.
+    /// Called before each login, if there is one.
     pub(crate) credentials: Option<Provider>,
 }
 
 impl Target {
-    /// What `source` asks for, with the application name and the times of `settings` put in,
-    /// and the connector to use, which is `tls` if there is one. What `source` does not ask
-    /// for comes from the `environment`, if that is to be read.
+    /// What `source` asks for, with the application name and the times of `settings`, and the
+    /// connector to use, which is `tls` if there is one. What `source` does not set comes from
+    /// the `environment`, if that is to be read.
     pub(crate) fn new(
         source: &ConnectConfig,
         environment: Option<Environment<'_>>,
@@ -67,7 +67,7 @@ impl Target {
         set_user_timeout(&mut config, silence.unwrap_or(settings.tcp_user_timeout));
         let keepalives = draft.network.keepalives(settings.tcp_keepalives);
         set_keepalives(&mut config, keepalives.rounded());
-        // Whether it is a primary is asked of the server itself, not of a setting.
+        // The preflight asks the server itself whether it is a primary.
         config.target_session_attrs(TargetSessionAttrs::Any);
         refuse_nul(&config)?;
         draft
@@ -127,8 +127,8 @@ impl Target {
         self.with(config)
     }
 
-    /// With this time for the connect. The driver's own limit, for the TCP connect, is below
-    /// it: what has ended by itself is not left behind.
+    /// With this limit for the connect. The driver's own limit, for the TCP connect, is lower,
+    /// so that the attempt ends by itself and is not abandoned.
     pub(crate) fn within(&self, limit: Duration) -> Target {
         let mut config = self.config.clone();
         config.connect_timeout(limit * 9 / 10);
@@ -146,7 +146,8 @@ impl Target {
     }
 }
 
-/// The driver's settings can only be added to: new ones, with all else that `config` has.
+/// New settings with all of `config` except its hosts: the driver's settings can be added to,
+/// but not removed from.
 fn without_hosts(config: &postgres::Config) -> postgres::Config {
     let mut rest = shared(config);
     rest.keepalives_idle(config.get_keepalives_idle());
@@ -171,14 +172,14 @@ fn set_user_timeout(config: &mut postgres::Config, timeout: Duration) {
     }
 }
 
-/// Each that is zero is left to the system.
+/// A value of zero is left to the system.
 fn set_keepalives(config: &mut postgres::Config, keepalives: Keepalives) {
     let Keepalives {
         idle,
         interval,
         retries,
     } = keepalives;
-    // The one that the driver always sets.
+    // The driver always sets this one.
     config.keepalives_idle(match idle.is_zero() {
         true => system_idle(),
         false => idle,
@@ -191,8 +192,8 @@ fn set_keepalives(config: &mut postgres::Config, keepalives: Keepalives) {
     }
 }
 
-/// How long a connection is idle before the system probes it, if it is not told otherwise:
-/// as Linux says, else two hours, the least that a host may have (RFC 1122).
+/// How long a connection is idle before the system probes it by default: as Linux says, else
+/// two hours, the least default that RFC 1122 allows.
 fn system_idle() -> Duration {
     let told = fs::read_to_string("/proc/sys/net/ipv4/tcp_keepalive_time");
     let seconds = told.ok().and_then(|text| text.trim_ascii().parse().ok());
@@ -204,7 +205,7 @@ fn system_idle() -> Duration {
     system.rounded().idle
 }
 
-/// The protocol ends its strings with one.
+/// The protocol terminates its strings with NUL.
 fn refuse_nul(config: &postgres::Config) -> Result<(), Error> {
     let texts = [
         config.get_user(),
@@ -215,7 +216,7 @@ fn refuse_nul(config: &postgres::Config) -> Result<(), Error> {
     let password = config.get_password().unwrap_or_default();
     if texts.into_iter().flatten().any(|text| text.contains('\0')) || password.contains(&0) {
         return Err(Error::config(
-            "neither the connection settings nor the application name may have a NUL",
+            "neither the connection settings nor the application name may contain a NUL",
         ));
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! How connections are encrypted: by a connector of the caller's, or as the connection
-//! string asks for it in libpq's words.
+//! How connections are encrypted: by a connector of the caller's, or as the connection string
+//! says with libpq's parameters.
 
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::error::Error;
 #[cfg(feature = "tls")]
 mod rustls;
 
-/// Connects with the TLS implementation it was made from.
+/// Connects with the TLS implementation that it was made from.
 #[derive(Clone)]
 pub(crate) struct Connector {
     connect: Arc<Connect>,
@@ -44,7 +44,7 @@ impl Connector {
         (self.connect)(config)
     }
 
-    /// Has the server cancel what the client that `token` is from is waiting for.
+    /// Makes the server cancel the statement of the client that `token` is from.
     pub(crate) fn cancel(&self, token: &CancelToken) -> Result<(), postgres::Error> {
         (self.cancel)(token)
     }
@@ -74,7 +74,7 @@ impl Mode {
         }
     }
 
-    /// What the driver has to know of it.
+    /// The driver's equivalent.
     fn negotiated(self) -> SslMode {
         match self {
             Mode::Disable => SslMode::Disable,
@@ -84,7 +84,7 @@ impl Mode {
     }
 }
 
-/// What a server's certificate is judged by.
+/// What a server's certificate is verified by.
 #[derive(Debug, PartialEq, Eq)]
 enum Trust {
     Anybody,
@@ -92,7 +92,7 @@ enum Trust {
     RootsIn { file: PathBuf, check_host: bool },
 }
 
-/// The connector to use, the caller's `own` if there is one; `config` learns when.
+/// The connector to use: the caller's `own`, if there is one. Sets the TLS mode of `config`.
 pub(crate) fn choose(
     config: &mut postgres::Config,
     parameters: TlsParameters,
@@ -108,13 +108,13 @@ pub(crate) fn choose(
         Some(_) if roots.is_some() => {
             return Err(Error::config(
                 "sslrootcert has no effect on the connector given with Builder::tls, which \
-                 has its own idea of whom to trust: leave one of them out",
+                 decides itself which authorities it trusts: leave one of them out",
             ));
         }
-        // Who gives a connector means to use it.
+        // A connector that is given is meant to be used.
         Some(own) => (mode.unwrap_or(Mode::Require), own),
         None => {
-            let (mode, trust) = understand(mode, roots)?;
+            let (mode, trust) = resolve_sslmode(mode, roots)?;
             let connector = match mode {
                 Mode::Disable => Connector::new(NoTls),
                 _ => default_connector(mode, trust)?,
@@ -127,30 +127,30 @@ pub(crate) fn choose(
         config.ssl_mode(SslMode::Disable);
     }
     if config.get_hosts().is_empty() {
-        // The name to find in the certificate, which the driver takes from `host` alone.
+        // The name to verify in the certificate, which the driver takes from `host` alone.
         for address in config.get_hostaddrs().to_vec() {
             config.host(&address.to_string());
         }
     }
-    // The driver makes a connection's TLS before it knows whether there will be any,
-    // and not every implementation takes the empty host name of a unix socket.
+    // The driver sets up TLS before it knows whether it will be used, and not every
+    // implementation accepts the empty host name of a unix socket.
     match config.get_ssl_mode() {
         SslMode::Disable => Ok(Connector::new(NoTls)),
         _ => Ok(connector),
     }
 }
 
-/// What `sslmode` and `sslrootcert` mean together. As in libpq, but for `~/.postgresql/root.crt`,
+/// What `sslmode` and `sslrootcert` mean together. As in libpq, except `~/.postgresql/root.crt`,
 /// which is not read: without `sslrootcert` the `verify-…` modes trust the system's roots, where
 /// libpq without that file refuses to connect, and the other modes do not verify, where libpq
 /// with that file does.
-fn understand(mode: Option<Mode>, roots: Option<String>) -> Result<(Mode, Trust), Error> {
+fn resolve_sslmode(mode: Option<Mode>, roots: Option<String>) -> Result<(Mode, Trust), Error> {
     match (mode, roots) {
         (None | Some(Mode::VerifyFull), Some(roots)) if roots == "system" => {
             Ok((Mode::VerifyFull, Trust::SystemRoots { check_host: true }))
         }
         (Some(_), Some(roots)) if roots == "system" => Err(Error::config(
-            "sslrootcert=system needs sslmode=verify-full: anybody can have a certificate of \
+            "sslrootcert=system needs sslmode=verify-full: anyone can have a certificate of \
              a public authority",
         )),
         (mode, roots) => {
@@ -185,15 +185,15 @@ fn default_connector(mode: Mode, trust: Trust) -> Result<Connector, Error> {
     }
 }
 
-/// Does it all go through unix sockets? There is no TLS there.
+/// True if all hosts are unix sockets, which have no TLS.
 fn is_local(config: &postgres::Config) -> bool {
     let is_socket = |host: &Host| !matches!(host, Host::Tcp(_));
     config.get_hostaddrs().is_empty() && config.get_hosts().iter().all(is_socket)
 }
 
 /// What to do about `error`, if it is one of TLS.
-pub(crate) fn advice(error: &postgres::Error) -> Option<&'static str> {
-    // The driver's kind of error, which only its text tells.
+pub(crate) fn hint(error: &postgres::Error) -> Option<&'static str> {
+    // Only its text tells the kind of the driver's error.
     if !error
         .to_string()
         .starts_with("error performing TLS handshake")
@@ -203,13 +203,13 @@ pub(crate) fn advice(error: &postgres::Error) -> Option<&'static str> {
     let cause = error.source();
     if cause.is_some_and(|cause| cause.to_string() == "server does not support TLS") {
         return Some(
-            "the server has no TLS, which is required: turn on `ssl` there, or have another \
+            "the server has no TLS, which is required: turn on `ssl` there, or use another \
              sslmode in the connection string",
         );
     }
     #[cfg(feature = "tls")]
-    if let Some(advice) = cause.and_then(rustls::advice) {
-        return Some(advice);
+    if let Some(hint) = cause.and_then(rustls::hint) {
+        return Some(hint);
     }
     Some("the TLS handshake with the server failed; the source says why")
 }
@@ -219,10 +219,10 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    fn understood(mode: &str, roots: &str) -> Result<(Mode, Trust), ErrorKind> {
+    fn resolved(mode: &str, roots: &str) -> Result<(Mode, Trust), ErrorKind> {
         let mode = (!mode.is_empty()).then(|| Mode::parse(mode).unwrap());
         let roots = (!roots.is_empty()).then(|| roots.to_owned());
-        understand(mode, roots).map_err(|error| error.kind())
+        resolve_sslmode(mode, roots).map_err(|error| error.kind())
     }
 
     #[test]
@@ -246,10 +246,10 @@ mod tests {
             ("", "system", (Mode::VerifyFull, system(true))),
             ("verify-full", "system", (Mode::VerifyFull, system(true))),
         ] {
-            assert_eq!(understood(mode, roots), Ok(expected), "{mode} {roots}");
+            assert_eq!(resolved(mode, roots), Ok(expected), "{mode} {roots}");
         }
         for weak in ["disable", "prefer", "require", "verify-ca"] {
-            assert_eq!(understood(weak, "system"), Err(ErrorKind::Config));
+            assert_eq!(resolved(weak, "system"), Err(ErrorKind::Config));
         }
     }
 

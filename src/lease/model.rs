@@ -1,4 +1,4 @@
-//! Trips, releases and new watches under all orders of their threads.
+//! Trips, releases and new watches of a lease in many interleavings of their threads.
 // Tests may panic.
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ fn long_ago() -> BootInstant {
     BootInstant::now() - Duration::from_secs(24 * 3600)
 }
 
-fn is_told(hold: &Hold) -> bool {
+fn is_notified(hold: &Hold) -> bool {
     matches!(hold.over().try_recv(), Err(TryRecvError::Disconnected))
 }
 
@@ -28,8 +28,8 @@ fn a_watch_made_while_the_lease_ends_is_told() {
         let holds = [Hold::new(&lease), Hold::new(&lease)];
         breaker.join().unwrap();
         for hold in holds {
-            // Without being asked.
-            assert!(is_told(&hold));
+            // Without a call of `ended`.
+            assert!(is_notified(&hold));
             assert_eq!(hold.ended(), Some(Ended::SessionLost));
         }
     });
@@ -63,7 +63,7 @@ fn a_hold_ends_once_and_for_one_cause() {
         let ended = hold.ended().unwrap();
         assert_eq!(unlocked, ended == Ended::Unlocked);
         assert!(seen.is_none_or(|seen| seen == ended));
-        assert!(is_told(&hold));
+        assert!(is_notified(&hold));
     });
 }
 
@@ -89,7 +89,7 @@ fn a_lease_that_was_seen_to_have_expired_is_not_renewed() {
         let seen = expiry.join().unwrap();
         assert!(seen.is_none_or(|seen| seen == Ended::LeaseExpired));
         assert_eq!(lease.ended().is_some(), seen.is_some());
-        assert_eq!(is_told(&hold), seen.is_some());
+        assert_eq!(is_notified(&hold), seen.is_some());
     });
 }
 
@@ -98,7 +98,7 @@ fn what_is_given_back_after_its_lease_was_not_ours_to_the_end() {
     try_schedules(|| {
         let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(60))));
         let hold = Hold::new(&lease);
-        // The server has given the lock to somebody else, which it does after the lease.
+        // The server has given the lock to another holder, which it does after the lease.
         let given_away = Arc::new(AtomicBool::new(false));
         let time = thread::spawn({
             let (lease, given_away) = (Arc::clone(&lease), Arc::clone(&given_away));
@@ -113,11 +113,11 @@ fn what_is_given_back_after_its_lease_was_not_ours_to_the_end() {
         });
         let late = given_away.load(Ordering::SeqCst);
         let unlocked = hold.end(Ended::Unlocked);
-        assert!(!(late && unlocked), "somebody else was inside");
+        assert!(!(late && unlocked), "another holder was inside");
         time.join().unwrap();
         breaker.join().unwrap();
         assert_eq!(unlocked, hold.ended() == Some(Ended::Unlocked));
-        assert!(is_told(&hold));
+        assert!(is_notified(&hold));
     });
 }
 
@@ -133,20 +133,23 @@ fn a_lock_is_given_back_once_and_not_after_its_loss() {
         });
         let release = thread::spawn({
             let hold = Arc::clone(&hold);
-            move || hold.give_back(Ended::Cancelled).is_ok()
+            move || hold.claim_release(Ended::Cancelled).is_ok()
         });
         let breaker = thread::spawn({
             let lease = Arc::clone(&lease);
             move || lease.trip(Ended::SessionLost)
         });
-        let guard = hold.give_back(Ended::Unlocked);
+        let guard = hold.claim_release(Ended::Unlocked);
         trip.join().unwrap();
         let token = release.join().unwrap();
         breaker.join().unwrap();
-        assert!(!(token && guard.is_ok()), "given back twice");
-        // What the guard says is either done by it, or told by another cause than its own.
+        assert!(!(token && guard.is_ok()), "released twice");
+        // If the guard does not release the lock, the cause is another than its own.
         assert_ne!(guard, Err(Ended::Unlocked));
-        assert!(is_told(&hold));
-        assert_eq!(hold.give_back(Ended::Unlocked), Err(hold.ended().unwrap()));
+        assert!(is_notified(&hold));
+        assert_eq!(
+            hold.claim_release(Ended::Unlocked),
+            Err(hold.ended().unwrap())
+        );
     });
 }

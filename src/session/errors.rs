@@ -3,15 +3,17 @@
 use postgres::error::SqlState;
 
 use super::Lost;
+use crate::config::SequenceName;
 use crate::error::{Error, ErrorKind, is_passing_code};
 
-/// How often a step is tried that the server did not refuse but cancelled.
+/// How often a statement that is cancelled is tried. Unlocks and the query of `pg_locks` are tried
+/// as often after other errors.
 pub(crate) const ATTEMPTS: u32 = 3;
 
-/// The error of a session that the server does not go on with.
+/// The error for a session that the server refuses, or whose connection is lost.
 pub(crate) fn refused(error: postgres::Error) -> Error {
     let (kind, message) = match error.as_db_error() {
-        Some(said) => judged_by_server(said.code().code(), said.message()),
+        Some(error) => judged_by_server(error.code().code(), error.message()),
         None => (
             ErrorKind::Unavailable,
             "the connection to the database was lost",
@@ -33,7 +35,7 @@ pub(crate) fn judged_by_server(code: &str, text: &str) -> (ErrorKind, &'static s
         ),
         "57014" => (
             ErrorKind::Unavailable,
-            "the server cancelled what the connect asked of it",
+            "the server cancelled a statement of the connect",
         ),
         "28P01" => (
             ErrorKind::Login,
@@ -46,19 +48,22 @@ pub(crate) fn judged_by_server(code: &str, text: &str) -> (ErrorKind, &'static s
             "the server refused the login: the role does not exist or may not log in, or \
              pg_hba.conf admits it from here only with TLS, only without, or not at all",
         ),
-        // It starts, stops or recovers.
+        // It is starting, stopping or recovering.
         _ if code.starts_with("57P") => (
             ErrorKind::Unavailable,
-            "the server takes no connections now",
+            "the server accepts no connections now",
         ),
         _ if code.starts_with("53") => (ErrorKind::Unavailable, "the server lacks a resource"),
-        _ if is_passing_code(code) => (ErrorKind::Unavailable, "the server cannot connect us now"),
+        _ if is_passing_code(code) => (
+            ErrorKind::Unavailable,
+            "the server cannot accept the connection now",
+        ),
         _ => (ErrorKind::Database, "the server refused the session"),
     }
 }
 
-/// What an 08P01 means: PgBouncer says it of everything, and the text, which it does not
-/// translate, tells what it is. A server's own message may be a part of it.
+/// What an 08P01 means: PgBouncer sends it with every error, and only the text, which it does not
+/// translate, tells them apart. The text may include a server's own message.
 fn judged_by_pooler(text: &str) -> (ErrorKind, &'static str) {
     const FULL: [&str; 4] = [
         "no more connections allowed",
@@ -95,7 +100,7 @@ fn judged_by_pooler(text: &str) -> (ErrorKind, &'static str) {
     } else if says(&AWAY) {
         (
             ErrorKind::Unavailable,
-            "the pooler takes no connections now, or cannot reach the server",
+            "the pooler accepts no connections now, or cannot reach the server",
         )
     } else if says(&NO_LOGIN) {
         (
@@ -108,7 +113,7 @@ fn judged_by_pooler(text: &str) -> (ErrorKind, &'static str) {
     }
 }
 
-/// The server's code for what `error` was caused by, if it was the server.
+/// The SQLSTATE of the server error that caused `error`, if one did.
 pub(crate) fn sqlstate(error: &Error) -> Option<&SqlState> {
     let source = std::error::Error::source(error)?;
     source.downcast_ref::<postgres::Error>()?.code()
@@ -122,26 +127,25 @@ pub(crate) fn lost(error: postgres::Error) -> Lost {
     Lost(Error::unavailable("the connection to the database was lost").caused_by(error))
 }
 
-/// True if `error` is the session's end.
+/// True if `error` ends the session.
 pub(super) fn ends_session(error: &postgres::Error) -> bool {
-    // 57P01 to 57P05: the server ends the session. 26000: it does not know a statement of ours,
-    // so it is another session that answers.
+    // 57P01 to 57P05: the server ends the session. 26000: it does not know our prepared statement,
+    // so another session answers.
     error.code().map(SqlState::code).is_none_or(|code| {
         code.starts_with("57P") || code == SqlState::INVALID_SQL_STATEMENT_NAME.code()
     })
 }
 
-/// True if `error` says that the sequence with the number that was looked up is not there any
-/// more.
+/// True if `error` says that the sequence with the OID that was looked up no longer exists.
 pub(super) fn is_sequence_gone(error: &postgres::Error) -> bool {
-    // The server has no code for a number without a relation, and its text may be translated.
+    // The server has no SQLSTATE for an OID without a relation, and its text may be translated.
     matches!(
         error.code(),
         Some(&SqlState::INTERNAL_ERROR | &SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_OBJECT)
     )
 }
 
-/// The error of a lock step.
+/// The error for a failed lock step.
 pub(super) fn lock_error(error: postgres::Error) -> Error {
     if error.code() == Some(&SqlState::OUT_OF_MEMORY) {
         Error::new(
@@ -154,14 +158,38 @@ pub(super) fn lock_error(error: postgres::Error) -> Error {
     }
 }
 
-/// The error of a draw.
+/// The error of a look-up or creation of the sequence `name`.
+pub(super) fn sequence_error(name: &SequenceName, error: postgres::Error) -> Error {
+    if error
+        .code()
+        .is_none_or(|code| code.code().starts_with("57P"))
+    {
+        return refused(error);
+    }
+    if error.code() == Some(&SqlState::WRONG_OBJECT_TYPE) {
+        let message = format!("{name} exists, but it is not a sequence");
+        return Error::new(ErrorKind::Fencing, message).caused_by(error);
+    }
+    let schema = name.schema();
+    Error::new(
+        ErrorKind::Fencing,
+        format!(
+            "the sequence {name} does not exist and this role cannot create it: have an \
+             administrator run CREATE SCHEMA IF NOT EXISTS {schema}; CREATE SEQUENCE {name}; \
+             GRANT USAGE ON SCHEMA {schema} TO <role>; GRANT USAGE ON SEQUENCE {name} TO <role>"
+        ),
+    )
+    .caused_by(error)
+}
+
+/// The error for a failed draw of a token.
 pub(super) fn draw_error(error: postgres::Error) -> Error {
     let message = match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-            "no fencing token: this role may not draw from the sequence any more"
+            "no fencing token: this role may no longer draw from the sequence"
         }
         Some(&SqlState::DISK_FULL) => "no fencing token: the server's disk is full",
-        _ => "the server gave no fencing token",
+        _ => "the server issued no fencing token",
     };
     Error::new(ErrorKind::Fencing, message).caused_by(error)
 }

@@ -1,7 +1,7 @@
-//! What the server cannot do at present: one failure answers for all steps of its kind.
+//! What the server cannot do at present: one known failure fails all steps of its kind.
 //!
-//! A sequence at its end, a right that was revoked, a full disk: such an error lasts. Found
-//! out step by step it would cost everybody a round trip for each step of each batch.
+//! An exhausted sequence, a revoked privilege, a full disk: such errors last. Found out step by
+//! step, they would cost every caller a round trip for each step of each batch.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::error::{Error, ErrorKind};
 use crate::op::Mode;
 use crate::op::{Action, Op};
 
-/// How many steps of one batch are tried one by one before the rest of it is given up.
+/// How many steps of one batch are tried one by one before the rest of it fails.
 const MOST_SINGLE_STEPS: u32 = 32;
 
-/// How long what has failed is not tried again: doubled each time.
+/// How long a failed kind of step is not tried again: doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What fails together.
+/// Steps that fail together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// All tokens come from one sequence.
@@ -48,7 +48,7 @@ impl Kind {
         }
     }
 
-    /// True if `step` fails with what fails.
+    /// True if this failure affects `step`.
     fn concerns(self, step: Op, fenced: bool) -> bool {
         match self {
             Kind::Token => fenced && step.action != Action::Unlock,
@@ -58,7 +58,7 @@ impl Kind {
     }
 }
 
-/// One that is known, and until when what concerns it is refused without asking the server.
+/// A known failure, and until when the steps it affects fail without a round trip.
 struct Failure {
     kind: Kind,
     error: Error,
@@ -66,7 +66,7 @@ struct Failure {
     until: BootInstant,
 }
 
-/// What a session knows of what fails there.
+/// The failures that are known in a session.
 pub(super) struct Failures {
     fenced: bool,
     known: Vec<Failure>,
@@ -81,7 +81,7 @@ impl Failures {
         }
     }
 
-    /// `step` is not to be tried at the time `now`: it would fail with this error.
+    /// The error that `step` would fail with at the time `now`. `None` if it may be tried.
     pub(super) fn of(&self, step: Op, now: BootInstant) -> Option<Error> {
         let concerns =
             |failure: &&Failure| failure.kind.concerns(step, self.fenced) && now < failure.until;
@@ -89,7 +89,7 @@ impl Failures {
         Some(known.error.clone())
     }
 
-    /// The same for each step of `batch`; nothing if all may be tried.
+    /// The same for each step of `batch`. `None` if all may be tried.
     pub(super) fn of_batch(&self, batch: &[Op]) -> Option<Vec<Option<Error>>> {
         if self.known.is_empty() {
             return None;
@@ -104,8 +104,8 @@ impl Failures {
         refusals.iter().any(Option::is_some).then_some(refusals)
     }
 
-    /// The server could not do `op`: nor can it do the rest of its kind, with which it was
-    /// asked, nor what comes within a while if the error is one that lasts.
+    /// Notes that the server could not do `op`. The other steps of its kind in the batch fail with
+    /// it, and, if the error is one that lasts, those that come within a pause.
     pub(super) fn add(&mut self, op: Op, error: &Error) {
         let kind = Kind::of(op, error);
         let attempt = match self.known.iter().position(|failure| failure.kind == kind) {
@@ -125,10 +125,10 @@ impl Failures {
         });
     }
 
-    /// The server has done `op`.
+    /// Notes that the server has done `op`: its kind no longer fails.
     pub(super) fn done(&mut self, op: Op) {
         let fenced = self.fenced;
-        // What is given back makes room.
+        // An unlock makes room in the lock table.
         self.known.retain(|failure| match op.action {
             Action::Unlock => failure.kind != Kind::Room,
             Action::Lock | Action::Draw => !failure.kind.concerns(op, fenced),
@@ -136,13 +136,13 @@ impl Failures {
     }
 }
 
-/// True if the next one to ask can only be told the same.
+/// True if the next attempt can only fail the same way.
 fn is_lasting(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Fencing | ErrorKind::LockTableFull)
         || sqlstate(error) == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
 }
 
-/// How many steps of one batch may be tried one by one.
+/// Counts the steps of one batch that are tried one by one.
 pub(super) struct SingleSteps(u32);
 
 impl SingleSteps {
@@ -150,12 +150,12 @@ impl SingleSteps {
         SingleSteps(0)
     }
 
-    /// One more; an error if it would be too many.
+    /// Counts one more; an error if that is too many.
     pub(super) fn count(&mut self) -> Result<(), Error> {
         if self.0 >= MOST_SINGLE_STEPS {
             return Err(Error::unavailable(
-                "the server could not do this together with other requests, and there were too \
-                 many to do them one by one",
+                "the server could not process the batch as a whole, and it had too many steps to \
+                 try them one by one",
             ));
         }
         self.0 += 1;

@@ -1,4 +1,4 @@
-//! After a failed statement: what it did, and the rest of it.
+//! Recovery after a failed statement: finds out what it did, and does the rest.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,8 +19,8 @@ use crate::op::Outcome;
 use crate::op::{Action, Op};
 
 impl Session {
-    /// After a batch that failed with `error`: finds out what it did, and does the rest step
-    /// by step, so that one step's failure is its own.
+    /// Finds out what a batch that failed with `error` did, and does the rest in groups and step by
+    /// step, so that one step's failure is not another's.
     pub(super) fn recover(
         &mut self,
         batch: &[Op],
@@ -28,14 +28,15 @@ impl Session {
         outcomes: &mut Vec<Outcome>,
         on_round_trip: OnRoundTrip<'_>,
     ) -> Result<(), Lost> {
+        on_round_trip();
         self.end_failed_transaction()?;
         let mut held = self.held(on_round_trip)?;
         let began = BootInstant::now();
-        // In a transaction that has failed before, no step was tried.
+        // In a transaction that had failed already, no step was tried.
         let untried = error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
         let name = self.sequence.as_ref().map(|sequence| sequence.name.clone());
         let is_found_again = match name {
-            Some(name) if is_sequence_gone(error) => match self.find_again(&name) {
+            Some(name) if is_sequence_gone(error) => match self.find_again(&name, on_round_trip) {
                 Ok(()) => true,
                 Err(error) => {
                     self.failures.add(batch[0], &error);
@@ -44,9 +45,9 @@ impl Session {
             },
             _ => false,
         };
-        let is_innocent = untried || is_found_again || is_cancelled(error);
+        let retry_whole = untried || is_found_again || is_cancelled(error);
         let mut answered = HashMap::new();
-        for group in groups(batch, is_innocent) {
+        for group in groups(batch, retry_whole) {
             let left: Vec<Op> = group
                 .iter()
                 .filter_map(|&op| self.rest_of(op, &held))
@@ -94,11 +95,11 @@ impl Session {
             };
             outcomes.push(outcome);
         }
-        self.give_all_back(&without_token, on_round_trip)
+        self.release_all(&without_token, on_round_trip)
     }
 
-    /// Gives back locks that the session holds and nobody gets, for want of a token.
-    fn give_all_back(&mut self, locks: &[Op], on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
+    /// Releases locks that the session holds but no caller gets, for lack of a token.
+    fn release_all(&mut self, locks: &[Op], on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
         let action = Action::Unlock;
         let unlocks: Vec<Op> = locks.iter().map(|&lock| Op { action, ..lock }).collect();
         let done = match self.run_again(&unlocks, on_round_trip)? {
@@ -117,15 +118,20 @@ impl Session {
         Err(not_held())
     }
 
-    /// Looks the sequence up that was dropped: somebody may have made it anew.
-    fn find_again(&mut self, name: &SequenceName) -> Result<(), Error> {
+    /// Looks up the dropped sequence again: it may have been recreated.
+    fn find_again(
+        &mut self,
+        name: &SequenceName,
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<(), Error> {
+        on_round_trip();
         let found = sequence::find_or_make(&mut self.client, name, Missing::Refuse)?;
         self.sequence = Some(found);
         self.batches.clear();
         Ok(())
     }
 
-    /// What is left to do of a step.
+    /// What is left to do of a step. `None` if it is done.
     fn rest_of(&self, op: Op, held: &HashSet<(Key, Mode)>) -> Option<Op> {
         let action = match op.action {
             action if !is_done(op, held) => action,
@@ -135,7 +141,7 @@ impl Session {
         Some(Op { action, ..op })
     }
 
-    /// Some steps in one round trip. `None` if that failed, too.
+    /// Does `rest` in one round trip. `None` if that failed, too.
     fn run_again(
         &mut self,
         rest: &[Op],
@@ -149,7 +155,7 @@ impl Session {
         Ok(Some(outcomes))
     }
 
-    /// One round trip. Its failure counts as the server's answer, unless the session is gone.
+    /// One round trip. The inner error is a failed statement, the outer one a lost session.
     fn attempt(
         &mut self,
         steps: &[Op],
@@ -173,13 +179,13 @@ impl Session {
         }
     }
 
-    /// One step. If it fails, it has no effect.
+    /// Does one step, with retries. If it fails, it has no effect.
     fn retry(&mut self, op: Op, on_round_trip: OnRoundTrip<'_>) -> Result<Outcome, Lost> {
-        let mut said = Vec::with_capacity(1);
+        let mut outcomes = Vec::with_capacity(1);
         for attempt in 1.. {
-            let Err(error) = self.attempt(&[op], &mut said, on_round_trip)? else {
+            let Err(error) = self.attempt(&[op], &mut outcomes, on_round_trip)? else {
                 if op.action == Action::Unlock && attempt > 1 {
-                    // If there was nothing to give back, an attempt before had done it.
+                    // If there was nothing to release, an earlier attempt had done it.
                     return Ok(Outcome::Done(None));
                 }
                 break;
@@ -187,13 +193,13 @@ impl Session {
             let may_retry = attempt < ATTEMPTS;
             match op.action {
                 Action::Unlock if may_retry => {}
-                // A lock that cannot be given back goes with the session.
+                // A lock that cannot be released is freed with the session.
                 Action::Unlock => return Err(lost(error)),
                 Action::Draw if may_retry && is_cancelled(&error) => {}
                 Action::Draw => return Ok(Outcome::Failed(draw_error(error))),
                 Action::Lock => {
                     // The lock may have been taken before the statement failed.
-                    let taken = self.give_back(op, on_round_trip)?;
+                    let taken = self.undo_lock(op, on_round_trip)?;
                     if may_retry && is_cancelled(&error) {
                         continue;
                     }
@@ -205,21 +211,21 @@ impl Session {
                 }
             }
         }
-        said.pop().ok_or_else(|| {
+        outcomes.pop().ok_or_else(|| {
             Lost(Error::unavailable(
-                "the server has not answered to the only step it was given",
+                "the server did not answer the only step of a statement",
             ))
         })
     }
 
-    /// Takes `lock` back, if it was taken: was it?
-    fn give_back(&mut self, lock: Op, on_round_trip: OnRoundTrip<'_>) -> Result<bool, Lost> {
+    /// Releases `lock` if it was taken. True if it was.
+    fn undo_lock(&mut self, lock: Op, on_round_trip: OnRoundTrip<'_>) -> Result<bool, Lost> {
         let action = Action::Unlock;
         let outcome = self.retry(Op { action, ..lock }, on_round_trip)?;
         Ok(matches!(outcome, Outcome::Done(_)))
     }
 
-    /// Draws the token of a lock that a failed batch has taken.
+    /// Draws the token of a lock that a failed batch has taken. Releases the lock if that fails.
     fn complete(
         &mut self,
         lock: Op,
@@ -228,14 +234,14 @@ impl Session {
     ) -> Result<Outcome, Lost> {
         let outcome = self.retry(draw, on_round_trip)?;
         if let Outcome::Failed(_) = outcome
-            && !self.give_back(lock, on_round_trip)?
+            && !self.undo_lock(lock, on_round_trip)?
         {
             return Err(not_held());
         }
         Ok(outcome)
     }
 
-    /// What the session holds, by the server's own account.
+    /// What the session holds, according to the server.
     fn held(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<HashSet<(Key, Mode)>, Lost> {
         for attempt in 1.. {
             on_round_trip();
@@ -260,7 +266,7 @@ impl Session {
                         .map_err(lost)?;
                     if !held.contains(&(self.marker.key(), Mode::Exclusive)) {
                         return Err(Lost(Error::unavailable(
-                            "the session has lost the lock that it keeps for its life",
+                            "the session no longer holds its marker lock",
                         )));
                     }
                     return Ok(held);
@@ -273,12 +279,12 @@ impl Session {
     }
 }
 
-/// What of a batch goes again together, because it fails together. All of it where nothing is
-/// wrong with any step; else first what gives locks back, and then, if there is more than one,
-/// what calls the same function, so that one that cannot be called is no other's failure. The
-/// rest is for one step at a time.
-fn groups(batch: &[Op], is_innocent: bool) -> Vec<Vec<Op>> {
-    if is_innocent {
+/// The steps of a batch that are retried together, because they fail together. All of it if no step
+/// is at fault; otherwise the unlocks and, if there is more than one function to call, the steps
+/// that call the same one, so that a function that cannot be called does not fail the others. The
+/// other steps are tried one at a time.
+fn groups(batch: &[Op], retry_whole: bool) -> Vec<Vec<Op>> {
+    if retry_whole {
         return vec![batch.to_vec()];
     }
     let mut groups: Vec<(Option<Kind>, Vec<Op>)> = Vec::new();

@@ -1,36 +1,35 @@
 //! The sequence that fencing tokens are drawn from.
 
 use postgres::Client;
-use postgres::error::SqlState;
 
-use super::errors::refused;
+use super::errors::{refused, sequence_error};
 use crate::config::SequenceName;
 use crate::error::{Error, ErrorKind};
 
-/// What must be true of it. Its number comes back, which needs no quoting later on.
-const LOOK: &str = "SELECT c.oid, c.relkind = 'S' AND c.relpersistence = 'p' \
+/// Its OID, which needs no quoting later on, and what must be true of it.
+const LOOKUP: &str = "SELECT c.oid, c.relkind = 'S' AND c.relpersistence = 'p' \
      AND s.seqcache = 1 AND s.seqincrement > 0 AND s.seqmin > 0 AND NOT s.seqcycle, \
      pg_catalog.has_sequence_privilege(c.oid, 'USAGE') \
      OR pg_catalog.has_sequence_privilege(c.oid, 'UPDATE') \
      FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid \
      WHERE c.oid = pg_catalog.to_regclass($1)";
 
-/// One that was found: its name, and its object identifier, which needs no quoting.
+/// A sequence that was found: its name, and its OID, which needs no quoting.
 pub(crate) struct Sequence {
     pub(super) name: SequenceName,
     pub(super) number: u32,
 }
 
-/// What to do about a sequence that is not there.
+/// What to do about a sequence that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// It is made, for the first time.
+    /// It is created, for the first time.
     Make,
-    /// Somebody has dropped it. Made anew it would give tokens that were given before.
+    /// It has been dropped. A new one would issue tokens that were issued before.
     Refuse,
 }
 
-/// Finds the sequence, and has what is drawn from it outlive a crash and a fail-over.
+/// Finds or creates the sequence, and makes what is drawn from it survive a crash and a fail-over.
 pub(crate) fn find_or_make(
     client: &mut Client,
     name: &SequenceName,
@@ -54,27 +53,27 @@ pub(crate) fn find_or_make(
         return Err(Error::new(
             ErrorKind::Fencing,
             format!(
-                "the sequence {name} is not there any more: whoever dropped it has to make it \
-                 anew, and to have it START above all tokens that were given"
+                "the sequence {name} no longer exists: create it again, with a START above all \
+                 tokens that were issued"
             ),
         ));
     }
     let create = format!("CREATE SEQUENCE IF NOT EXISTS {name} AS bigint CACHE 1 NO CYCLE");
     let created = client.batch_execute(&create);
-    // Somebody else may have made it at the same moment, which is no error then.
+    // Another process may have created it at the same moment, which is no error then.
     match (find(client, name)?, created) {
         (Some(number), _) => Ok(found(number)),
-        (None, Err(error)) => Err(cannot_be_used(name, error)),
+        (None, Err(error)) => Err(sequence_error(name, error)),
         (None, Ok(())) => Err(Error::new(
             ErrorKind::Fencing,
-            format!("the sequence {name} has gone while it was made"),
+            format!("the sequence {name} disappeared while being created"),
         )),
     }
 }
 
 fn find(client: &mut Client, name: &SequenceName) -> Result<Option<u32>, Error> {
-    let found = client.query_opt(LOOK, &[&name.to_string()]);
-    let Some(row) = found.map_err(|error| cannot_be_used(name, error))? else {
+    let found = client.query_opt(LOOKUP, &[&name.to_string()]);
+    let Some(row) = found.map_err(|error| sequence_error(name, error))? else {
         return Ok(None);
     };
     let (oid, fit, allowed) = (row.try_get(0), row.try_get(1), row.try_get(2));
@@ -84,8 +83,8 @@ fn find(client: &mut Client, name: &SequenceName) -> Result<Option<u32>, Error> 
         return Err(Error::new(
             ErrorKind::Fencing,
             format!(
-                "{name} cannot give fencing tokens: it must be a permanent sequence that \
-                 grows, with a minimum of 1 or more, without CACHE and without CYCLE"
+                "{name} cannot issue fencing tokens: it must be a permanent ascending sequence, \
+                 with a minimum of 1 or more, without CACHE and without CYCLE"
             ),
         ));
     }
@@ -99,27 +98,4 @@ fn find(client: &mut Client, name: &SequenceName) -> Result<Option<u32>, Error> 
         ));
     }
     oid.map(Some).map_err(refused)
-}
-
-fn cannot_be_used(name: &SequenceName, error: postgres::Error) -> Error {
-    if error
-        .code()
-        .is_none_or(|code| code.code().starts_with("57P"))
-    {
-        return refused(error);
-    }
-    if error.code() == Some(&SqlState::WRONG_OBJECT_TYPE) {
-        let message = format!("{name} is there, but it is not a sequence");
-        return Error::new(ErrorKind::Fencing, message).caused_by(error);
-    }
-    let schema = name.schema();
-    Error::new(
-        ErrorKind::Fencing,
-        format!(
-            "the sequence {name} is not there and this role cannot make it: have an \
-             administrator run CREATE SCHEMA IF NOT EXISTS {schema}; CREATE SEQUENCE {name}; \
-             GRANT USAGE ON SCHEMA {schema} TO <role>; GRANT USAGE ON SEQUENCE {name} TO <role>"
-        ),
-    )
-    .caused_by(error)
 }

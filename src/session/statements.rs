@@ -1,20 +1,20 @@
-//! The statements, and which steps each can do.
+//! The SQL of batches, transactions and recovery, and which steps each statement can do.
 
 use crate::op::Mode;
 use crate::op::{Action, Op};
 
-// A row only when the function said true: the caller counts rows and reads none.
+// A row only if the function returned true: the caller counts rows and reads none.
 pub(super) const LOCK: &str = "SELECT FROM pg_catalog.pg_try_advisory_lock($1) AS l WHERE l";
 pub(super) const UNLOCK: &str = "SELECT FROM pg_catalog.pg_advisory_unlock($1) AS u WHERE u";
 
-/// One unlock and one lock, the commonest batch. The number of rows says which of the
-/// two said true: 1 both, 2 only the lock, 3 only the unlock, 4 neither. The commonest
-/// answer is the shortest, and none at all is not mistaken for success.
+/// One unlock and one lock, the most common batch. The number of rows says which of the two
+/// returned true: 1 both, 2 only the lock, 3 only the unlock, 4 neither. The most common answer is
+/// the shortest, and no row at all is not mistaken for success.
 pub(super) const UNLOCK_AND_LOCK: &str = "SELECT FROM pg_catalog.generate_series(1, 1 \
      + CASE WHEN pg_catalog.pg_advisory_unlock($1) THEN 0 ELSE 1 END \
      + CASE WHEN pg_catalog.pg_try_advisory_lock($2) THEN 0 ELSE 2 END)";
 
-/// What a general statement can do: the branches of its steps, a bit each.
+/// The branches of a general statement: one bit for each kind of step.
 pub(super) type Branches = u16;
 
 /// The branches that steps with these `codes` need.
@@ -22,10 +22,10 @@ pub(super) fn branches(codes: &[i16]) -> Branches {
     codes.iter().fold(0, |all, code| all | 1 << code)
 }
 
-/// Any batch that needs no other `branches`: the server checks the right to call whatever a
-/// statement names, and looks all of it up each time. With tokens of `sequence`, if there is to
-/// be one, and with the truth of the expression `verified`, if that is to be known, in a second
-/// column.
+/// The general statement, for batches that need no other `branches`: the server checks the
+/// privilege to call every function that a statement names, and looks all of them up each time.
+/// With tokens from `sequence`, if given, and with the value of the expression `verified`, if
+/// given, in a second column.
 pub(super) fn batch(branches: Branches, sequence: Option<u32>, verified: Option<&str>) -> String {
     let step = step(branches);
     let answers = match sequence {
@@ -39,22 +39,22 @@ pub(super) fn batch(branches: Branches, sequence: Option<u32>, verified: Option<
     )
 }
 
-/// One value for all of a batch, a character a step, so that the driver's allocations do not
-/// grow with it. Two-integer keys come as one number.
+/// One value for the whole batch, a character for each step, so that the driver's allocations do
+/// not grow with it. Two-integer keys are passed as one number.
 fn plain_answers(step: &str) -> String {
     format!("pg_catalog.string_agg(CASE WHEN {step} THEN '1' ELSE '0' END, '')")
 }
 
-/// With a fencing token from the sequence with number `sequence` for each lock that is taken:
-/// numbers with commas between, 0 for no.
+/// With a fencing token from the sequence with OID `sequence` for each lock that is taken: numbers
+/// separated by commas, 0 for false.
 ///
 /// The token is drawn after the lock is taken (`CASE` evaluates in its order, [Conditional
-/// Expressions]), so tokens follow the order of holds. Of 32 draws only one is logged. The
-/// others must not come out before that one is safe, which another session may have drawn
-/// and not committed yet. So each writes to the log itself, a message that nobody reads:
-/// that has its commit wait until all the log so far is safe, on the synchronous standby
-/// too. (A transaction id alone does not: `RecordTransactionCommit` in PostgreSQL's
-/// `xact.c` waits only for a transaction that has logged something.)
+/// Expressions]), so tokens follow the order of holds. Of 32 draws only one writes a WAL record.
+/// The other tokens must not be returned before that record is durable, which another session may
+/// have written without committing yet. So each draw writes to the WAL itself, a message that is
+/// never read: its commit then waits until the WAL so far is durable, on the synchronous standby,
+/// too. (A transaction id alone does not do this: `RecordTransactionCommit` in PostgreSQL's
+/// `xact.c` waits only for a transaction that has written WAL.)
 ///
 /// [Conditional Expressions]: https://www.postgresql.org/docs/current/functions-conditional.html
 fn fenced_answers(step: &str, sequence: u32) -> String {
@@ -68,7 +68,7 @@ fn fenced_answers(step: &str, sequence: u32) -> String {
     )
 }
 
-/// By its [`code`], the call of a step for the number `n`.
+/// The call of a step for the number `n`, indexed by its [`code`].
 const CALLS: [&str; 8] = [
     "pg_try_advisory_lock(n)",
     "pg_try_advisory_lock_shared(n)",
@@ -110,8 +110,8 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 /// Ends a transaction and begins another.
 pub(super) const RENEW: &str = "COMMIT AND CHAIN";
 
-/// Closes the portal of the last statement of a transaction, which keeps its snapshot until
-/// the next one: `backend_xmin` holds VACUUM and CREATE INDEX CONCURRENTLY back.
+/// Closes the portal of the last statement of a transaction, which keeps its snapshot until the
+/// next one: its `backend_xmin` would hold back VACUUM and CREATE INDEX CONCURRENTLY.
 pub(super) const DROP_SNAPSHOT: &str = "SELECT";
 
 /// Ends a transaction, whether or not one is open.

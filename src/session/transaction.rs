@@ -9,11 +9,11 @@ use super::statements::{BEGIN, END, RENEW};
 use super::{Lost, OnRoundTrip, Session};
 use crate::clock::BootInstant;
 
-/// With how many locks to open a transaction, and with how few to end it.
+/// The number of locks from which on a transaction is opened, and the one below which it ends.
 const MANY: usize = 256;
 const FEW: usize = MANY / 2;
 
-/// How old it may get: below what monitors of idle transactions report.
+/// Its maximum age: below what monitors of idle transactions report.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
 /// When the open transaction began, if there is one.
@@ -25,13 +25,13 @@ impl Transaction {
         self.0
     }
 
-    /// It ends.
+    /// Notes that it ends. Returns when it began.
     pub(super) fn take(&mut self) -> Option<BootInstant> {
         self.0.take()
     }
 
-    /// The command that is due at `now` with so many `locks`, and when the transaction begins
-    /// that is open after it.
+    /// The command that is due at `now` with so many `locks`, and the begin of the transaction that
+    /// is open after it.
     fn due(&self, locks: usize, now: BootInstant) -> Option<(&'static str, Option<BootInstant>)> {
         match self.0 {
             None if locks >= MANY => Some((BEGIN, Some(now))),
@@ -45,8 +45,8 @@ impl Transaction {
 }
 
 impl Session {
-    /// Opens, renews or ends the transaction if that is due. Not with fencing: tokens must
-    /// outlive a crash, and the commit is what makes them safe.
+    /// Opens, renews or ends the transaction if that is due. Not with fencing: tokens must survive
+    /// a crash, and the commit is what makes them durable.
     pub(super) fn update_transaction(
         &mut self,
         on_round_trip: OnRoundTrip<'_>,
@@ -63,7 +63,8 @@ impl Session {
         Ok(())
     }
 
-    /// A statement has failed, and with it the transaction, if there is one: ends that.
+    /// Ends the transaction, if there is one, after a statement has failed, and the transaction
+    /// with it.
     pub(super) fn end_failed_transaction(&mut self) -> Result<(), Lost> {
         match self.transaction.take() {
             Some(_) => self.persist(|client| client.batch_execute(END)),
@@ -71,7 +72,7 @@ impl Session {
         }
     }
 
-    /// How old the open transaction, if there is one, should get.
+    /// The maximum age of the open transaction, if there is one.
     pub(crate) fn transaction_limit(&self) -> Option<Duration> {
         self.transaction.begun().map(|_| MAX_AGE)
     }

@@ -1,5 +1,4 @@
-//! What goes to the server for the table: the operations that are due, and what becomes of
-//! them.
+//! The table's batches: which operations are due at the server, and what their outcomes change.
 
 use std::time::Instant;
 
@@ -12,9 +11,8 @@ use crate::key::Key;
 use crate::op::{Action, Op, Outcome, Token};
 
 impl<W> Table<W> {
-    /// Puts into `batch` what is to be done at the server now, at most `cap` steps.
-    /// Every step's outcome must come back through [`settle`](Table::settle) before the next
-    /// plan.
+    /// Puts the steps that are due at the server now into `batch`, at most `cap`. The outcome of
+    /// each must be passed to [`settle`](Table::settle) before the next plan.
     pub(crate) fn plan(
         &mut self,
         now: Instant,
@@ -50,8 +48,8 @@ impl<W> Table<W> {
                 .expect("listed keys have entries");
             entry.listed = false;
             if !self.limits.fenced && entry.can_hand_over(now) {
-                // Whoever stood before the first waiter has been answered.
-                self.advance(key, now, Via::Server, responder);
+                // The waiters before this one have been answered.
+                self.advance(key, now, self.via(key), responder);
                 continue;
             }
             let Some(action) = entry.due(now) else {
@@ -72,7 +70,7 @@ impl<W> Table<W> {
             if let Some(max) = self.full(0) {
                 self.refuse_all(key, Refusal::LimitReached(max), responder);
             } else if self.full(locks).is_some() {
-                // The locks of this batch may be the last that fit: see how they end.
+                // The locks of this batch may be the last that fit: wait for their outcomes.
                 self.list(key);
             } else {
                 locks += 1;
@@ -82,8 +80,8 @@ impl<W> Table<W> {
         batch.sort_unstable_by_key(|op| op.action);
     }
 
-    /// The server has been asked to do `op`. For a lock that is taken, with fencing, there is a
-    /// token. An error if the lock was not there that was to be given back.
+    /// Applies the outcome of `op`. With fencing, a lock that was taken comes with a token. An
+    /// error if the session did not hold the lock that it was to unlock.
     pub(crate) fn settle(
         &mut self,
         op: Op,
@@ -134,7 +132,7 @@ impl<W> Table<W> {
     ) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.token = token;
-            self.advance(key, now, Via::Handoff, responder);
+            self.advance(key, now, self.via(key), responder);
         }
     }
 
@@ -147,7 +145,7 @@ impl<W> Table<W> {
         let has_waiters = entry.first().is_some();
         let ended = entry.budget.filter(|_| is_spent || !has_waiters);
         if let Some(start) = ended {
-            // Longer than the pause of whoever has waited since the budget began.
+            // Longer than the pause of a waiter that has waited since the budget began.
             let pause = backoff::proportional(
                 now.saturating_duration_since(start).saturating_mul(5) / 4,
                 self.limits.retry_min,
@@ -162,18 +160,19 @@ impl<W> Table<W> {
                 self.recent.put(key, start, at.min(now + BUDGET));
             }
         }
-        // Also where nothing is left but to forget the key: the iteration for that keeps the worker
-        // awake for the next request of whoever gave the lock back.
+        // Also if all that is left is to forget the key: the iteration for that keeps the worker
+        // awake for the next request of the caller that released the lock.
         self.list(key);
     }
 
-    /// The lock is taken elsewhere: whoever tries once leaves, the others are tried for later.
+    /// The lock is taken elsewhere: refuses the waiters that try once, and retries later for the
+    /// others.
     fn defer(&mut self, key: Key, now: Instant, responder: &mut impl Respond<W>) {
         self.recent.take(key, now);
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        // That is the others' turn.
+        // Another process has it: the budget ends.
         entry.budget = None;
         let Some(queue) = entry.queue.as_mut() else {
             return self.remove(key);
@@ -200,7 +199,7 @@ impl<W> Table<W> {
         self.answer_all(key, |waiter| responder.refuse(waiter, refusal));
     }
 
-    /// All waiters of `key` are out; `answer` tells them why.
+    /// Removes all waiters of `key` and passes them to `answer`.
     fn answer_all(&mut self, key: Key, mut answer: impl FnMut(W)) {
         while let Some(waiter) = self.entries.get_mut(&key).and_then(Entry::pop_front) {
             self.waiting -= 1;
@@ -209,13 +208,13 @@ impl<W> Table<W> {
         self.list(key);
     }
 
-    /// Whoever waits until `deadline` is to know by then whether the lock is taken: the next
-    /// attempt comes before it.
+    /// Moves the next attempt before `deadline`, by which a waiter has to know whether the lock is
+    /// taken.
     pub(super) fn expedite(&mut self, key: Key, deadline: Instant, now: Instant) {
         if let Some(queue) = self.queue(key)
             && queue.retry.is_some_and(|retry| retry.not_after > deadline)
         {
-            // With the other half of the time for the answer.
+            // The other half of the time is for the answer.
             let at = now + deadline.saturating_duration_since(now) / 2;
             self.schedule(key, Retry::at(at));
         }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::Via;
 use super::handoff;
 use super::wait_queue::{WaitQueue, Waiter};
 use crate::op::{Action, Mode, Token};
@@ -19,9 +20,9 @@ pub(super) struct Entry<W> {
     pub(super) holders: Holders,
     /// With fencing: drawn at the server for the next holder.
     pub(super) token: Option<Token>,
-    /// When the [budget](handoff) began in which this process hands the lock on.
+    /// When the [budget](handoff) began within which this process hands the lock on.
     pub(super) budget: Option<Instant>,
-    /// Apart, and only where somebody waits: there may be very many held locks.
+    /// Boxed, and usually absent: there may be very many held locks without waiters.
     pub(super) queue: Option<Box<WaitQueue<W>>>,
     /// True if the key is in `ready`.
     pub(super) listed: bool,
@@ -47,7 +48,7 @@ impl<W> Entry<W> {
         self.queue.as_mut()?.waiters.pop_front()
     }
 
-    /// The queue, made of a `spare` one if there is none.
+    /// The queue, created from a `spare` one if there is none.
     #[allow(clippy::vec_box)] // as in the table
     pub(super) fn queue_from(&mut self, spare: &mut Vec<Box<WaitQueue<W>>>) -> &mut WaitQueue<W> {
         self.queue.get_or_insert_with(|| {
@@ -57,7 +58,7 @@ impl<W> Entry<W> {
         })
     }
 
-    /// True if the lock is neither held nor wanted here, nor kept by the session.
+    /// True if the lock has neither holders nor waiters here, and the session does not hold it.
     pub(super) fn is_idle(&self) -> bool {
         self.server.is_none() && self.holders == Holders::None && self.first().is_none()
     }
@@ -66,8 +67,8 @@ impl<W> Entry<W> {
         self.queue.iter().flat_map(|queue| &queue.waiters)
     }
 
-    /// The lock has holders here: tells so of each waiter that was not told before, and takes
-    /// those of them out that try once and cannot share it.
+    /// The lock has holders here: calls `tell` for each waiter that was not told so before, and
+    /// removes those of them that try once and cannot share it.
     pub(super) fn tell_taken(&mut self, tell: impl FnMut(&W, Mode)) -> Vec<W> {
         let may_join = matches!(self.holders, Holders::Shared(_));
         let Some(queue) = self.queue.as_mut() else {
@@ -77,7 +78,7 @@ impl<W> Entry<W> {
         queue.take_refused(told, may_join)
     }
 
-    /// True if a request that tries once may be tried at all.
+    /// True if no holder and no waiter here keeps a request that tries once from being attempted.
     pub(super) fn is_open_to(&self, mode: Mode) -> bool {
         match mode {
             Mode::Exclusive => self.holders == Holders::None && self.first().is_none(),
@@ -88,15 +89,15 @@ impl<W> Entry<W> {
         }
     }
 
-    /// True if it is certain that the lock is taken, or that other processes have their turn.
-    /// If not, it may be that no waiter can be told yet.
+    /// True if it is certain that the lock is taken, or during the cooldown, when other processes
+    /// may take it. If false, an attempt for the waiters may still be in flight.
     pub(super) fn is_known_taken(&self) -> bool {
         self.holders != Holders::None
             || self.first().is_some_and(|first| first.contended)
             || self.queue.as_ref().is_some_and(|queue| queue.is_cooldown)
     }
 
-    /// True if the first waiter may have the lock, which the session has already.
+    /// True if the first waiter may have the lock, which the session holds already.
     pub(super) fn can_hand_over(&self, now: Instant) -> bool {
         let Some(first) = self.first() else {
             return false;
@@ -105,9 +106,17 @@ impl<W> Entry<W> {
             && match self.holders {
                 Holders::None => !self.is_budget_spent(now),
                 Holders::Exclusive(_) => false,
-                // Its fellow holders keep the server lock anyway.
+                // The other holders keep the server lock anyway.
                 Holders::Shared(_) => true,
             }
+    }
+
+    /// How the lock, which the session holds, comes to its next holder.
+    pub(super) fn via(&self) -> Via {
+        match self.holders {
+            Holders::None => Via::Handoff,
+            Holders::Exclusive(_) | Holders::Shared(_) => Via::Server,
+        }
     }
 
     pub(super) fn is_budget_spent(&self, now: Instant) -> bool {
@@ -115,18 +124,18 @@ impl<W> Entry<W> {
             .is_some_and(|start| handoff::is_spent(start, now))
     }
 
-    /// What the server is to do for the key with its session's lock, if anything.
+    /// The action that is due at the server for the session's lock of this key, if any.
     pub(super) fn due(&self, now: Instant) -> Option<Action> {
         match self.server {
             None => Some(Action::Lock),
-            // With fencing: otherwise it had been handed over.
+            // Only with fencing: otherwise the lock would have been handed over.
             Some(_) if self.can_hand_over(now) => Some(Action::Draw),
             Some(_) if self.holders == Holders::None => Some(Action::Unlock),
             Some(_) => None,
         }
     }
 
-    /// True if the next attempt at the server is for later.
+    /// True if the next attempt at the server has to wait.
     pub(super) fn is_deferred(&self) -> bool {
         self.queue.as_ref().is_some_and(|queue| queue.is_deferred())
     }

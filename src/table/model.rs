@@ -1,8 +1,8 @@
-//! The table beside a simple model of it, under random operations.
+//! Checks the table against a simple model, under random operations.
 //!
-//! The model is the world that the table must be right about: a server that grants by the
-//! rules of advisory locks, another process that takes and gives back the same locks, and
-//! a book of who waits and who holds. Whatever the table decides is checked against it.
+//! The model is the world around the table: a server that grants by the rules of advisory locks,
+//! another process that takes and releases the same locks, and a record of waiters and holders.
+//! Every decision of the table is checked against it.
 // Tests may panic.
 #![allow(clippy::unwrap_used)]
 
@@ -26,13 +26,13 @@ enum Step {
         mode: Mode,
         wait: Wait,
     },
-    /// A holder gives its lock back, once or twice, or has it kept for a time.
+    /// A holder releases its lock, once or twice, or has it kept for a time.
     Release {
         which: prop::sample::Index,
         twice: bool,
         keep: Option<u64>,
     },
-    /// A waiter leaves; with or without telling.
+    /// A waiter leaves, and the table is told or not.
     Leave {
         which: prop::sample::Index,
         told: bool,
@@ -42,7 +42,7 @@ enum Step {
     },
     /// The next batch goes to the server.
     Plan,
-    /// Its answer is there, unless for one step the server cannot do it.
+    /// Its answer arrives; the server may be unable to do one step.
     Answer {
         failing: Option<prop::sample::Index>,
     },
@@ -118,8 +118,8 @@ impl Play {
     }
 
     fn step(&mut self, step: Step) {
-        // While a batch is out nobody is taken in, and only a lock that is waited for can
-        // be given back: straight to the next in line.
+        // While a batch is out no request is taken in, and only a lock with waiters can be
+        // released: straight to the next of them.
         let out = !self.batch.is_empty();
         match step {
             Step::Acquire {
@@ -144,7 +144,7 @@ impl Play {
             Step::Release { which, twice, keep } if self.world.guards().next().is_some() => {
                 let waiter = *which.get(&self.world.guards().collect::<Vec<_>>());
                 let Held { key, id, mode, .. } = self.world.held[&waiter];
-                // What is to be kept goes to the worker, and not to the next in line.
+                // A lock that is to be kept goes to the worker, not to the next waiter.
                 if out && (keep.is_some() || !self.table.is_awaited(key)) {
                     return;
                 }
@@ -201,17 +201,14 @@ impl Play {
         }
         assert_eq!(self.table.held(), self.world.held.len());
         assert_eq!(self.table.waiting(), self.world.waiting.len());
-        assert!(
-            !self.world.is_anybody_kept_waiting(),
-            "a try was kept waiting"
-        );
+        assert!(!self.world.has_waiting_try(), "a try was kept waiting");
         let max = self.world.max_locks.unwrap_or(usize::MAX);
         assert!(self.table.held() <= max);
         let server_needed = self.world.fenced || !self.batch.is_empty();
-        assert!(server_needed || !self.world.somebody_could_join());
+        assert!(server_needed || !self.world.has_waiting_joiner());
     }
 
-    /// The guard of `waiter` goes.
+    /// Drops the guard of `waiter`.
     fn release(&mut self, waiter: u32, keep: Option<Instant>) -> bool {
         let now = self.world.now;
         let held = self.world.held.get_mut(&waiter).unwrap();
@@ -223,7 +220,7 @@ impl Play {
     fn plan(&mut self) {
         let now = self.world.now;
         self.table.plan(now, CAP, &mut self.batch, &mut self.world);
-        // What was kept is given up in time, and the next that will be is looked for.
+        // Kept locks are released in time, and the next release is scheduled.
         let kept = self.world.held.values().filter_map(|held| held.kept).min();
         assert!(kept.is_none_or(|until| until > now));
         assert!(kept.is_none_or(|until| self.table.next_retry().unwrap() <= until));
@@ -252,7 +249,7 @@ impl Play {
                     assert_eq!(ours, Some(&op.mode), "a token for no lock");
                     !fails
                 }
-                // One that fails would end the session.
+                // A failed one would end the session.
                 Action::Unlock => {
                     assert_eq!(ours, Some(&op.mode), "unlocked what is not ours");
                     let mut held = self.world.held.values();
@@ -294,8 +291,8 @@ impl Play {
         }
     }
 
-    /// Everybody gives back what they have as soon as they have it, and the other process
-    /// is gone: then all get their turn, and in the end nothing is left.
+    /// Every holder releases its lock at once, and the other process is gone: then all waiters are
+    /// served, and in the end nothing is left.
     fn settle_down(&mut self) {
         self.world.theirs.clear();
         for _ in 0..40 * (self.arrived + 1) {
@@ -306,7 +303,7 @@ impl Play {
             self.world.now += Duration::from_millis(10);
             self.plan();
         }
-        assert!(self.world.waiting.is_empty(), "somebody was forgotten");
+        assert!(self.world.waiting.is_empty(), "a waiter was forgotten");
         assert!(self.world.ours.is_empty(), "a lock was left at the server");
         assert!(self.world.held.is_empty());
         assert!(self.table.entries.is_empty());

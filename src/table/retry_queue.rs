@@ -1,8 +1,8 @@
-//! When to ask the server again, for which keys.
+//! The retry queue: when to ask the server again, for which keys.
 //!
-//! Each retry has some slack, as timers have: it may come from one time on and must come by
-//! another. Once one must come, or something else goes to the server anyway, all that may come
-//! go with it. So many keys that are waited for cost few statements.
+//! Each retry has some slack, as timers have: it may run from one time on and must run by another.
+//! When one must run, or something else goes to the server anyway, all that may run go with it. So
+//! many keys with waiters cost few statements.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -25,7 +25,7 @@ impl Retry {
     }
 }
 
-/// The retries to come. Those that have been superseded stay in it until their time.
+/// The scheduled retries. Superseded ones stay in it until their time.
 pub(super) struct RetryQueue {
     by_not_before: BinaryHeap<Reverse<Item>>,
     by_not_after: BinaryHeap<Reverse<Item>>,
@@ -52,17 +52,17 @@ impl RetryQueue {
         self.by_not_after.push(item(retry.not_after));
     }
 
-    /// When the next retry must come.
+    /// When the next retry must run.
     pub(super) fn next(&self) -> Option<Instant> {
         self.by_not_after.peek().map(|Reverse(item)| item.at)
     }
 
-    /// True if one must come now.
+    /// True if a retry must run now.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.next().is_some_and(|at| at <= now)
     }
 
-    /// One that may come now.
+    /// Removes a retry that may run now.
     pub(super) fn pop(&mut self, now: Instant) -> Option<(Key, Retry)> {
         let Reverse(first) = self.by_not_before.peek()?;
         if first.at > now {
@@ -72,7 +72,7 @@ impl RetryQueue {
         Some((item.key, item.retry))
     }
 
-    /// Forgets what has come, and what is not `current` any more.
+    /// Drops the first retries, as long as they are due or no longer `current`.
     pub(super) fn prune(&mut self, now: Instant, current: impl Fn(Key, Retry) -> bool) {
         while let Some(Reverse(item)) = self.by_not_after.peek() {
             if item.at > now && current(item.key, item.retry) {

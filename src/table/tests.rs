@@ -1,4 +1,4 @@
-//! The table's decisions, written down in a book.
+//! Tests of the table's decisions.
 // Tests may panic.
 #![allow(clippy::unwrap_used)]
 
@@ -19,7 +19,7 @@ fn who_cannot_wait_is_not_told_of_a_holder_before_there_is_one() {
     scene.once(A, 1);
     scene.share(A, 2);
     assert_eq!(scene.book.refused, []);
-    // Had the server failed, both would have been told that.
+    // Had the server failed, both would have been failed with its error.
     scene.iterate();
     assert_eq!(scene.book.granted, [0]);
     assert_eq!(scene.book.refused, [(1, Refusal::Busy)]);
@@ -117,7 +117,7 @@ fn who_cannot_wait_and_finds_a_queue_is_refused_without_the_server() {
     scene.once(A, 1);
     assert_eq!(scene.book.refused, [(1, Refusal::Busy)]);
     assert_eq!(scene.plan(), []);
-    // One that could share with the queue is worth an attempt before its time.
+    // One that could share with the queue is attempted before the retry is due.
     scene.share(B, 2);
     scene.refused_iteration();
     scene.ask(B, Mode::Shared, Wait::Try(None), 3);
@@ -210,6 +210,7 @@ fn a_drop_and_the_next_acquire_in_one_turn_need_no_server() {
         assert_eq!(scene.plan(), []);
     }
     assert_eq!(scene.book.granted, (0..10).collect::<Vec<_>>());
+    assert_eq!(scene.book.handed_over, 9);
     assert!(scene.book.refused.is_empty());
 }
 

@@ -1,4 +1,4 @@
-//! Those who wait for a key, in their order.
+//! The waiters of a key, in order of arrival.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -11,7 +11,7 @@ pub(super) struct Waiter<W> {
     pub(super) mode: Mode,
     pub(super) wait: Wait,
     pub(super) since: Instant,
-    /// True once it has been told that the lock is taken.
+    /// True once the waiter has been told that the lock is taken.
     pub(super) contended: bool,
 }
 
@@ -25,8 +25,8 @@ pub(super) struct WaitQueue<W> {
     pub(super) waiters: VecDeque<Waiter<W>>,
     /// When to ask the server again. `None`: at once.
     pub(super) retry: Option<Retry>,
-    /// True if other processes have their turn until that retry, so that whoever comes
-    /// meanwhile waits, too.
+    /// True during the cooldown: until that retry other processes may take the lock, and new
+    /// waiters wait, too.
     pub(super) is_cooldown: bool,
 }
 
@@ -39,25 +39,25 @@ impl<W> WaitQueue<W> {
         })
     }
 
-    /// For another key, with the memory that it has.
+    /// Prepares it for another key. Keeps its memory.
     pub(super) fn reset(&mut self) {
         self.retry = None;
         self.is_cooldown = false;
     }
 
-    /// True if there are no waiters, and whoever came would not have to wait.
+    /// True if there are no waiters, and no cooldown for which a new one would have to wait.
     pub(super) fn is_idle(&self) -> bool {
         self.waiters.is_empty() && !(self.is_cooldown && self.retry.is_some())
     }
 
-    /// True if the next attempt at the server is for later. Not for one that tries once.
+    /// True if the next attempt at the server has to wait; false if any waiter tries once.
     pub(super) fn is_deferred(&self) -> bool {
         self.retry.is_some()
             && !self.is_idle()
             && self.waiters.iter().all(|waiter| !waiter.wait.is_try())
     }
 
-    /// Takes out those that are `meant`, in their order; the others keep theirs.
+    /// Removes the waiters for which `is_meant` is true, in their order; the others keep theirs.
     pub(super) fn take(
         &mut self,
         mut is_meant: impl FnMut(&mut Waiter<W>) -> bool,
@@ -74,7 +74,7 @@ impl<W> WaitQueue<W> {
         taken
     }
 
-    /// The lock is taken: tells so of each waiter that was not told before. Those are the
+    /// Calls `tell` for each waiter that was not told before that the lock is taken. Those are the
     /// last ones, because all are told at once. Returns how many there are.
     pub(super) fn tell_contended(&mut self, mut tell: impl FnMut(&W, Mode)) -> usize {
         let mut told = 0;
@@ -87,8 +87,8 @@ impl<W> WaitQueue<W> {
         told
     }
 
-    /// Takes those of the last `told` out that try once, but for those that may join shared
-    /// holders: `may_join` says that the holders are.
+    /// Removes those of the last `told` waiters that try once, except those that may join shared
+    /// holders. `may_join` is true if the holders are shared.
     pub(super) fn take_refused(&mut self, told: usize, may_join: bool) -> Vec<W> {
         let mut refused = Vec::new();
         let waiters = &mut self.waiters;

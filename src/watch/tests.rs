@@ -1,4 +1,4 @@
-//! What the clock alone decides.
+//! What a watch reports by the clock alone.
 // Tests may panic.
 #![allow(clippy::unwrap_used)]
 
@@ -12,12 +12,12 @@ fn leased() -> Arc<Lease> {
     Arc::new(Lease::new(1, Some(10 * SECOND)))
 }
 
-/// Has so much be left of `lease`.
+/// Arms `lease` with `left` of it remaining.
 fn leave(lease: &Lease, left: Duration) {
     lease.arm(BootInstant::now() + left - 9 * SECOND);
 }
 
-/// A hold whose lease runs out in a moment, and nobody who would say so.
+/// A hold whose lease is about to expire, and no other thread that would report it.
 fn about_to_expire() -> Watch {
     let lease = leased();
     leave(&lease, Duration::from_millis(20));
@@ -52,7 +52,7 @@ fn a_lease_that_is_renewed_in_time_is_not_at_risk() {
     leave(&lease, 2 * SECOND);
     let waiter = std::thread::spawn(move || watch.wait_at_risk(SECOND));
     lease.renew(BootInstant::now());
-    // If this thread was not kept from it for a second.
+    // Unless this thread was delayed for a second.
     let in_time = BootInstant::now() < at_risk;
     while BootInstant::now() < at_risk + SECOND / 4 {
         std::thread::sleep(Duration::from_millis(10));
@@ -87,7 +87,7 @@ fn what_has_expired_is_not_given_back() {
     for late in [Ended::Unlocked, Ended::Cancelled] {
         let lease = leased();
         let watch = Watch::new(Hold::new(&lease));
-        // The process is stopped past the lease, and nobody has looked.
+        // The process was stopped past the lease, and the lease was not checked since.
         leave(&lease, Duration::ZERO);
         assert!(!watch.hold.end(late));
         assert_eq!(watch.ended(), Some(Ended::LeaseExpired));

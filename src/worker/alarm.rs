@@ -1,4 +1,4 @@
-//! How the watchdog is woken, at the cost of one atomic for each round trip.
+//! Wakes the watchdog, at the cost of one atomic operation for each exchange with the server.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -12,7 +12,7 @@ pub(crate) struct Alarm {
 }
 
 impl Alarm {
-    /// With the watchdog's end.
+    /// An alarm, and the watchdog's end of it.
     pub(crate) fn new() -> (Alarm, Receiver<()>) {
         let (sender, alarms) = bounded(1);
         let is_idle = AtomicBool::new(false);
@@ -23,7 +23,7 @@ impl Alarm {
         self.sender.try_send(()).ok();
     }
 
-    /// A round trip begins: it has to be watched.
+    /// An exchange begins, which has to be watched.
     pub(super) fn ring_if_idle(&self) {
         if self.is_idle.swap(false, Ordering::SeqCst) {
             self.ring();
@@ -35,7 +35,7 @@ impl Alarm {
         self.is_idle.store(true, Ordering::SeqCst);
     }
 
-    /// The watchdog wakes by itself, soon enough for any round trip that begins meanwhile.
+    /// The watchdog wakes up by itself, soon enough for any round trip that begins meanwhile.
     pub(super) fn expect_none(&self) {
         self.is_idle.store(false, Ordering::SeqCst);
     }

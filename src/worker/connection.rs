@@ -1,8 +1,8 @@
-//! The connection to the database, and how it is made again.
+//! The connection to the database, and its reconnects.
 //!
-//! Connecting is another thread's work, so that requests are answered meanwhile. The first
-//! connect, and the first one after a session that had lasted, is made at once, and waiters are
-//! not failed before it has, however long that takes; the next ones are spaced by a backoff.
+//! A separate thread connects, so that requests are answered meanwhile. The first connect, and the
+//! first reconnect after a session that lasted, starts at once, and waiters fail only after it has
+//! failed, however long it takes; further attempts are spaced by a backoff.
 
 use std::mem;
 use std::sync::Arc;
@@ -25,23 +25,23 @@ use crate::session::sequence::Missing;
 /// The three states of a connection.
 pub(super) enum Connectivity {
     Connected(Box<Session>),
-    /// Another thread connects, and sends the outcome.
+    /// Another thread is connecting, and sends the outcome.
     Connecting(Receiver<Result<Session, Error>>),
-    /// Until the next attempt.
+    /// Waiting for the next attempt.
     Backoff {
         retry_at: Instant,
-        /// Not before then either, unless one of so many that are abandoned has its answer.
+        /// Nor before this instant, unless fewer threads than this number are still abandoned.
         pause: Option<(Instant, u32)>,
     },
 }
 
-/// How often a pause checks whether the server has begun to answer.
+/// How often, during a pause, to check whether an abandoned thread has ended.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The call that has made the manager and waits for its first session.
+/// The call that creates the manager and waits for its first session.
 pub(crate) struct Starting {
     pub(crate) outcome: Sender<Result<(), Error>>,
-    /// It waits on while the errors are transient.
+    /// True if it keeps waiting while the errors are transient.
     pub(crate) persistent: bool,
 }
 
@@ -53,11 +53,11 @@ impl Starting {
 
 pub(super) struct Connection {
     connectivity: Connectivity,
-    /// Connects since the last session that lasted.
+    /// Connect attempts since the last session that lasted.
     attempt: u32,
     connected_at: Instant,
     starting: Option<Starting>,
-    /// The outcome that the starting call waits for.
+    /// The outcome to send to the starting call.
     started: Option<Result<(), Error>>,
     jitter: Jitter,
 }
@@ -83,7 +83,7 @@ impl Connection {
         &mut self.connectivity
     }
 
-    /// The session, to be ended.
+    /// The session, to be closed.
     pub(super) fn into_session(self) -> Option<Session> {
         match self.connectivity {
             Connectivity::Connected(session) => Some(*session),
@@ -91,7 +91,7 @@ impl Connection {
         }
     }
 
-    /// Where the outcome of the connect under way comes from, if there is one.
+    /// The channel for the outcome of the connect in progress, if there is one.
     pub(super) fn outcome(&self) -> Option<&Receiver<Result<Session, Error>>> {
         match &self.connectivity {
             Connectivity::Connecting(outcome) => Some(outcome),
@@ -99,7 +99,7 @@ impl Connection {
         }
     }
 
-    /// When [`poll`](Connection::poll) has something to do.
+    /// When [`poll`](Connection::poll) is next due.
     pub(super) fn next_poll(&self, settings: &Settings, state: &State) -> Option<Instant> {
         let retry = match &self.connectivity {
             Connectivity::Connected(_) | Connectivity::Connecting(_) => None,
@@ -116,8 +116,8 @@ impl Connection {
         retry.into_iter().chain(warning).min()
     }
 
-    /// Tells the call that waits for the first session of its outcome, if there is one. A start
-    /// that has failed is the manager's end.
+    /// Sends the outcome of the start to the call that waits for it, if there is one. A failed
+    /// start shuts the manager down.
     pub(super) fn answer_start(&mut self, shared: &Shared) {
         let Some(outcome) = self.started.take() else {
             return;
@@ -130,14 +130,15 @@ impl Connection {
         }
     }
 
-    /// The session has ended because of `error`, or must be given up.
+    /// Drops the session, which has ended or is unusable because of `error`, and schedules a
+    /// connect.
     pub(super) fn disconnect(&mut self, settings: &Settings, state: &mut State, error: Error) {
         let now = Instant::now();
         if now.duration_since(self.connected_at) >= 2 * backoff(settings, self.attempt) {
             self.attempt = 0;
         }
         let retry_at = match self.attempt.checked_sub(1) {
-            // A session that had lasted is worth an immediate second one.
+            // After a session that lasted, reconnect at once.
             None => now,
             Some(attempt) => {
                 state.refuse(error, settings);
@@ -153,8 +154,7 @@ impl Connection {
         }
     }
 
-    /// While there is no session: connects when it is time to, and has the log warn of an
-    /// outage that lasts.
+    /// Without a session: connects when that is due, and records the repeated warning of an outage.
     pub(super) fn poll(&mut self, shared: &Shared, state: &mut State) {
         let now = Instant::now();
         warn_again(shared.settings(), state, now);
@@ -182,7 +182,7 @@ impl Connection {
         }
     }
 
-    /// The connect has ended.
+    /// Handles the outcome of a connect.
     pub(super) fn on_outcome(
         &mut self,
         shared: &Shared,
@@ -204,7 +204,7 @@ impl Connection {
         let outage = state.status.connected(now);
         let is_start = outage.as_ref().is_some_and(Outage::is_start);
         if is_start {
-            // As if it had been made at the first attempt: it is the first that can last.
+            // Attempts before the first session do not count against it.
             self.attempt = 0;
             self.started = Some(Ok(()));
         }
@@ -219,8 +219,8 @@ impl Connection {
         self.connectivity = Connectivity::Connected(Box::new(session));
     }
 
-    /// The next connect comes after the backoff, and later the more connects still wait for an
-    /// answer, which must not pile up.
+    /// Schedules the next connect: after the backoff, and later still the more abandoned threads
+    /// wait for an answer, so that connections do not pile up.
     fn on_connect_failed(&mut self, shared: &Shared, state: &mut State, error: Error) {
         let settings = shared.settings();
         let attempt = self.attempt.saturating_sub(1);
@@ -289,7 +289,7 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// A manager's parts, without a thread: the database was lost, and a reconnect refused.
+    /// A manager's parts, without threads, after its first connect was refused.
     fn away() -> (Arc<Shared>, Connection) {
         let settings = Settings::default();
         assert_eq!(settings.outage_warnings, MINUTE);
@@ -302,7 +302,7 @@ mod tests {
         (shared, connection)
     }
 
-    /// The warnings that have been given, with the age that they tell.
+    /// The recorded warnings, each with the age of the outage that it reports.
     fn warnings(state: &mut State) -> Vec<Duration> {
         let warning = |event| match event {
             Event::Retried { is_first: true, .. } => Some(Duration::ZERO),
@@ -330,7 +330,7 @@ mod tests {
                 due - Duration::from_millis(1),
             );
             assert!(warnings(&mut state).is_empty(), "{minute}");
-            // It wakes for that, although it does not connect.
+            // The warning is due also while a connect is in progress.
             connection.connectivity = Connectivity::Connecting(crossbeam_channel::never());
             assert_eq!(connection.next_poll(shared.settings(), &state), Some(due));
             warn_again(shared.settings(), &mut state, due);

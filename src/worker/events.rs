@@ -1,9 +1,8 @@
-//! What has happened, for those who are told of it: the counters, the log and the user's
-//! observer.
+//! Events, for the counters, the log and the user's observer.
 //!
-//! Events are recorded while the mutex of the [shared state](super::shared) is held, and
-//! dispatched when it is free: a log subscriber or an observer may do anything, and take any
-//! time for it. They are dispatched in their order, by one thread at a time.
+//! Events are recorded while the mutex of the [shared state](super::shared) is held, and dispatched
+//! while it is free, because a log subscriber or an observer may do anything, for any time. They
+//! are dispatched in order, by one thread at a time.
 
 use std::error::Error as StdError;
 use std::mem;
@@ -46,7 +45,7 @@ pub(crate) enum Event {
     },
 }
 
-/// Which connect it was.
+/// Which connect an event is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Occasion {
     Start,
@@ -55,9 +54,9 @@ pub(crate) enum Occasion {
 
 #[derive(Default)]
 pub(crate) struct Events {
-    /// The counters; the gauges are for whoever knows the lock table.
+    /// The counters; the gauges come from the lock table.
     stats: Stats,
-    /// True if there is somebody to tell of single locks.
+    /// True if there is an observer, which also receives the events of single locks.
     is_observed: bool,
     pending: Vec<Event>,
     is_dispatching: bool,
@@ -102,12 +101,13 @@ impl Events {
         }
     }
 
-    /// Guards that were dropped before the end, and that nobody reads of any more.
+    /// Counts guards that were dropped before the shutdown in messages that the worker will not
+    /// read.
     pub(crate) fn record_unread_releases(&mut self, count: usize) {
         self.stats.released += count as u64;
     }
 
-    /// A batch of so many operations is sent.
+    /// Counts a batch of `size` operations.
     pub(crate) fn record_batch(&mut self, size: usize) {
         self.stats.batches += 1;
         self.stats.largest_batch = self.stats.largest_batch.max(size as u64);
@@ -122,13 +122,13 @@ impl Events {
         !self.pending.is_empty()
     }
 
-    /// The caller is to dispatch what is pending. False if another thread is at it already,
-    /// which will find these, too.
+    /// True if the caller has to dispatch the pending events. False if there are none, or another
+    /// thread is dispatching already, which will take these, too.
     pub(crate) fn begin_dispatch(&mut self) -> bool {
         self.is_pending() && !mem::replace(&mut self.is_dispatching, true)
     }
 
-    /// What is to be dispatched next, into `batch`, which is empty. False if that is all.
+    /// Moves the pending events into `batch`, which must be empty. False if there are none left.
     pub(crate) fn next_to_dispatch(&mut self, batch: &mut Vec<Event>) -> bool {
         self.is_dispatching = self.is_pending();
         mem::swap(&mut self.pending, batch);
@@ -136,19 +136,19 @@ impl Events {
     }
 }
 
-/// Tells the log and the observer of `event`. A panic of theirs harms nobody else.
+/// Passes `event` to the log and the observer. A panic in either does not leave this call.
 pub(crate) fn dispatch(event: &Event, server: &postgres::Config, observer: Option<&dyn Observer>) {
-    let told = catch_unwind(AssertUnwindSafe(|| {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
         log(event, server);
         if let Some(observer) = observer {
-            tell(event, observer);
+            notify(event, observer);
         }
     }));
     // The panic hook has reported it.
-    drop(told);
+    drop(outcome);
 }
 
-fn tell(event: &Event, observer: &dyn Observer) {
+fn notify(event: &Event, observer: &dyn Observer) {
     match event {
         Event::Waited(event) => observer.waited(event),
         Event::Acquired(event) => observer.acquired(event),

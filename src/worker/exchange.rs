@@ -1,4 +1,4 @@
-//! Exchanges with the server: what one is for, when it is due, and what comes of it.
+//! Exchanges with the server: their purposes, when the next is due, and what their outcomes change.
 
 use std::time::Instant;
 
@@ -10,22 +10,22 @@ use crate::lease::heartbeat_pause;
 use crate::op::{Op, Outcome};
 use crate::session::{Lost, Session};
 
-/// Operations in one batch, and requests taken in for it.
+/// The most operations in one batch, and the most requests read for it.
 pub(super) const MAX_BATCH: usize = 1024;
 
 #[derive(Clone, Copy)]
 pub(super) enum Purpose {
     Batch,
     Heartbeat,
-    /// The session is about to be silent for long.
+    /// The session is about to stay silent for long.
     DisarmLease,
 }
 
 pub(super) struct Exchange {
-    // Kept from one to the next for their memory.
+    // Reused by each exchange, to save allocations.
     ops: Vec<Op>,
     outcomes: Vec<Outcome>,
-    /// When the last one that succeeded began.
+    /// When the last successful exchange began.
     last_contact: Instant,
 }
 
@@ -38,17 +38,17 @@ impl Exchange {
         }
     }
 
-    /// There is a new session, which has just answered.
+    /// Notes a new session, which has just answered.
     pub(super) fn connected(&mut self, now: Instant) {
         self.last_contact = now;
     }
 
-    /// Operations in the last batch, or in the one that is planned.
+    /// The number of operations in the planned batch.
     pub(super) fn batch_len(&self) -> usize {
         self.ops.len()
     }
 
-    /// Puts together what is to be done at the server now, if anything.
+    /// Plans the exchange that is due now, if any.
     pub(super) fn plan(
         &mut self,
         state: &mut State,
@@ -80,7 +80,7 @@ impl Exchange {
         table.plan(now, MAX_BATCH, &mut self.ops, &mut responder);
     }
 
-    /// When the server has to hear from us if there is no batch for it.
+    /// When the next exchange is due if there is no batch.
     fn contact_due(
         &self,
         state: &State,
@@ -98,7 +98,7 @@ impl Exchange {
         }
     }
 
-    /// When the next one is due if nobody calls. `None`: not at all.
+    /// When the next exchange is due without new messages. `None`: not at all.
     pub(super) fn next(
         &self,
         state: &State,
@@ -112,8 +112,8 @@ impl Exchange {
         state.table.next_retry().into_iter().chain(contact).min()
     }
 
-    /// Goes to the server and back, which may take as long as that likes: without the mutex of
-    /// the shared state.
+    /// Runs the exchange, which may take as long as the server likes: the mutex of the shared state
+    /// must not be held.
     pub(super) fn run(
         &mut self,
         purpose: Purpose,
@@ -131,8 +131,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Hands the outcomes to the table, and answers who waited for them. An error if the
-    /// session can be trusted no longer.
+    /// Passes the outcomes to the table, and answers the unlocks that they confirm. An error if the
+    /// session can no longer be trusted.
     pub(super) fn settle(&mut self, state: &mut State) -> Result<(), Error> {
         let now = Instant::now();
         let (table, mut responder) = state.table_and_responder();
@@ -143,9 +143,9 @@ impl Exchange {
             }
         }
         if let Err(stray) = settled {
-            // What else has gone astray cannot be known: start afresh.
+            // What else is inconsistent cannot be known: give the session up.
             return Err(Error::unavailable(format!(
-                "the session did not hold the lock {} that it gave back",
+                "the session did not hold the lock {} that it released",
                 stray.0
             )));
         }

@@ -1,4 +1,4 @@
-//! What managers, guards and tokens hold of the shared state: the ways to its worker.
+//! The handle by which managers, guards and tokens reach the shared state and its worker.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,9 +20,10 @@ use crate::stats::Stats;
 use crate::sync::Latch;
 
 /// How long a close waits for the worker to end the connection.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// When the last one goes, the queue disconnects and the worker ends.
+/// When the last one is dropped, the queue disconnects, and the worker ends once it
+/// [keeps](crate::Acquire::hold_at_least) no lock any more.
 pub(crate) struct Handle {
     shared: Arc<Shared>,
     queue: Sender<Message>,
@@ -105,7 +106,7 @@ impl Handle {
         }
     }
 
-    /// Puts the request into the queue, waiting for room in it if need be.
+    /// Puts the request into the queue, and waits while that is full.
     fn send(
         &self,
         request: Message,
@@ -117,8 +118,8 @@ impl Handle {
             Err(TrySendError::Disconnected(_)) => return Err(Unsent::Closed),
             Err(TrySendError::Full(request)) => request,
         };
-        let unheard = never();
-        let interrupt = interrupt.unwrap_or(&unheard);
+        let no_interrupt = never();
+        let interrupt = interrupt.unwrap_or(&no_interrupt);
         let timeout = deadline.map_or_else(never, crossbeam_channel::at);
         select! {
             send(self.queue, request) -> sent => sent.map_err(|_| Unsent::Closed),
@@ -128,30 +129,30 @@ impl Handle {
         }
     }
 
-    /// Gives a lock back, without ever waiting: straight to the next waiter if that can
-    /// be done here and now, or else through the worker.
+    /// Releases a lock without blocking: straight to the next waiter if that is possible at once,
+    /// otherwise through the worker.
     pub(crate) fn release(&self, grant: Grant) {
-        self.give_back(grant, None);
+        self.release_with(grant, None);
     }
 
-    /// Gives a lock back, and waits until the server has confirmed that it lasted.
+    /// Releases a lock, and waits until the server has confirmed that it lasted.
     pub(crate) fn unlock(&self, grant: Grant) -> Result<(), Error> {
         let (pending, reply) = self.shared.unlock_replies().open();
-        self.give_back(grant, Some(reply));
+        self.release_with(grant, Some(reply));
         match pending.wait(None, None) {
             Waited::Answered(answer) => answer,
             Waited::Dropped | Waited::TimedOut { .. } | Waited::Interrupted => {
-                Err(Error::unavailable("the unlock has got no answer"))
+                Err(Error::unavailable("the unlock got no answer"))
             }
         }
     }
 
-    fn give_back(&self, grant: Grant, reply: Option<Replier<UnlockReply>>) {
-        // What is to be kept needs the worker's clock.
+    fn release_with(&self, grant: Grant, reply: Option<Replier<UnlockReply>>) {
+        // A lock that is kept for a time needs the worker, which releases it then.
         if grant.keep_until.is_none()
             && let Some(mut state) = self.shared.state().try_lock()
             && state.table.is_awaited(grant.key)
-            // What has ended is not for the next waiter.
+            // A lock that has ended cannot be handed on.
             && grant.lease.ended().is_none()
         {
             state.release(&grant, reply, Instant::now());
@@ -169,7 +170,7 @@ impl Handle {
         }
     }
 
-    /// Leaves a control message for the worker, without ever waiting.
+    /// Posts a control message to the worker without waiting for room.
     fn post(&self, control: Control) {
         if self.shared.mailbox().post(control) {
             self.wake();
@@ -177,24 +178,24 @@ impl Handle {
         self.drain_if_closed();
     }
 
-    /// Answers what was sent after the end. Whoever sends calls this afterwards, so
-    /// nothing stays unanswered.
+    /// Answers what was sent after the close. Each sender calls this after sending, so that nothing
+    /// stays unanswered.
     fn drain_if_closed(&self) {
         if self.shared.mailbox().is_closed() {
             self.shared.mailbox().drain();
-            // The worker may not have seen yet that it is to end, and what would have
-            // woken it may just have been drained.
+            // The worker may not have noticed the close yet, and the message that would have woken
+            // it may just have been drained.
             self.wake();
         }
     }
 
-    /// Wakes the worker if it sleeps. With a full queue it does not.
+    /// Wakes the worker if it sleeps. While the queue is full it does not sleep.
     fn wake(&self) {
         let (Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) =
             self.queue.try_send(Message::Wake);
     }
 
-    /// Ends the manager. False if that was done already.
+    /// Shuts the manager down. False if that was done already.
     pub(super) fn shut_down(&self) -> bool {
         let is_first = self.shared.shut_down(Ended::Closed, &Error::closed());
         if is_first {
@@ -203,14 +204,14 @@ impl Handle {
         is_first
     }
 
-    /// Ends the manager, and waits for its worker.
+    /// Shuts the manager down, and waits for its worker.
     pub(crate) fn close(&self) -> Result<(), Error> {
         if !self.shut_down() {
             return Ok(());
         }
         // The worker sets it when the connection is gone.
         let gone = self.shared.worker_gone().channel();
-        match gone.recv_timeout(CLOSE_PATIENCE) {
+        match gone.recv_timeout(CLOSE_TIMEOUT) {
             Err(RecvTimeoutError::Disconnected) => {
                 let thread = self.shared.state().lock().lane.take_thread();
                 if let Some(thread) = thread {
@@ -221,7 +222,7 @@ impl Handle {
                 Ok(())
             }
             _ => {
-                warn!("closed while the database does not answer; its connection is abandoned");
+                warn!("closed, but the database does not answer; its connection is abandoned");
                 Err(Error::unavailable(
                     "closed, but the database does not answer: the server frees the locks \
                      when it notices that the connection is gone",

@@ -1,22 +1,22 @@
-//! Since when the worker has been waiting for the server.
+//! How long the worker has been waiting for the server.
 
 use std::time::Duration;
 
 use crate::clock::{AtomicBootInstant, BootInstant};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// The exchange with the server that is in flight, which may take several round trips. Each
-/// worker has one of its own: one that is replaced cannot speak for its successor.
+/// The exchange with the server that is in flight, which may take several round trips. Each worker
+/// has its own, so that a replaced worker does not change its successor's.
 #[derive(Default)]
 pub(crate) struct InFlight {
     exchange: AtomicBootInstant,
     round_trip: AtomicBootInstant,
-    /// Round trips begun, also by the workers before.
+    /// Round trips begun, including those of replaced workers.
     round_trips: AtomicU64,
 }
 
 impl InFlight {
-    /// For the worker that replaces this one's.
+    /// For the next worker, which continues the count of round trips.
     pub(crate) fn successor(&self) -> InFlight {
         InFlight {
             round_trips: AtomicU64::new(self.round_trips()),
@@ -44,12 +44,13 @@ impl InFlight {
         self.exchange.store(None);
     }
 
-    /// Since when the server has owed an answer: the worker may be stuck.
+    /// When the round trip in flight began. If that is long ago, the worker may be stuck.
     pub(crate) fn round_trip_since(&self) -> Option<BootInstant> {
         self.round_trip.load()
     }
 
-    /// For how long the worker has answered no caller. `None` if it waits for nothing.
+    /// How long the exchange in flight has lasted; the worker answers no caller meanwhile. `None`
+    /// if there is none.
     pub(crate) fn busy_for(&self) -> Option<Duration> {
         self.exchange.load().map(BootInstant::elapsed)
     }

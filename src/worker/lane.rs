@@ -1,7 +1,7 @@
-//! All that there is once for each worker and its session.
+//! The state that exists once: that of the worker in charge and its session.
 //!
-//! It is read and changed under the mutex of the [shared state](super::shared), so that a close
-//! and the watchdog can end a session, and replace its worker, without the worker's help.
+//! It is guarded by the mutex of the [shared state](super::shared), so that a close and the
+//! watchdog can end a session, and replace its worker, without the worker.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,13 +15,13 @@ use crate::error::Error;
 use crate::key::Key;
 use crate::lease::{Ended, Lease};
 
-/// An explicit unlock. It is answered by the first exchange that began after it and in which
-/// the server was well: only then is it certain that the lock lasted until then, also if it
-/// has gone to the next holder without the server.
+/// An explicit unlock. It is answered by the first successful exchange that began after it: only
+/// then is it certain that the lock lasted until the unlock, even if it has been handed to the next
+/// holder without the server.
 struct Unlock {
     key: Key,
     reply: Replier<UnlockReply>,
-    /// The exchanges begun before.
+    /// The number of exchanges begun before it.
     after: u64,
 }
 
@@ -29,23 +29,23 @@ struct Unlock {
 pub(crate) struct Lane {
     /// Of the session that grants are made on; `None` while there is none.
     lease: Option<Arc<Lease>>,
-    /// That session's, for when it is given up with a statement under way.
+    /// That session's, to cancel its statement in progress when it is given up.
     canceller: Option<Canceller>,
-    /// The number of the last session that was asked for.
+    /// The number of the last session that was requested.
     generation: u64,
     /// Explicit unlocks that wait for the server's answer.
     unlocks: Vec<Unlock>,
     /// Exchanges begun on the session.
     exchanges: u64,
-    /// Which worker is in charge. One that finds another number here has been replaced, and
-    /// leaves.
+    /// Identifies the worker in charge. A worker that finds another number here has been replaced,
+    /// and exits.
     epoch: u64,
     /// That worker's.
     in_flight: Arc<InFlight>,
-    /// To abandon that worker with.
+    /// Marks that worker as abandoned.
     waiting: Option<Waiting>,
     thread: Option<JoinHandle<()>>,
-    /// True while there is no worker, for want of a thread.
+    /// True from when a worker is abandoned until the next one has started.
     is_unmanned: bool,
 }
 
@@ -54,7 +54,7 @@ impl Lane {
         self.lease.as_ref()
     }
 
-    /// True if `grant` was made on the present session.
+    /// True if `grant` was made on the current session.
     pub(crate) fn has_made(&self, grant: &Grant) -> bool {
         let generation = grant.lease.generation();
         self.lease
@@ -67,14 +67,14 @@ impl Lane {
         self.generation
     }
 
-    /// There is a session to make grants on.
+    /// Notes the session that grants are made on from now on.
     pub(crate) fn connected(&mut self, lease: Arc<Lease>, canceller: Option<Canceller>) {
         self.lease = Some(lease);
         self.canceller = canceller;
     }
 
-    /// The session is of no use any more: ends its holds, and answers the unlocks that wait
-    /// for it. False if there was none.
+    /// Ends the holds of the session, which is unusable, and fails the unlocks that wait for it.
+    /// False if there was no session.
     pub(crate) fn disconnected(&mut self, ended: Ended) -> bool {
         let lease = self.lease.take();
         if let Some(lease) = &lease {
@@ -86,7 +86,7 @@ impl Lane {
         lease.is_some()
     }
 
-    /// Has `reply` answered when the server has confirmed that the lock lasted until now.
+    /// Answers `reply` once the server has confirmed that the lock lasted until now.
     pub(crate) fn await_unlock(&mut self, key: Key, reply: Replier<UnlockReply>) {
         self.unlocks.push(Unlock {
             key,
@@ -100,8 +100,8 @@ impl Lane {
         !self.unlocks.is_empty()
     }
 
-    /// The last exchange has succeeded: answers the unlocks that it confirms, but for those of
-    /// keys whose unlock `is_due` at the server.
+    /// Answers the unlocks that the last exchange, which has succeeded, confirms, except those of
+    /// keys whose unlock still `is_due` at the server.
     pub(crate) fn confirm_unlocks(&mut self, is_due: impl Fn(Key) -> bool) {
         let last = self.exchanges;
         let is_sure = |unlock: &mut Unlock| unlock.after < last && !is_due(unlock.key);
@@ -114,7 +114,7 @@ impl Lane {
         &self.in_flight
     }
 
-    /// The worker begins an exchange with the server.
+    /// Notes that the worker begins an exchange with the server.
     pub(crate) fn begin_exchange(&mut self) {
         self.exchanges += 1;
         self.in_flight.begin();
@@ -124,22 +124,22 @@ impl Lane {
         self.epoch
     }
 
-    /// Makes room for a worker of its own clock, with `waiting` to abandon it. The one before
-    /// is detached.
+    /// Prepares for a new worker, which gets an [`InFlight`] of its own and can be abandoned with
+    /// `waiting`.
     pub(crate) fn man(&mut self, waiting: Waiting) -> Arc<InFlight> {
         self.in_flight = Arc::new(self.in_flight.successor());
         self.waiting = Some(waiting);
         Arc::clone(&self.in_flight)
     }
 
-    /// The worker has started.
+    /// Notes the new worker's thread. The thread of the one before is detached.
     pub(crate) fn manned_by(&mut self, thread: JoinHandle<()>) {
         self.thread = Some(thread);
         self.is_unmanned = false;
     }
 
-    /// Gives the worker up, which is stuck: it counts as abandoned until it ends, and whatever
-    /// it says has no effect any more. Returns what may free it.
+    /// Gives up the worker, which is stuck: it counts as abandoned until it ends, and its results
+    /// no longer have any effect. Returns what may free it.
     pub(crate) fn abandon_worker(&mut self) -> Option<Canceller> {
         self.epoch += 1;
         if let Some(waiting) = self.waiting.take() {

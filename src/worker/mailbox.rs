@@ -1,8 +1,8 @@
-//! Where callers leave what is for the worker.
+//! Where callers leave messages for the worker.
 //!
-//! Requests come through a bounded queue, in which callers wait for room. Control messages,
-//! which give something back, stand in a list beside it: whoever leaves one never waits. A flag
-//! tells whether the worker has been woken for those that are there, so that many cost one
+//! Requests go through a bounded queue, in which callers wait for room. Control messages, which
+//! release or withdraw something, go into a list beside it, so that posting one never waits for
+//! room. A flag records that the worker has been woken for the listed ones, so that many cost one
 //! wake-up.
 
 use std::convert::Infallible;
@@ -17,7 +17,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Latch, Mutex};
 
 pub(crate) struct Mailbox {
-    /// The worker's end, also for those who have to answer in its place.
+    /// The worker's end, also drained by those who answer in its place.
     queue: Receiver<Message>,
     control: Mutex<Vec<Control>>,
     /// True if there are control messages that the worker has been woken for.
@@ -26,8 +26,8 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    /// A mailbox with room for so many requests, and the callers' end of the queue. The queue
-    /// disconnects when the last of those is dropped.
+    /// A mailbox with room for `capacity` requests, and the callers' end of the queue. The queue
+    /// disconnects when the last sender is dropped.
     pub(crate) fn new(capacity: usize) -> (Mailbox, Sender<Message>) {
         let (sender, queue) = bounded(capacity);
         let mailbox = Mailbox {
@@ -43,20 +43,20 @@ impl Mailbox {
         &self.queue
     }
 
-    /// Leaves a control message. True if the worker has to be woken for it.
+    /// Adds a control message. True if the worker has to be woken for it.
     #[must_use]
     pub(crate) fn post(&self, control: Control) -> bool {
         self.control.lock().push(control);
         !self.has_control.swap(true, Ordering::SeqCst)
     }
 
-    /// Takes all control messages, into a list that is empty.
+    /// Moves all control messages into `into`, which must be empty.
     pub(crate) fn take_control(&self, into: &mut Vec<Control>) {
         self.has_control.store(false, Ordering::SeqCst);
         mem::swap(&mut *self.control.lock(), into);
     }
 
-    /// No more is taken in. False if that was so already.
+    /// Closes the mailbox. False if it was closed already.
     pub(crate) fn close(&self) -> bool {
         self.closed.set()
     }
@@ -65,7 +65,7 @@ impl Mailbox {
         self.closed.is_set()
     }
 
-    /// Disconnects when the mailbox is closed, for those who wait for room in the queue.
+    /// Disconnects when the mailbox is closed, for callers that wait for room in the queue.
     pub(crate) fn closed(&self) -> &Receiver<Infallible> {
         self.closed.channel()
     }
@@ -91,8 +91,8 @@ impl Mailbox {
         }
     }
 
-    /// Answers what arrives although the mailbox is closed. Whoever sends calls this afterwards,
-    /// so nothing stays unanswered.
+    /// Answers messages that arrive after the close. Each sender calls this after sending, so that
+    /// none stays unanswered.
     pub(crate) fn drain(&self) {
         let closed = Error::closed();
         self.refuse_requests(&closed);
@@ -106,8 +106,8 @@ impl Mailbox {
         }
     }
 
-    /// How many locks of the session number `generation` have been given back in messages that
-    /// the worker has not read yet.
+    /// The number of locks of session `generation` that have been released in messages that the
+    /// worker has not read yet.
     pub(crate) fn releases(&self, generation: u64, now: Instant) -> usize {
         let is_release = |control: &&Control| match control {
             Control::Release { grant, .. } => {

@@ -1,5 +1,5 @@
-//! Callers, the worker and a close under all orders of their threads. The worker is the
-//! real one, but for its server: here every statement succeeds.
+//! Callers, the worker and a close, under many thread schedules. The worker is the real one, but
+//! with a simpler loop and without a server: every statement succeeds.
 // Tests may panic.
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ use crate::op::Wait;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::try_schedules;
 
-/// A manager whose session has been made, and its worker.
+/// A manager that has a session, and its worker.
 fn manager() -> (Arc<Handle>, Worker) {
     let settings = Settings {
         queue_capacity: 64,
@@ -30,9 +30,9 @@ fn manager() -> (Arc<Handle>, Worker) {
 }
 
 impl Worker {
-    /// Works until the manager is closed. It sleeps until a caller wakes it, so a call that
-    /// is lost has the model run for ever, which shuttle reports. What is deferred is due at
-    /// once: a model has no time.
+    /// Runs until the manager is closed. It sleeps until a caller wakes it, so a lost wake-up makes
+    /// the model run forever, which shuttle reports. Deferred retries are due at once: a model has
+    /// no clock.
     fn serve(mut self) {
         let shared = Arc::clone(&self.shared);
         let mut awake = false;
@@ -70,7 +70,7 @@ impl Worker {
     }
 }
 
-/// Takes the lock and gives it back. False if the manager was closed meanwhile.
+/// Takes the lock and releases it. False if the manager was closed meanwhile.
 fn visit(acquire: Acquire<'_>, inside: &AtomicBool, wait: bool) -> bool {
     match acquire.run(Wait::Forever) {
         Ok(guard) => {
@@ -93,8 +93,8 @@ fn visit(acquire: Acquire<'_>, inside: &AtomicBool, wait: bool) -> bool {
     }
 }
 
-/// Callers of one key, in different modes, and one of another key; is the manager closed
-/// under them?
+/// Callers of one key, in different modes, and one of another key. With `close_early` the manager
+/// is closed while they run.
 fn callers(close_early: bool) {
     let (handle, worker) = manager();
     let worker = thread::spawn(move || worker.serve());
@@ -153,12 +153,12 @@ fn who_gives_up_leaves_nothing_behind() {
                 thread::spawn(move || {
                     let wait = match caller {
                         0 => Wait::Forever,
-                        // It has passed when the request is sent.
+                        // Has passed when the request is sent.
                         _ => Wait::Until(Instant::now()),
                     };
                     match Acquire::new(&handle, key).run(wait) {
                         Ok(guard) => assert!(guard.is_some() || caller > 0),
-                        // Nobody had looked at the request when the caller gave up.
+                        // The request had not been attempted when the caller gave up.
                         Err(error) => {
                             assert_eq!((error.kind(), caller > 0), (ErrorKind::Unavailable, true));
                         }
@@ -169,7 +169,7 @@ fn who_gives_up_leaves_nothing_behind() {
         callers
             .into_iter()
             .for_each(|caller| caller.join().unwrap());
-        // For ever, if anything is left.
+        // Runs forever if anything is left.
         let is_clean = |state: &State| {
             let table = &state.table;
             (table.held(), table.waiting(), table.is_unlock_due(key)) == (0, 0, false)

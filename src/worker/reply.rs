@@ -1,53 +1,65 @@
-//! The way back from the worker to one caller, from a pool.
+//! Replies from the worker to one caller each, from a pool.
 //!
-//! A reply is a one-slot channel and a ticket. The slot means that answering never
-//! waits for the caller to be scheduled. The ticket decides, once, between "the
-//! worker answered" and "the caller gave up": whoever moves it first. So a caller
-//! that left is noticed by the worker, which then takes its grant back, and a late
-//! answer cannot reach the next call that uses the same slot, because that call has
-//! the next ticket.
+//! A reply is a one-slot channel and a ticket. Because of the slot, answering never waits for the
+//! caller to be scheduled. The ticket decides, once, between "the worker answered" and "the caller
+//! gave up": the side that changes it first wins. So the worker notices that a caller has left, and
+//! takes its grant back, and a late answer cannot reach the next call that uses the same slot,
+//! because that call has the next ticket.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use object_pool::{Pool, Reusable};
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::thread::{self, Thread};
 
-/// Replies made before the first call needs one.
+/// Slots allocated in advance.
 const SEED: usize = 16;
 
-/// How often a caller lets others run before it sleeps. Where many are at work, that is
-/// often long enough for the answer, and saves the worker the waking.
+/// How often a caller yields before it sleeps. With many callers that is often long enough for the
+/// answer, and saves the worker the wake-up.
 const YIELDS: u32 = 6;
 
-/// For how long a caller goes on like that while there are only a [`FEW`]: about two round
-/// trips to a server on the same machine. To sleep and be woken costs as much, and more
-/// where the processor falls asleep as well.
-const PATIENCE: Duration = match cfg!(all(test, distlock_model)) {
+/// How long a caller goes on yielding while at most [`FEW`] calls have no answer: about two round
+/// trips to a server on the same machine. To sleep and be woken costs as much, and more where the
+/// processor goes idle.
+const SPIN_LIMIT: Duration = match cfg!(all(test, distlock_model)) {
     false => Duration::from_micros(100),
     true => Duration::ZERO,
 };
 
 const FEW: u64 = 2;
 
-/// After a caller has done so in vain, so many others do not: the server is farther away, or
-/// the lock is taken.
-const DISCOURAGED: u32 = 3;
+/// After a caller has spun in vain, so many further calls do not spin: the server is farther away,
+/// or the lock is taken.
+const SKIPPED_SPINS: u32 = 3;
 
 /// The two states of a ticket; each use of a slot takes the next even number.
 const OPEN: u64 = 0;
 const SETTLED: u64 = 1;
 
+/// What comes through a slot.
+enum Delivery<T> {
+    Answer(T),
+    /// The request was dropped: there will be no answer.
+    Dropped,
+}
+
+/// Why a caller stops waiting.
+enum Stop {
+    TimedOut,
+    Interrupted,
+}
+
 struct Slot<T> {
     ticket: AtomicU64,
     /// The last ticket whose request was refused at least once.
     refused: AtomicU64,
-    sender: Sender<Option<T>>,
-    receiver: Receiver<Option<T>>,
+    sender: Sender<Delivery<T>>,
+    receiver: Receiver<Delivery<T>>,
 }
 
 impl<T> Slot<T> {
@@ -61,7 +73,7 @@ impl<T> Slot<T> {
         })
     }
 
-    /// True for the one of both sides that comes first.
+    /// True for the first of the two sides.
     fn settle(&self, ticket: u64) -> bool {
         self.ticket
             .compare_exchange(
@@ -74,20 +86,20 @@ impl<T> Slot<T> {
     }
 }
 
-/// Replies waiting for their next call. Grows to the largest number of calls that
-/// were ever under way at once, and never blocks.
+/// The slots that are free for the next calls. Grows to the largest number of calls that were ever
+/// in progress at once, and never blocks.
 pub(crate) struct ReplyPool<T> {
     slots: Pool<Arc<Slot<T>>>,
     spinning: Arc<Spinning>,
 }
 
-/// Whether callers try for a while before they sleep, whatever they wait for.
+/// Decides whether callers spin before they sleep. Shared by all pools of a manager.
 #[derive(Default)]
 pub(crate) struct Spinning {
     /// Calls that have no answer yet.
     under_way: AtomicU64,
-    /// So many callers are still to sleep at once.
-    discouraged: AtomicU32,
+    /// So many further calls sleep without spinning.
+    skips: AtomicU32,
 }
 
 impl<T> ReplyPool<T> {
@@ -101,7 +113,7 @@ impl<T> ReplyPool<T> {
     /// Both ends of a reply.
     pub(crate) fn open(&self) -> (PendingReply<'_, T>, Replier<T>) {
         let slot = self.slots.pull(Slot::new);
-        // Nobody else moves a settled ticket: a plain load and store will do.
+        // No other thread changes a settled ticket: a plain load and store will do.
         let ticket = (slot.ticket.load(Ordering::Acquire) | SETTLED) + 1;
         slot.ticket.store(ticket | OPEN, Ordering::Release);
         let replier = Replier {
@@ -119,38 +131,38 @@ impl<T> ReplyPool<T> {
     }
 }
 
-/// The worker's end. Dropped without an answer, it tells the caller so.
+/// The worker's end. Dropped without an answer, it wakes the caller with [`Waited::Dropped`].
 pub(crate) struct Replier<T> {
     slot: Arc<Slot<T>>,
     ticket: u64,
-    /// Who waits: only this thread opens its end.
+    /// The waiting thread: only the one that opened the reply waits for it.
     caller: Thread,
 }
 
 impl<T> Replier<T> {
-    /// Answers, without ever waiting. Gives the answer back if the caller has left.
+    /// Answers without blocking. Returns the answer if the caller has left.
     pub(crate) fn send(self, answer: T) -> Result<(), T> {
         if self.slot.settle(self.ticket) {
-            self.put(Some(answer));
+            self.put(Delivery::Answer(answer));
             Ok(())
         } else {
             Err(answer)
         }
     }
 
-    /// The lock was found taken: a caller that gives up later knows that much.
+    /// Notes that the lock was found taken, for a caller that times out later.
     pub(crate) fn note_refusal(&self) {
-        // The slot may be another call's by now, which is not to be told less.
+        // The slot may belong to a later call by now, whose note must not be lost.
         self.slot.refused.fetch_max(self.ticket, Ordering::AcqRel);
     }
 
-    fn put(&self, answer: Option<T>) {
-        // The slot is empty: one answer a ticket, and the caller takes it.
-        self.slot.sender.try_send(answer).ok();
+    fn put(&self, delivery: Delivery<T>) {
+        // The slot is empty: each ticket has one answer, which its caller takes.
+        self.slot.sender.try_send(delivery).ok();
         self.caller.unpark();
     }
 
-    /// Has the caller left?
+    /// True if the caller has left.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.slot.ticket.load(Ordering::Acquire) != self.ticket | OPEN
     }
@@ -159,7 +171,7 @@ impl<T> Replier<T> {
 impl<T> Drop for Replier<T> {
     fn drop(&mut self) {
         if self.slot.settle(self.ticket) {
-            self.put(None);
+            self.put(Delivery::Dropped);
         }
     }
 }
@@ -169,13 +181,22 @@ pub(crate) enum Waited<T> {
     Answered(T),
     /// The worker's end was dropped: there will be no answer.
     Dropped,
-    /// The deadline passed. The caller has left, and the worker can see it. True if the
-    /// request had been refused before.
+    /// The deadline passed. The caller has left, and the worker can see it. `refused` is true if
+    /// the lock had been found taken before.
     TimedOut {
         refused: bool,
     },
     /// The interrupting channel disconnected. The caller has left.
     Interrupted,
+}
+
+impl<T> From<Delivery<T>> for Waited<T> {
+    fn from(delivery: Delivery<T>) -> Self {
+        match delivery {
+            Delivery::Answer(answer) => Waited::Answered(answer),
+            Delivery::Dropped => Waited::Dropped,
+        }
+    }
 }
 
 /// The caller's end.
@@ -186,72 +207,67 @@ pub(crate) struct PendingReply<'pool, T> {
 }
 
 impl<T> PendingReply<'_, T> {
-    /// Waits for the answer, no longer than until `deadline` or until `interrupt`
-    /// disconnects. An answer that was given before either counts.
+    /// Waits for the answer until `deadline`, or until `interrupt` disconnects. An answer that was
+    /// given before either counts.
     pub(crate) fn wait(
         self,
         deadline: Option<Instant>,
         interrupt: Option<&Receiver<Infallible>>,
     ) -> Waited<T> {
-        let received = match (self.soon(deadline), interrupt) {
-            (Some(answer), _) => Ok(answer),
-            (None, None) => self.park(deadline).ok_or(RecvTimeoutError::Timeout),
+        let delivered = match (self.spin(deadline), interrupt) {
+            (Some(delivery), _) => Ok(delivery),
+            (None, None) => self.park(deadline).ok_or(Stop::TimedOut),
             (None, Some(interrupt)) => {
                 let timeout = deadline.map_or_else(never, crossbeam_channel::at);
                 select! {
-                    recv(self.slot.receiver) -> answer => answer.map_err(|_| RecvTimeoutError::Disconnected),
-                    recv(interrupt) -> _ => Err(RecvTimeoutError::Disconnected),
-                    recv(timeout) -> _ => Err(RecvTimeoutError::Timeout),
+                    // The slot holds both ends of its own channel: only an interrupt disconnects.
+                    recv(self.slot.receiver) -> delivery => delivery.map_err(|_| Stop::Interrupted),
+                    recv(interrupt) -> _ => Err(Stop::Interrupted),
+                    recv(timeout) -> _ => Err(Stop::TimedOut),
                 }
             }
         };
-        match received {
-            Ok(answer) => answer.map_or(Waited::Dropped, Waited::Answered),
-            Err(why) if self.slot.settle(self.ticket) => match why {
-                RecvTimeoutError::Timeout => Waited::TimedOut {
+        match delivered {
+            Ok(delivery) => delivery.into(),
+            Err(stop) if self.slot.settle(self.ticket) => match stop {
+                Stop::TimedOut => Waited::TimedOut {
                     refused: self.slot.refused.load(Ordering::Acquire) == self.ticket,
                 },
-                // The slot holds both ends of its own channel: only an interrupt disconnects.
-                RecvTimeoutError::Disconnected => Waited::Interrupted,
+                Stop::Interrupted => Waited::Interrupted,
             },
-            // The other side was first: its answer is in the slot or about to be.
-            Err(_) => match self.park(None) {
-                Some(Some(answer)) => Waited::Answered(answer),
-                Some(None) | None => Waited::Dropped,
-            },
+            // The worker was first: its answer is in the slot or about to be.
+            Err(_) => self.park(None).map_or(Waited::Dropped, Waited::from),
         }
     }
 
-    /// The answer, if it comes while others are let run.
+    /// The answer, if it comes while the caller spins.
     ///
-    /// Not by the channel's `recv`, which first spins, and no answer of a database comes
-    /// so soon: with 64 callers on one processor that took a quarter of it.
-    fn soon(&self, deadline: Option<Instant>) -> Option<Option<T>> {
+    /// Does not use the channel's `recv`, which spins first: no database answers that soon, and
+    /// with 64 callers on one processor this took a quarter of it.
+    fn spin(&self, deadline: Option<Instant>) -> Option<Delivery<T>> {
         for _ in 0..YIELDS {
-            if let Ok(answer) = self.slot.receiver.try_recv() {
-                return Some(answer);
+            if let Ok(delivery) = self.slot.receiver.try_recv() {
+                return Some(delivery);
             }
             thread::yield_now();
         }
         let (spinning, start) = (&self.pool.spinning, Instant::now());
-        let discouraged = spinning.discouraged.load(Ordering::Relaxed);
-        if discouraged > 0 {
-            // Two at once may count as one.
-            spinning
-                .discouraged
-                .store(discouraged - 1, Ordering::Relaxed);
+        let skips = spinning.skips.load(Ordering::Relaxed);
+        if skips > 0 {
+            // Not exact: two calls at once may count as one.
+            spinning.skips.store(skips - 1, Ordering::Relaxed);
             return None;
         }
         while spinning.under_way.load(Ordering::Relaxed) <= FEW {
-            if let Ok(answer) = self.slot.receiver.try_recv() {
-                return Some(answer);
+            if let Ok(delivery) = self.slot.receiver.try_recv() {
+                return Some(delivery);
             }
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
                 break;
             }
-            if now.duration_since(start) >= PATIENCE {
-                spinning.discouraged.store(DISCOURAGED, Ordering::Relaxed);
+            if now.duration_since(start) >= SPIN_LIMIT {
+                spinning.skips.store(SKIPPED_SPINS, Ordering::Relaxed);
                 break;
             }
             thread::yield_now();
@@ -259,11 +275,11 @@ impl<T> PendingReply<'_, T> {
         None
     }
 
-    /// The answer; `None` if there is none until `deadline`.
-    fn park(&self, deadline: Option<Instant>) -> Option<Option<T>> {
+    /// Sleeps until the answer comes. `None` if it has not come by `deadline`.
+    fn park(&self, deadline: Option<Instant>) -> Option<Delivery<T>> {
         loop {
-            if let Ok(answer) = self.slot.receiver.try_recv() {
-                return Some(answer);
+            if let Ok(delivery) = self.slot.receiver.try_recv() {
+                return Some(delivery);
             }
             match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
                 None => thread::park(),
@@ -323,7 +339,7 @@ mod tests {
         let (pending, replier) = pool.open();
         drop(replier);
         assert!(matches!(pending.wait(None, None), Waited::Dropped));
-        // Also when both race: the slot goes back empty.
+        // Also after the deadline: the slot goes back empty.
         let (pending, replier) = pool.open();
         drop(replier);
         assert!(matches!(pending.wait(past(), None), Waited::Dropped));

@@ -1,4 +1,4 @@
-//! What travels to the worker, and back.
+//! Messages to the worker, and its answers.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use crate::key::Key;
 use crate::lease::Lease;
 use crate::op::{Mode, Token, Wait};
 
-/// Through the bounded queue: callers wait for room in it.
+/// Sent through the bounded queue, in which callers wait for room.
 pub(crate) enum Message {
     Acquire(Request),
     /// There are control messages to read.
@@ -23,7 +23,7 @@ pub(crate) struct Request {
     pub(crate) reply: Replier<AcquireReply>,
 }
 
-/// Beside the queue, because nothing may have to wait for room to be given back.
+/// Sent beside the queue, because a release must not wait for room.
 pub(crate) enum Control {
     Release {
         grant: Grant,
@@ -39,17 +39,17 @@ pub(crate) type AcquireReply = Result<Option<Grant>, Error>;
 /// The answer to an unlock.
 pub(crate) type UnlockReply = Result<(), Error>;
 
-/// A lock given to one holder: plain data, worth what its session is worth.
+/// A lock given to one holder: plain data, valid no longer than its session.
 #[derive(Clone)]
 pub(crate) struct Grant {
     pub(crate) key: Key,
     pub(crate) mode: Mode,
-    /// Differs from every other grant of the manager, so that the release of an exclusive hold
-    /// can only ever end its own.
+    /// Unique among the manager's grants, so that the release of an exclusive hold can only end
+    /// that hold.
     pub(crate) id: u64,
     /// With fencing.
     pub(crate) token: Option<Token>,
-    /// If it is given back before, the manager keeps it until then.
+    /// If the lock is released earlier, the manager keeps it until then.
     pub(crate) keep_until: Option<Instant>,
     pub(crate) lease: Arc<Lease>,
 }

@@ -1,4 +1,4 @@
-//! Carries the table's decisions to the callers.
+//! Delivers the table's decisions to the callers.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::observer::{Acquired, Released, Waited};
 use crate::op::Mode;
 use crate::table::{Granted, Refusal, Respond, Via};
 
-/// What the table answers to.
+/// The table's waiter: the worker's end of a caller's reply.
 pub(crate) type Waiter = Replier<AcquireReply>;
 
 pub(crate) struct Responder<'a> {
@@ -48,7 +48,8 @@ impl Respond<Waiter> for Responder<'_> {
         };
         let taken = waiter.send(Ok(Some(grant))).is_ok();
         if taken {
-            // Whoever asks for the figures waits until the mutex is free.
+            // Counted in time for the caller: reading the counters takes the mutex, which is held
+            // here.
             self.events.record(Event::Acquired(Acquired {
                 key,
                 shared: mode == Mode::Shared,

@@ -1,9 +1,8 @@
-//! What a manager's threads share.
+//! The state that a manager's threads share.
 //!
-//! The worker does all the work, but owns none of what others need when it hangs in
-//! the driver: it holds the state's mutex only between two round trips. So `close`
-//! and the watchdog can answer everybody without the worker's help, and a caller's
-//! deadline is the caller's own.
+//! The worker does all the work, but owns nothing that other threads need while it hangs in the
+//! driver: it holds the state's mutex only between two round trips. So `close` and the watchdog can
+//! answer all callers without the worker, and each caller enforces its own deadline.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +26,7 @@ use crate::stats::Stats;
 use crate::sync::{Latch, Mutex};
 use crate::table::{Limits, Table, Whom};
 
-/// What is decided under one mutex.
+/// The state that one mutex guards.
 pub(crate) struct State {
     pub(super) table: Table<Waiter>,
     pub(super) lane: Lane,
@@ -49,7 +48,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// With the callers' end of the queue.
+    /// The shared state, and the callers' end of the queue.
     pub(crate) fn new(dialer: Dialer, alarm: Alarm) -> (Arc<Self>, Sender<Message>) {
         let settings = dialer.settings();
         let limits = Limits {
@@ -110,8 +109,9 @@ impl Shared {
         &self.worker_gone
     }
 
-    /// Ends everything: trips every watch with `ended` and answers every request with
-    /// `error`, now and from now on. False if that was done already.
+    /// Shuts down: trips every watch with `ended`, fails all waiters of the table with `error`, and
+    /// answers all other requests, now and from now on, with [`Error::closed`]. False if that was
+    /// done already.
     pub(super) fn shut_down(&self, ended: Ended, error: &Error) -> bool {
         if !self.mailbox.close() {
             return false;
@@ -122,7 +122,7 @@ impl Shared {
         state.disconnect(ended, error.clone(), unread);
         state.fail_waiters(Whom::All, error);
         if state.lane.is_unmanned() {
-            // Nobody else says that it has ended.
+            // There is no worker to set it.
             self.worker_gone.set();
         }
         drop(state);
@@ -132,8 +132,8 @@ impl Shared {
         true
     }
 
-    /// Guards that are dropped though the worker has not read of it: they count as given
-    /// back.
+    /// The number of guards dropped in messages that the worker has not read: their locks count as
+    /// released.
     fn unread_releases(&self, state: &State) -> usize {
         let generation = state.lane.lease().map(|lease| lease.generation());
         generation.map_or(0, |generation| {
@@ -141,8 +141,8 @@ impl Shared {
         })
     }
 
-    /// Tells log and observer of what has been recorded, unless another thread is at it. The
-    /// mutex must be free.
+    /// Dispatches the recorded events to the log and the observer, unless another thread is doing
+    /// so. The mutex must not be held.
     pub(super) fn flush_events(&self) {
         if !self.state.lock().events.begin_dispatch() {
             return;
@@ -185,15 +185,15 @@ impl Shared {
             unanswered_for,
             abandoned: self.dialer.abandoned().count(),
         };
-        // The clock may have ended the session before the worker knows.
+        // The lease may have expired before the worker notices.
         match trusted_until.filter(|_| lease.is_some_and(|lease| lease.ended().is_some())) {
             Some(until) => health.ended(until.elapsed(), Error::lease_expired()),
             None => health,
         }
     }
 
-    /// What to tell a caller whose deadline has passed before its request was refused even
-    /// once: whether the lock is taken is not known, and the database is why.
+    /// The error for a caller whose deadline has passed before its request was refused even once:
+    /// because of the database, it is not known whether the lock is taken.
     pub(super) fn overdue(&self) -> Error {
         match self.state.lock().status.outage() {
             Some(outage) => outage.overdue(),
@@ -219,7 +219,7 @@ impl State {
         (&mut self.table, responder)
     }
 
-    /// A guard's lock is given back.
+    /// Releases a guard's lock.
     pub(super) fn release(
         &mut self,
         grant: &Grant,
@@ -239,20 +239,20 @@ impl State {
         }
     }
 
-    /// The session is gone because of `cause`: every hold ends but those that have been
-    /// `given_back` already, every wait goes on.
-    pub(super) fn disconnect(&mut self, ended: Ended, cause: Error, given_back: usize) {
+    /// The session has ended because of `cause`: every hold is lost, except the `released` ones
+    /// whose messages are unread; every waiter goes on waiting.
+    pub(super) fn disconnect(&mut self, ended: Ended, cause: Error, released: usize) {
         self.status.away(cause.clone(), Instant::now());
         let was_connected = self.lane.disconnected(ended);
-        let held = self.table.disconnected().saturating_sub(given_back);
+        let held = self.table.disconnected().saturating_sub(released);
         if was_connected {
             self.events
                 .record(Event::Disconnected { ended, cause, held });
         }
     }
 
-    /// The database is away because of `cause`: tells those who are not to wait for it, now
-    /// and until there is a session.
+    /// The database is away because of `cause`: fails the waiters that do not wait for it, now and
+    /// until there is a session.
     pub(super) fn refuse(&mut self, cause: Error, settings: &Settings) {
         let refusal = self.status.refuse(cause, Instant::now());
         let whom = match settings.wait_while_unavailable {
@@ -267,7 +267,7 @@ impl State {
         table.fail_waiters(whom, error, &mut responder);
     }
 
-    /// True if anything is held or awaited. If not, the worker sends nothing.
+    /// True if anything is held or awaited, so that heartbeats are needed.
     pub(super) fn is_active(&self) -> bool {
         self.table.held() > 0 || self.table.waiting() > 0
     }

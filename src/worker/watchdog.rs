@@ -1,10 +1,9 @@
-//! The thread that looks after the worker.
+//! The thread that supervises the worker.
 //!
-//! The worker can hang in the driver for as long as the network stack likes. Then the
-//! watchdog gives its session up and starts another worker. It also tells watchers
-//! that a lease has expired when the worker does not. It sleeps until the first
-//! moment at which either could be needed, though a second at most ([`BootInstant::pause`]), and
-//! for good while nothing is going on.
+//! The worker can hang in the driver for as long as the network stack likes. Then the watchdog
+//! gives its session up and starts another worker. It also ends the holds of an expired lease when
+//! the worker does not. It sleeps until the first moment at which either could be needed, though a
+//! second at most ([`BootInstant::pause`]), and indefinitely while nothing is going on.
 
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -19,7 +18,7 @@ use crate::error::Error;
 use crate::lease::{self, Ended};
 
 pub(super) fn spawn(shared: &Arc<Shared>, alarms: Receiver<()>) -> Result<(), Error> {
-    // Weak: the shared state must not live for its watchdog's sake.
+    // Weak: the watchdog must not keep the shared state alive.
     let shared = Arc::downgrade(shared);
     thread::Builder::new()
         .name("distlock-watch".into())
@@ -55,7 +54,7 @@ enum Pause {
     UntilWoken,
 }
 
-/// How soon to try again where there was no thread for a worker.
+/// How long to wait before retrying to start a worker's thread.
 const NO_THREAD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Does what is due, and returns how long to sleep; `None` if the manager is closed.
@@ -66,14 +65,14 @@ fn check(shared: &Arc<Shared>, woken_by: WokenBy) -> Option<Pause> {
     let settings = shared.settings();
     let limit = lease::response_limit(settings.lease, settings.response_timeout);
     start_missing_worker(shared);
-    // First the flag, then the check: a round trip that begins after the check rings.
+    // First the flag, then the check: an exchange that begins after the check rings.
     shared.alarm().expect_ring();
     let now = BootInstant::now();
     let since = shared.state().lock().lane.in_flight().round_trip_since();
     let stuck_at = match since {
         Some(since) => Some(since + limit),
-        // Where there was one round trip there will be more. One that begins right
-        // now may not last longer than to the next check.
+        // After an alarm, more round trips are likely. One that begins right now may not last
+        // longer than to the next check.
         None if woken_by == WokenBy::Alarm => Some(now + limit),
         None => None,
     };
@@ -99,10 +98,10 @@ fn check(shared: &Arc<Shared>, woken_by: WokenBy) -> Option<Pause> {
     })
 }
 
-/// The worker hangs in the round trip that began at `since`: gives its session up and
-/// starts another worker. The old one finds out when the driver lets it go; by then its
-/// answers have no takers and its grants no session. Until then it has a connection, so a
-/// server that answers logins and nothing else gets fewer and fewer of them.
+/// Gives up the session of the worker that hangs in the round trip that began at `since`, and
+/// starts another worker. The old one notices when the driver returns; by then its results have no
+/// effect. Until then its connection counts as abandoned, so a server that answers only logins gets
+/// fewer and fewer of them.
 fn replace_worker(shared: &Arc<Shared>, since: BootInstant) {
     let mut state = shared.state().lock();
     let round_trip = state.lane.in_flight().round_trip_since();
@@ -128,8 +127,8 @@ fn start_missing_worker(shared: &Arc<Shared>) {
     }
 }
 
-/// Starts the worker that is missing. Without a thread to be had all requests are refused,
-/// and it is tried again later.
+/// Starts the missing worker. If no thread can be started, all requests are refused, and the start
+/// is retried later.
 fn start_worker(shared: &Arc<Shared>, pause: Duration) {
     let mut state = shared.state().lock();
     if shared.mailbox().is_closed() {
@@ -161,7 +160,7 @@ mod tests {
     use crate::worker::reply::Waited;
     use crate::worker::request::{Control, Grant};
 
-    /// A manager's parts, without a thread.
+    /// A manager's parts, without threads.
     fn parts() -> (Arc<Handle>, Arc<Shared>) {
         let (handle, shared, _) = crate::worker::assemble(Dialer::nowhere(Settings::default()));
         (handle, shared)
@@ -209,7 +208,7 @@ mod tests {
     fn it_looks_at_the_clock_every_second_while_there_is_a_lease() {
         let (_handle, shared) = parts();
         let checked = || check(&shared, WokenBy::Clock).unwrap();
-        assert_eq!(checked(), Pause::UntilWoken, "nothing to look after");
+        assert_eq!(checked(), Pause::UntilWoken, "nothing to watch");
         let lease = Arc::new(Lease::new(1, Some(Duration::from_secs(10))));
         shared
             .state()

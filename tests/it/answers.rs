@@ -1,4 +1,4 @@
-//! What a call answers when things break while it is under way.
+//! What a call returns when a fault occurs while it is in progress.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
@@ -19,7 +19,7 @@ fn a_lock_that_is_lost_before_the_call_returns_is_waited_for_again(server: Serve
         .connect()
         .unwrap();
     let over = AtomicBool::new(false);
-    // More than the processors: some have their grant and no processor when it is lost.
+    // More than the processors: some have their grant, but are not running, when it is lost.
     let callers = 32;
     thread::scope(|scope| {
         let threads: Vec<_> = (0..callers)
@@ -49,7 +49,7 @@ fn a_lock_that_is_lost_before_the_call_returns_is_waited_for_again(server: Serve
     });
 }
 
-/// The calls that have a time, of a manager whose database is behind `network`.
+/// A call with a timeout; `Ok(true)` if it got the lock.
 fn timed(mgr: &Manager, key: &str, time: Duration) -> Result<bool, ErrorKind> {
     let outcome = mgr.try_lock_for(key, time);
     outcome
@@ -78,7 +78,7 @@ fn a_taken_lock_is_said_to_be_taken_however_far_the_database_is() {
     let network = Proxy::to(server()).unwrap();
     let mgr = Manager::connect(&network.url()).unwrap();
     network.delay_data(150 * MS);
-    // Long enough for one round trip, whatever the last one was doing at the end.
+    // Long enough for one round trip, even if the last one is still in progress.
     for _ in 0..3 {
         assert_eq!(timed(&mgr, "taken", 2500 * MS), Ok(false));
     }
@@ -140,7 +140,7 @@ fn a_call_with_no_time_left_does_not_wait_for_a_silent_server() {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let calls = scope.spawn(|| {
-            // Together longer than the server may be silent, if each waited for it.
+            // Together longer than the server may stay silent, if each waited for it.
             let zero = timed(&mgr, "free", Duration::ZERO);
             let past = mgr.try_lock_until("free", Instant::now()).map(drop);
             let built = mgr.acquire("free").timeout(Duration::ZERO).lock().map(drop);
@@ -151,7 +151,7 @@ fn a_call_with_no_time_left_does_not_wait_for_a_silent_server() {
                 built.map_err(|e| e.kind()),
             )
         });
-        // The guard's lease is over long after that.
+        // The guard's lease expires long after that.
         while !guard.is_lost() && !over.load(SeqCst) {
             thread::sleep(MS);
         }

@@ -13,7 +13,7 @@ fn runtimes() -> [Runtime; 2] {
         .map(|mut runtime| runtime.build().unwrap())
 }
 
-/// Every call that there is, where it is called.
+/// Makes every call that there is, on the current thread.
 fn everything() {
     let mgr = manager();
     let guard = mgr.lock("key").unwrap();
@@ -38,7 +38,7 @@ fn everything() {
     mgr.lock("again").unwrap().unlock().unwrap();
     drop(lost);
     mgr.close().unwrap();
-    // Dropped without a close, with a guard that goes last.
+    // Dropped without a close, and before its guard.
     let mgr = Manager::connect(&server().url()).unwrap();
     let guard = mgr.lock("key").unwrap();
     drop(mgr);

@@ -1,5 +1,5 @@
-//! Connection strings, servers and settings that are no good: each is a clear error at
-//! once, and nothing is lost by it.
+//! Invalid connection strings, servers and settings: each is a clear error at once, and no lock
+//! is lost by it.
 
 use std::error::Error as _;
 use std::net::TcpListener;
@@ -26,7 +26,7 @@ pub(crate) fn shown(error: &Error) -> String {
     text
 }
 
-/// A server that lets the role `app` in by its password only, over TCP.
+/// A server that requires a password of the role `app`, over TCP.
 fn guarded_server() -> Server {
     let server = Server::builder()
         .hba("host all app 127.0.0.1/32 scram-sha-256")
@@ -158,7 +158,7 @@ fn a_refused_login_is_an_error_without_the_password() {
     assert!(!format!("{mgr:?} {guard:?} {:?}", guard.watch()).contains("sesame"));
 }
 
-/// Nothing that was to be encrypted is sent in the clear.
+/// Nothing that should be encrypted is sent in the clear.
 #[cfg(not(feature = "tls"))]
 #[test]
 fn tls_without_an_implementation_is_a_config_error() {
@@ -276,7 +276,7 @@ fn a_setting_that_cannot_work_is_a_config_error_that_names_it() {
         ("lease", |b| b.lease(Duration::MAX)),
     ];
     for (name, change) in cases {
-        // Found before anybody is connected to: there is nobody.
+        // Found before any connection is made: there is no server.
         let builder = change(Manager::builder("host=/nonexistent user=app"));
         let error = builder.connect().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{name}: {error}");
@@ -284,7 +284,7 @@ fn a_setting_that_cannot_work_is_a_config_error_that_names_it() {
     }
 }
 
-/// To the server such a lease would be 0, and that is none at all.
+/// To the server such a lease would be 0, which disables it.
 #[test]
 fn a_lease_below_a_millisecond_is_a_config_error() {
     let builder = Manager::builder("host=/nonexistent user=app");
@@ -316,7 +316,7 @@ fn a_setting_may_be_as_long_as_a_duration_can_be() {
         let waited = mgr.try_lock_for("other", SHORT);
         drop(other);
         let first = mgr.lock("first").and_then(|guard| {
-            // One that sends no heartbeats notices the loss at its next statement.
+            // A manager that sends no heartbeats detects the loss at its next statement.
             terminate_sessions(&mut server().client());
             guard.unlock().ok();
             mgr.lock("again")

@@ -1,5 +1,5 @@
 //! What a token does to the lock of a hold: `cancel` leaves it with its guard, `release_on`
-//! gives it back at once.
+//! releases it at once.
 
 use std::thread;
 
@@ -24,13 +24,13 @@ fn a_cancelled_hold_keeps_its_lock_until_its_guard_goes() {
         assert_eq!(watch.wait(), Ended::Cancelled);
         assert!(guard.is_lost(), "the work has to stop");
         assert!(watch.channel().recv().is_err());
-        // Neither for a thread of this process nor for another one.
+        // Free neither for a thread of this process nor for another process.
         assert!(mgr.try_lock("job").unwrap().is_none());
         assert!(!is_free("job"));
         assert_eq!(mgr.stats().held, 1);
         give_back(guard);
         eventually(|| is_free("job"));
-        // What a watch has said it says for ever.
+        // The end that a watch reports does not change.
         assert_eq!(watch.ended(), Some(Ended::Cancelled));
     }
     assert_eq!((mgr.stats().released, mgr.stats().lost), (2, 0));
@@ -48,7 +48,7 @@ fn who_waits_gets_a_cancelled_lock_after_its_guard() {
         wait
     });
     shutdown.cancel();
-    // A round trip of the worker and one of the other program: they had their chance.
+    // After a round trip of the worker and one of the other program a release would be visible.
     mgr.lock("other").unwrap().unlock().unwrap();
     assert!(!is_free("job"));
     assert!(waits.iter().all(|wait| !wait.is_finished()));
@@ -70,7 +70,7 @@ fn release_on_gives_the_lock_back_under_its_guard() {
     assert_eq!((mgr.stats().released, mgr.stats().held), (1, 0));
 }
 
-/// Both tokens, in the two orders of setting them; the last one is to be cancelled.
+/// Acquires with both tokens, in the two orders of setting them; the last one is to be cancelled.
 fn with_both<'a>(mgr: &'a Manager, tokens: [&'a CancelToken; 2]) -> [Acquire<'a>; 2] {
     let [stop, release] = tokens;
     [
@@ -133,7 +133,7 @@ fn a_cancelled_hold_that_is_lost_afterwards_says_so_when_it_is_given_back() {
     shutdown.cancel();
     terminate_sessions(&mut server().client());
     assert_eq!(fellow.watch().wait(), Ended::SessionLost);
-    // The watch keeps to the first cause; the unlock tells whether the lock lasted.
+    // The watch keeps the first cause; the unlock returns an error because the lock was lost.
     assert_eq!(watch.ended(), Some(Ended::Cancelled));
     let next = manager().lock("job").unwrap();
     assert_eq!(guard.unlock().unwrap_err().kind(), ErrorKind::Lost);

@@ -1,4 +1,4 @@
-//! Closing a manager: it answers every caller and ends the worker and its connection.
+//! Closing a manager: every pending call returns, and the worker and its connection end.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -63,7 +63,7 @@ fn close_ends_threads_and_connections_while_clones_and_guards_remain() {
     let guard = mgr.lock("held").unwrap();
     let mut client = server().client();
     mgr.close().unwrap();
-    // Clones and guards are still there; threads and connections are not.
+    // Clones and guards are still alive; threads and connections are not.
     eventually(|| threads().is_empty());
     eventually(|| backends(&mut client).is_empty());
     assert_eq!(mgr.clone().lock("x").unwrap_err().kind(), ErrorKind::Closed);

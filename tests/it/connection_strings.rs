@@ -1,5 +1,5 @@
-//! Connection strings, each beside what `psql` makes of it: two servers, of which one is
-//! the right one.
+//! Connection strings, each compared with `psql`: there are two servers, of which one is the
+//! right one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::psql::{DefaultSocket, PASSWORD, psql, two};
 use crate::recording::{record, said};
 use crate::support::*;
 
-/// What both take, and reach A by it.
+/// Strings that both accept and that lead both to A.
 const TAKEN: &[&str] = &[
     "host={DIRA} port={A} user=app",
     "host = '{DIRA}' port\t=\n{A}\nuser='app'",
@@ -72,8 +72,8 @@ const TAKEN: &[&str] = &[
     "host=127.0.0.1 port={A} user=app passfile=/nonexistent",
 ];
 
-/// What only this crate takes: what came with later versions of `psql`, or what means the
-/// system's default or no more than the system takes.
+/// Strings that only this crate accepts: with parameters of later versions of `psql`, or with
+/// numbers that stand for the system's default or are limited to what the system accepts.
 const TAKEN_HERE: &[&str] = &[
     "host=127.0.0.1 port={A} user=app keepalives_idle=0 keepalives_interval=0 keepalives_count=0",
     "host=127.0.0.1 port={A} user=app keepalives_idle=-1 keepalives_count=5",
@@ -84,7 +84,7 @@ const TAKEN_HERE: &[&str] = &[
     "host=127.0.0.1 port={A} user=app sslmode='' target_session_attrs='' requirepeer=''",
 ];
 
-/// What neither takes.
+/// Strings that neither accepts.
 const REFUSED: &[&str] = &[
     "host={DIRA} port=http user=app",
     "host={DIRA} port=0 user=app",
@@ -175,7 +175,7 @@ fn what_psql_refuses_is_a_config_error() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What would be another connection than was asked for.
+/// The connection would not be the one that was asked for.
 #[test]
 fn an_unsupported_parameter_is_refused_by_its_name() {
     for name in [
@@ -245,7 +245,7 @@ fn a_password_file_of_the_connection_string_is_used() {
         ("*:*:*:locked:{P}", 0o400),
         ("*:*:*:locked:{P}", 0o640),
         ("*:*:*:locked:{P}", 0o604),
-        // Each host has its own.
+        // Each host has its own password.
         ("127.0.0.1:{A}:app:locked:{P}", 0o600),
         ("127.0.0.1:{B}:app:locked:{P}", 0o600),
         (
@@ -262,7 +262,7 @@ fn a_password_file_of_the_connection_string_is_used() {
         fs::set_permissions(&file, fs::Permissions::from_mode(rights)).unwrap();
         record();
         let reached = two.reached(Manager::builder(&dsn));
-        // psql asks no further host than one that refuses the login.
+        // psql tries no further host after one that refuses the login.
         let first = two.fill("host=127.0.0.1 port={A} user=locked dbname=app");
         let first = format!("{first} passfile='{}'", file.display());
         let alone = two.reached(Manager::builder(&first));
@@ -304,7 +304,7 @@ fn a_config_of_the_driver_connects_as_a_string_does() {
     let builder = Manager::builder(config.clone());
     assert!(!format!("{builder:?}").contains("sesame"));
 
-    // Everything that is a text does.
+    // Every string type is accepted.
     let dsn = two.fill("host={DIRA} port={A} user=app");
     for builder in [
         Manager::builder(&*dsn),

@@ -1,4 +1,4 @@
-//! Logins that are asked for anew before each connect.
+//! Logins that are requested anew before each connect.
 
 use std::error::Error as _;
 use std::io;
@@ -15,7 +15,7 @@ use crate::support::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A server that asks the role `app` for its password.
+/// A server that requires a password of the role `app`.
 fn guarded_server() -> Server {
     let server = Server::builder()
         .hba("host all app 127.0.0.1/32 scram-sha-256")

@@ -66,7 +66,7 @@ fn no_call_waits_longer_than_the_limit_and_shorter_timeouts_stay() {
     assert!(mgr.try_lock_for("held", short).unwrap().is_none());
     let timed = mgr.acquire("held").timeout(short).lock();
     assert_eq!(timed.unwrap_err().kind(), ErrorKind::Timeout);
-    // What is free is had as ever.
+    // A free lock can still be acquired.
     mgr.lock("free").unwrap().unlock().unwrap();
 }
 

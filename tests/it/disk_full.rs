@@ -10,7 +10,7 @@ use throwaway_postgres::{Server, Shutdown};
 
 use crate::support::*;
 
-/// A file that takes all the room there is, until it is dropped.
+/// A file that fills the disk until it is dropped.
 struct Ballast(std::path::PathBuf);
 
 impl Ballast {
@@ -61,8 +61,8 @@ fn locks_need_no_disk_and_tokens_never_go_back() {
     }
     drop(other);
 
-    // A token needs a few bytes of the server's log, and that room in the end; then the
-    // server goes down.
+    // A token needs a few bytes of WAL, and eventually more space than there is; then the server
+    // goes down.
     let mut last = fenced.lock("token").unwrap().token().unwrap();
     assert!(last > held.token().unwrap());
     let mut client = server.client();
@@ -80,8 +80,8 @@ fn locks_need_no_disk_and_tokens_never_go_back() {
     );
 
     drop(ballast);
-    // Whoever makes room restarts it: PostgreSQL 18 does not always end by itself when there is
-    // no room to recover in.
+    // The server is restarted as well: PostgreSQL 18 does not always end by itself when there is
+    // no space to recover.
     server.stop(Shutdown::Immediate).ok();
     eventually(|| {
         server.start_again().ok();

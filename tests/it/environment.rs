@@ -1,4 +1,4 @@
-//! The environment of libpq, each time beside what `psql` makes of it.
+//! The environment variables of libpq, each compared with `psql`.
 //!
 //! A process cannot change its own environment safely, so this binary is run again for
 //! each, with `child` alone.
@@ -16,12 +16,12 @@ use serial_test::serial;
 use crate::psql::{DefaultSocket, KEY, Two, psql, two};
 use crate::support::*;
 
-/// Says which connection string the child has, and that this is the child.
+/// The child's connection string, and the sign that this process is the child.
 const DSN: &str = "DISTLOCK_TEST_DSN";
 /// How it is to connect.
 const WAY: &str = "DISTLOCK_TEST_WAY";
 
-/// Before what the child says, as the test harness says something, too.
+/// Marks the child's output among that of the test harness.
 const MARK: &str = "child: ";
 
 /// Not a test of its own: connects, takes the lock, and keeps it until its input ends.
@@ -158,7 +158,7 @@ fn the_environment_leads_where_psql_goes() {
             "PGHOST=b.invalid;PGHOSTADDR=127.0.0.1;PGPORT={A}",
         ),
         (LOCKED, r"PGPASSWORD=open:sesame\;PGPASSFILE=/nonexistent"),
-        // The connection string goes first, also where it says nothing.
+        // The connection string takes precedence, even with an empty value.
         ("port={A} user=app dbname=app", "PGHOST={DIRA};PGPORT={B}"),
         (
             "host={DIRA} port={A} user=app dbname=''",
@@ -290,7 +290,7 @@ fn connect_reads_no_environment() {
     let connect = |text: &str| reached(two, "connect", &two.fill(text), &environment);
     let at = Ok(two.fill("{A} app app distlock"));
     assert_eq!(connect("host={DIRA} port={A} user=app"), at);
-    // The home folder is all it looks for, and only if it is asked to.
+    // Only the home folder is read from the environment, and only if something needs it.
     assert_eq!(connect("service=here"), at);
     assert!(connect("host=127.0.0.1 port={A} user=locked").is_err());
     let at = Ok(two.fill("{A} locked app distlock"));

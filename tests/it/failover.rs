@@ -72,7 +72,7 @@ fn the_manager_goes_over_to_the_new_primary_and_tokens_keep_growing() {
     last = guard.token().unwrap();
     primary.stop(Shutdown::Immediate).unwrap();
     assert_eq!(watch.wait_timeout(FOREVER), Some(Ended::SessionLost));
-    // Until the promotion there is nobody who could give locks.
+    // Until the promotion no server can grant locks.
     let mut refusals = 0;
     eventually(|| match two.try_lock("leader") {
         Ok(taken) => panic!("{taken:?} from a standby"),
@@ -125,7 +125,7 @@ fn no_token_comes_out_that_the_standby_does_not_have() {
     let paused = Paused::new([sender]);
     let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     let mut waiting = || client.execute(waiting, &[]).unwrap();
-    // One after the other, each to be stuck.
+    // One after the other, each until it is blocked.
     let draws = [("a", logged), ("b", unlogged)].map(|(key, mgr)| {
         let before = waiting();
         let draw = thread::spawn(move || mgr.lock(key).map(|guard| guard.token()));
@@ -159,7 +159,7 @@ fn a_primary_without_its_standby_does_not_fill_up_with_sessions() {
     let sender = "SELECT pid FROM pg_stat_replication";
     let sender: i32 = client.query_one(sender, &[]).unwrap().get(0);
     let paused = Paused::new([sender]);
-    // Every lock waits for the standby, and each time a session is given up.
+    // Every lock waits for the standby, and each time a session is abandoned.
     let before = mgr.stats().reconnects;
     let mut most = 0;
     eventually(|| {

@@ -1,4 +1,4 @@
-//! Tokens only grow, whatever happens to those who hold them.
+//! Tokens only grow, whatever happens to their holders.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ fn fenced(server: &Server) -> Builder {
     Manager::builder(&server.url()).fencing(SEQUENCE)
 }
 
-/// The token of a lock that is taken and given back at once.
+/// The token of a lock that is acquired and released at once.
 fn token(mgr: &Manager) -> i64 {
     mgr.lock("token").unwrap().token().unwrap()
 }
@@ -100,7 +100,7 @@ fn tokens_grow_over_reconnects_and_managers() {
 #[test]
 #[serial]
 fn tokens_grow_over_crashes_of_the_server_in_the_middle_of_traffic() {
-    // As in production: what is flushed is what survives.
+    // As in production: only what is flushed survives.
     let server = Server::builder()
         .setting("fsync", "on")
         .setting("full_page_writes", "on")
@@ -119,7 +119,7 @@ fn tokens_grow_over_crashes_of_the_server_in_the_middle_of_traffic() {
             let (mgr, over, granted) = (mgr.clone(), Arc::clone(&over), Arc::clone(&granted));
             thread::spawn(move || {
                 while !over.load(Ordering::SeqCst) {
-                    // A crash may hit any of them.
+                    // A crash may hit any of these calls.
                     if let Ok(guard) = mgr.lock((7, n)) {
                         let new = granted.lock().unwrap().insert(guard.token().unwrap());
                         assert!(new, "a token was given twice");
@@ -181,10 +181,10 @@ fn a_missing_right_to_draw_tokens_is_a_fencing_error_until_it_is_granted(server:
         .unwrap();
     let error = mgr.lock("token").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Fencing, "{error}");
-    // What nobody got is nobody's; the worker answers first and then gives it back.
+    // A lock without a token is not granted; the worker replies first and then releases it.
     eventually(|| advisory_locks(&mut client).is_empty());
     client.batch_execute(&grant).unwrap();
-    // The server is not asked again at once.
+    // Draws are not retried at once.
     eventually(|| {
         mgr.lock("token")
             .is_ok_and(|guard| guard.token() > Some(before))
@@ -255,7 +255,7 @@ fn a_sequence_that_came_to_its_end_is_an_error_and_no_lock(server: Server) {
 #[test]
 #[serial]
 fn a_token_waits_for_what_others_have_logged() {
-    // Nothing is flushed but by those who wait for it.
+    // WAL is flushed only by sessions that wait for it.
     let server = Server::builder()
         .setting("fsync", "on")
         .setting("wal_writer_delay", "10s")

@@ -1,4 +1,5 @@
-//! Tokens that cannot be had for longer: what that costs those who ask, and all others.
+//! Tokens that cannot be drawn for a while: what that costs the callers that need them, and all
+//! others.
 
 use std::sync::Barrier;
 use std::thread;
@@ -39,7 +40,7 @@ fn an_error_that_lasts_costs_a_round_trip_for_all_and_not_for_each(server: Serve
         guard.unlock().unwrap();
     }
     let round_trips = mgr.stats().round_trips - before;
-    // 100 unlocks, one after the other, and what the failures took: not one for each.
+    // 100 unlocks, one after the other, and the failures: far fewer than one for each failure.
     assert!(round_trips < 100 + 100, "{round_trips}");
     assert_eq!((mgr.stats().lost, mgr.stats().held), (0, 0));
     eventually(|| advisory_locks(&mut client).is_empty());
@@ -49,7 +50,7 @@ fn an_error_that_lasts_costs_a_round_trip_for_all_and_not_for_each(server: Serve
     eventually(|| mgr.try_lock(1).is_ok_and(|guard| guard.is_some()));
 }
 
-/// A lock function that may not be called any more fails its own calls, and no others.
+/// A lock function whose privilege is revoked fails only the calls that need it.
 #[apply(isolated_test)]
 fn a_right_that_is_revoked_costs_nobody_else_a_lock(server: Server) {
     const THREADS: usize = 200;
@@ -99,7 +100,7 @@ fn a_sequence_that_was_made_anew_is_found_again(server: Server) {
     client
         .batch_execute("DROP SEQUENCE public.distlock_token")
         .unwrap();
-    // The manager does not make it: its tokens would begin again. Nor does the next session.
+    // The manager does not create it: its tokens would start over. Nor does the next session.
     let missing = |mgr: &Manager| {
         let error = mgr.try_lock("missing").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Fencing, "{error}");

@@ -1,4 +1,4 @@
-//! Callers that stop waiting just when their lock comes. None may leave it behind.
+//! Callers that stop waiting just when their lock is granted. None may leave it held.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
@@ -25,8 +25,8 @@ impl Dice {
     }
 }
 
-/// Calls from many threads of two managers; then everything must be free, while the
-/// managers still live.
+/// Calls from many threads of two managers; then all locks must be free, while the managers are
+/// still alive.
 fn storm(call: impl Fn(&Manager, i64, &mut Dice) -> Option<Guard> + Sync) {
     let managers = [manager(), manager()];
     let (got, missed) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -76,7 +76,7 @@ fn about_a_round_trip(dice: &mut Dice) -> Duration {
     Duration::from_micros(dice.below(401))
 }
 
-/// A timeout below a round trip leaves it open whether the lock is taken.
+/// With a timeout below a round trip it is unknown whether the lock is taken.
 fn in_time(outcome: Result<Option<Guard>, Error>) -> Option<Guard> {
     outcome.unwrap_or_else(|error| {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
@@ -111,7 +111,7 @@ fn callers_that_are_cancelled_leave_no_lock_behind() {
                 token.cancel();
             });
             match mgr.acquire(key).cancel(&token).lock() {
-                // The token may end the hold as well, so it is not looked at closely.
+                // The token may end the hold as well, so the guard is not checked.
                 Ok(guard) => drop(guard),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled),
             }

@@ -1,4 +1,4 @@
-//! How a lock goes from one holder to the next: quickly, and to everybody in the end.
+//! How a lock passes from one holder to the next: quickly, and to every waiter eventually.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

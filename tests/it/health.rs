@@ -1,4 +1,4 @@
-//! How a manager stands with its database, and the ways to start one while that is away.
+//! The health of a manager, and the ways to start one while its database is down.
 
 use std::error::Error as _;
 use std::thread;
@@ -33,7 +33,7 @@ fn health_follows_the_session(server: Server) {
     assert!(!away.connected && away.cause.is_some());
     assert!(away.since > fresh.since && away.lease_left.is_none());
     let lost_at = away.since;
-    // The cause is the last one, the age that of the loss.
+    // The cause is the latest one, the age counts from the loss.
     eventually(|| {
         away = mgr.health();
         let cause = away.cause.as_ref().unwrap();
@@ -66,7 +66,7 @@ fn health_sees_an_answer_that_is_owed_and_a_lease_that_ends(server: Server) {
             .is_some_and(|owed| owed > 100 * MS)
     });
     let before = mgr.health();
-    // By the clock alone.
+    // Because the lease expires by the clock.
     eventually(|| !mgr.health().connected);
     assert!(guard.is_lost());
     assert!(mgr.health().since > before.since && mgr.health().cause.is_some());
@@ -148,7 +148,7 @@ fn a_lazy_manager_waits_for_its_first_connect() {
     assert!(mgr.try_lock("lazy").unwrap().is_some());
     assert!(mgr.health().connected);
     assert_eq!(mgr.stats().reconnects, 0);
-    // What is wrong by itself is so at once.
+    // An invalid connection string is an error at once.
     let error = Manager::builder("host=x sslmode=often")
         .connect_lazy()
         .unwrap_err();

@@ -1,4 +1,4 @@
-//! What a holder can know while it holds.
+//! What a holder can query while it holds a lock.
 
 use std::thread;
 use std::time::Duration;
@@ -14,13 +14,13 @@ fn the_time_left_is_that_of_the_lease() {
     let mgr = builder().lease(LEASE).connect().unwrap();
     let guard = mgr.lock("lease").unwrap();
     let left = || guard.time_left().unwrap();
-    // Nine tenths of the lease count, and a heartbeat makes them whole again.
+    // Nine tenths of the lease count, and each heartbeat renews them.
     assert!(left() <= LEASE * 9 / 10);
     for _ in 0..3 {
         let before = left();
         eventually(|| left() > before);
     }
-    // The same with state of its own.
+    // The same with a watch on the hold.
     let watch = guard.watch();
     assert!(left() > Duration::ZERO && left() <= LEASE * 9 / 10);
     terminate_sessions(&mut server().client());
@@ -54,7 +54,7 @@ fn a_silent_server_puts_a_hold_at_risk_before_it_is_lost() {
         let watch = guard.watch();
         move || watch.wait_at_risk(LEASE / 2)
     });
-    // A while, in which the lease is renewed again and again.
+    // Long enough for the lease to be renewed many times.
     let before = mgr.stats().round_trips;
     eventually(|| mgr.stats().round_trips > before + 60);
     assert!(!wait.is_finished());

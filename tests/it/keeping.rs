@@ -1,4 +1,4 @@
-//! Locks that stay with their manager until a time after the grant.
+//! Locks that stay with their manager for a minimum time after the grant.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -8,7 +8,7 @@ use distlock::{CancelToken, Ended, Guard};
 
 use crate::support::*;
 
-/// Long enough for a look from elsewhere on a busy machine.
+/// Long enough for another manager's attempt on a busy machine.
 const TIME: Duration = Duration::from_millis(1500);
 
 /// For what must not be seen to end.
@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(3600);
 fn a_lock_is_kept_for_its_minimum_time() {
     let give_back: [fn(Guard); 2] = [drop, |guard| guard.unlock().unwrap()];
     for give_back in give_back {
-        // The time outlasts the lease, which goes on being renewed.
+        // The time outlasts the lease, which is still renewed.
         let lease = Duration::from_millis(400);
         let (mgr, other) = (builder().lease(lease).connect().unwrap(), manager());
         let before = Instant::now();
@@ -50,7 +50,7 @@ fn a_hold_that_outlasts_its_time_ends_with_its_guard() {
     assert!(other.try_lock("job").unwrap().is_some());
 }
 
-/// The token is cancelled around the grant, many times in the very moment.
+/// The token is cancelled around the time of the grant, often exactly then.
 #[apply(isolated_test)]
 fn an_acquire_that_was_cancelled_keeps_nothing() {
     let (mgr, other) = (manager(), manager());
@@ -78,7 +78,7 @@ fn an_acquire_that_was_cancelled_keeps_nothing() {
         }
     }
     assert!(cancelled > 0);
-    // With it go those that came in time and are kept.
+    // This releases the locks that were granted in time and are kept.
     mgr.close().unwrap();
 }
 
@@ -94,7 +94,7 @@ fn an_unlock_does_not_wait_and_a_kept_lock_counts() {
         "the manager's one lock is out"
     );
     assert!(manager().try_lock("job").unwrap().is_none());
-    // What a close ends is as free as ever.
+    // After a close the lock is free.
     mgr.close().unwrap();
     assert!(manager().try_lock("job").unwrap().is_some());
 }
@@ -109,7 +109,7 @@ fn a_lock_is_kept_though_every_manager_is_gone() {
     let guard = other.lock("job").unwrap();
     assert!(before.elapsed() >= TIME, "{:?}", before.elapsed());
     drop(guard);
-    // And then the session goes.
+    // And then the session ends.
     eventually(|| backends(&mut server().client()).len() == 1);
 }
 
@@ -148,7 +148,7 @@ fn release_on_ends_a_kept_hold_at_once() {
     assert!(guard.is_lost());
 }
 
-/// The recipe: programs that start by clocks of their own do a quick job once.
+/// The recipe: programs that start a quick job by their own clocks run it once.
 #[apply(isolated_test)]
 fn a_job_that_is_started_everywhere_is_done_once() {
     let done = AtomicUsize::new(0);

@@ -1,4 +1,4 @@
-//! Which number a key is. The mapping is frozen: other programs rely on it.
+//! The mapping of keys to numbers. It is frozen: other programs rely on it.
 
 use distlock::Key;
 use postgres::Client;
@@ -51,7 +51,7 @@ fn number(client: &mut Client, sql: &str, name: &str) -> i64 {
     client.query_one(sql, &[&name]).unwrap().get(0)
 }
 
-/// What another session is told that tries to take the lock; it keeps nothing.
+/// True if another session can take the lock; it does not keep it.
 fn is_free(client: &mut Client, lock: &str) -> bool {
     let sql = format!("SELECT pg_try_advisory_xact_lock({lock})");
     client.query_one(&sql, &[]).unwrap().get(0)
@@ -189,7 +189,7 @@ fn a_guards_key_names_the_lock_without_its_namespace_applied_twice() {
     assert!(manager().try_lock(key).unwrap().is_none());
 }
 
-/// Both of the server's key spaces with all their corners.
+/// Keys of both of the server's key spaces, with all edge cases.
 fn numbers() -> Vec<(Key, String)> {
     let longs = [0, 1, -1, 42, i64::MIN, i64::MAX, 1 << 32, -(1 << 32)];
     let pairs = [

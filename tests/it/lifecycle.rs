@@ -1,4 +1,4 @@
-//! What lives how long: managers, guards, watches, and the session beneath them.
+//! Lifetimes: managers, guards, watches, and the session beneath them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -58,7 +58,7 @@ fn the_session_lives_until_the_last_manager_and_the_last_guard_are_gone() {
     eventually(|| advisory_locks(&mut client) == [guard.key().as_i64()]);
     assert_eq!(backends(&mut client), pids);
     assert!(!guard.is_lost());
-    // It can still be given back with a report.
+    // An explicit unlock still works.
     guard.unlock().unwrap();
     nothing_is_left(&mut client);
 }
@@ -136,7 +136,7 @@ fn a_guard_may_be_dropped_after_close() {
     assert!(one.is_lost());
     drop(one);
     assert_eq!(two.unlock().unwrap_err().kind(), ErrorKind::Closed);
-    // Somebody else can have them, as soon as the server has read that the session ended.
+    // Another manager can take them as soon as the server has read the end of the session.
     manager().lock("one").unwrap().unlock().unwrap();
 }
 
@@ -184,7 +184,7 @@ fn an_idle_manager_sends_nothing_and_outlives_its_lease() {
     for round in 0..2 {
         if round == 1 {
             drop(mgr.lock("busy").unwrap());
-            // Once it holds nothing, it takes its leave.
+            // Once it holds nothing, it disarms the lease at the server.
             let rest = "SET idle_session_timeout = 0";
             eventually(|| activity().2.starts_with(rest));
         }
@@ -239,7 +239,7 @@ fn what_threads_share_is_send_and_sync() {
     shared::<distlock::Builder>();
 }
 
-/// What others compile against. It is enough that it compiles.
+/// The public API that users compile against. It is enough that it compiles.
 #[allow(dead_code)]
 fn contract() -> Result<(), Error> {
     let mgr = Manager::connect("postgres://app@db/app")?;
@@ -305,7 +305,7 @@ fn contract() -> Result<(), Error> {
     Ok(())
 }
 
-/// A manager whose heartbeats come too late to notice anything.
+/// A manager whose heartbeats come too late to detect a loss.
 fn blind() -> Manager {
     let builder = builder().heartbeat(FOREVER * 2).lease(None);
     builder.connect().unwrap()
@@ -332,7 +332,7 @@ fn an_unlock_that_hands_over_says_whether_the_lock_lasted() {
     assert!(!guard.is_lost(), "nobody has looked");
     assert_eq!(guard.unlock().unwrap_err().kind(), ErrorKind::Lost);
     token.cancel();
-    // It may have had the lock for a moment.
+    // It may have held the lock briefly.
     finish(vec![wait]).remove(0).ok();
 }
 

@@ -62,12 +62,12 @@ fn a_full_lock_table_is_an_error_that_costs_nobody_a_lock() {
     let server = small_server();
     let _clean = clean_on(&server);
     let mgr = Manager::connect(&server.url()).unwrap();
-    // Once the table is full, nobody can connect.
+    // Once the table is full, no client can connect.
     let mut client = server.client();
     let mut guards = fill(&mgr, 0);
     assert!(guards.len() > 50, "{}", guards.len());
     assert_held(&mut client, &guards);
-    // Each way to ask.
+    // Each way to acquire.
     for error in [
         mgr.lock(-1).unwrap_err(),
         mgr.lock_shared(-1).unwrap_err(),
@@ -80,7 +80,7 @@ fn a_full_lock_table_is_an_error_that_costs_nobody_a_lock() {
         assert_eq!(code.unwrap().code(), "53200");
     }
     assert_held(&mut client, &guards);
-    // What is held can be given back, and taken again.
+    // A held lock can be released and acquired again.
     for _ in 0..10 {
         let guard = guards.pop().unwrap();
         let key = *guard.key();
@@ -104,7 +104,7 @@ fn a_batch_that_overfills_the_lock_table_leaks_nothing() {
     let server = small_server();
     let _clean = clean_on(&server);
     let mgr = Manager::connect(&server.url()).unwrap();
-    // Once the table is full, nobody can connect.
+    // Once the table is full, no client can connect.
     let mut client = server.client();
     let mut base = fill(&mgr, 0);
     let room = base.split_off(base.len() - 40);
@@ -122,7 +122,7 @@ fn a_batch_that_overfills_the_lock_table_leaks_nothing() {
                             Ok(guard) => guards.push(guard.unwrap()),
                             Err(error) => assert_eq!(error.kind(), ErrorKind::LockTableFull),
                         }
-                        // So that a batch that fails has unlocks as well.
+                        // So that a failing batch contains unlocks as well.
                         if n % 4 == 0 {
                             guards.pop();
                         }
@@ -220,7 +220,7 @@ fn no_more_than_max_locks_are_out_at_once_in_many_threads() {
     });
     assert!(most.load(SeqCst) <= MAX, "{most:?}");
     assert!(refused.load(SeqCst) > 0);
-    // None of them has used up the limit for good.
+    // None of them counts towards the limit any more.
     let guards: Vec<_> = (0..MAX as i64).map(|key| mgr.lock(key).unwrap()).collect();
     assert_eq!(mgr.lock(-1).unwrap_err().kind(), ErrorKind::LimitReached);
     drop(guards);
@@ -239,19 +239,19 @@ fn a_thread_that_drops_at_the_limit_can_lock_at_once() {
 fn a_failure_in_the_middle_of_a_big_batch_costs_nobody_a_lock() {
     const CALLERS: usize = 400;
     const ROOM: usize = 100;
-    // Room for some 7,000 locks: to ask the server what is held takes a while.
+    // Room for some 7,000 locks: reading the held locks from the server takes a while.
     let server = Server::builder()
         .setting("max_locks_per_transaction", "256")
         .setting("max_connections", "10")
         .start()
         .unwrap();
     let _clean = clean_on(&server);
-    // Too short for a look at all locks at each step.
+    // Too short to read all locks at each step.
     let mgr = Manager::builder(&server.url())
         .lease(Duration::from_secs(3))
         .connect()
         .unwrap();
-    // Once the table is full, hardly a query can be asked.
+    // Once the table is full, hardly any query succeeds.
     let mut client = server.client();
     let session = backends(&mut client);
     let mut guards = fill(&mgr, 0);
@@ -313,8 +313,7 @@ fn whoever_cancels_a_heartbeat_ends_no_hold_of_many(server: Server) {
             .matches("canceling statement due to user")
             .count()
     };
-    // Few of them meet a heartbeat. Each by itself: three at a time are taken for a server that
-    // is not well.
+    // Few of them hit a heartbeat. One at a time: three in a row count as a failed server.
     let cancel = client.prepare("SELECT pg_cancel_backend($1)").unwrap();
     eventually(|| {
         for _ in 0..100 {
@@ -357,7 +356,7 @@ fn the_transaction_that_many_locks_open_holds_no_vacuum_back(server: Server) {
         let row = client.query_opt(session, &[]).unwrap()?;
         Some((row.get(0), row.get(1)))
     };
-    // Within one transaction: its snapshot is gone, although it has not been renewed.
+    // Within one transaction: its snapshot is released, although the transaction is the same.
     eventually(|| {
         drop(mgr.lock(1000).unwrap());
         let before = transaction();

@@ -1,4 +1,4 @@
-//! What is said, how loudly, and what is never said.
+//! What is logged, at which level, and what is never logged.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use throwaway_postgres::{Server, Shutdown};
 use crate::recording::{record, said};
 use crate::support::*;
 
-/// Our own lines of this level.
+/// The crate's own lines of this level.
 fn lines(level: &str) -> Vec<String> {
     said()
         .lines()
@@ -19,7 +19,7 @@ fn lines(level: &str) -> Vec<String> {
         .collect()
 }
 
-/// The levels that somebody reads.
+/// The lines of all levels above TRACE.
 fn loud() -> Vec<String> {
     ["ERROR", "WARN", "INFO", "DEBUG"].map(lines).concat()
 }
@@ -117,7 +117,7 @@ fn no_password_is_logged_by_us() {
         .connect()
         .unwrap();
     let guard = mgr.lock("secret").unwrap();
-    // From now on it is the wrong one, and reconnects fail.
+    // From now on the password is wrong, and reconnects fail.
     client
         .batch_execute("ALTER ROLE app PASSWORD 'another'")
         .unwrap();

@@ -1,5 +1,5 @@
-//! The crate against a real server. One module for each field of behaviour.
-// Tests may panic, and say what they mean with `unwrap`.
+//! Tests of the crate against a real server. One module for each area of behaviour.
+// Tests may panic, and assert with `unwrap`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod psql;

@@ -26,14 +26,14 @@ fn a_holder_that_is_cut_off_knows_it_before_the_next_has_the_lock() {
     let proxy = Proxy::to(server()).unwrap();
     let (far, near) = (through(&proxy).connect().unwrap(), manager());
     for _ in 0..3 {
-        // After a partition the manager comes back by itself.
+        // After a partition the manager reconnects by itself.
         let mut held = None;
         eventually(|| {
             held = far.try_lock("partition").ok().flatten();
             held.is_some()
         });
         let watch = held.as_ref().unwrap().watch();
-        // When it could first have been seen.
+        // The time at which the loss is first visible.
         let seen = thread::spawn({
             let watch = watch.clone();
             move || (watch.wait(), Instant::now())
@@ -72,8 +72,8 @@ fn an_answer_that_breaks_off_leaves_no_lock_behind() {
     let (far, near) = (through(&proxy).connect().unwrap(), manager());
     for n in 0..20 {
         proxy.tear();
-        // Its answer, or that of the heartbeat before it, is the last on this connection;
-        // the lock is taken, or not, and may have to be taken again on the next one.
+        // The response to it, or to the heartbeat before it, is the last on this connection; the
+        // lock is taken or not, and may have to be taken again on the next connection.
         if let Ok(guard) = far.lock((n, n)) {
             eventually(|| guard.is_lost() || near.try_lock((n, n)).unwrap().is_none());
         }
@@ -100,7 +100,7 @@ fn a_slow_network_is_only_slow() {
 fn the_lease_holds_for_many_locks_too() {
     let proxy = Proxy::to(server()).unwrap();
     let (far, near) = (through(&proxy).connect().unwrap(), manager());
-    // So many that a transaction is open.
+    // Enough for the session to keep a transaction open.
     let held: Vec<_> = (0..400_i64).map(|key| far.lock(key).unwrap()).collect();
     let channel = held[0].watch().channel();
     proxy.silence(true);
@@ -142,15 +142,15 @@ fn big_batches_keep_a_short_lease_alive() {
     }
 }
 
-/// The seconds until the first probe on an idle connection of this process's to `port`, as
-/// the kernel has them.
+/// The seconds until the first probe on an idle connection of this process to `port`, from the
+/// kernel.
 fn until_probed(port: u16) -> Option<u64> {
     let remote = format!("0100007F:{port:04X}");
     let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
     sockets.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let is_ours = fields.get(2) == Some(&&*remote) && fields.get(3) == Some(&"01");
-        // Timer 2 is that of the probes; its time is in hundredths.
+        // Timer 2 is that of the probes; its time is in hundredths of a second.
         let ticks = fields.get(5).filter(|_| is_ours)?.strip_prefix("02:")?;
         u64::from_str_radix(ticks, 16)
             .ok()
@@ -186,7 +186,7 @@ fn keepalives_of_any_length_connect() {
             32_767,
             [32_767, 32_767, 127],
         ),
-        // The connection string's own are for this end.
+        // Those of the connection string apply to the client's end.
         (
             "keepalives_idle=40000 keepalives_interval=40000 keepalives_count=500",
             ZERO,
@@ -210,7 +210,7 @@ fn keepalives_of_any_length_connect() {
             .tcp_keepalives(idle, interval, retries)
             .connect()
             .unwrap_or_else(|error| panic!("{own} {idle:?}: {error:?}"));
-        // The last packet may have been a while ago.
+        // The last packet may have been sent a while ago.
         eventually(|| {
             until_probed(server.port()).is_some_and(|left| left <= here && left + 60 > here)
         });
@@ -226,7 +226,7 @@ fn keepalives_of_any_length_connect() {
     assert!(!server.log().contains("ERROR:"), "{}", server.log());
 }
 
-/// The settings of the driver's that no connection string can have.
+/// Settings of the driver that no connection string can express.
 #[apply(isolated_test)]
 fn keepalives_of_a_driver_config_are_rounded() {
     let mut config = postgres::Config::new();

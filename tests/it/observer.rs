@@ -1,4 +1,4 @@
-//! What an observer is told, in which order, and that it can harm nobody.
+//! The events that an observer gets, their order, and that an observer does no harm.
 
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -29,7 +29,7 @@ enum Via {
     Guard,
 }
 
-/// Writes down what it is told.
+/// Records the events.
 #[derive(Default)]
 struct Record(Mutex<Vec<Seen>>);
 
@@ -42,7 +42,7 @@ impl Record {
         self.0.lock().unwrap().clone()
     }
 
-    /// What has been seen when there are so many, since the last time.
+    /// Waits for `count` events since the last call, and returns them.
     #[track_caller]
     fn take(&self, count: usize) -> Vec<Seen> {
         eventually(|| self.seen().len() >= count);
@@ -153,7 +153,7 @@ fn a_connect_that_fails_is_told_of_each_time(server: Server) {
         .observer(observer)
         .connect()
         .unwrap();
-    // Otherwise it would not notice.
+    // Without a held lock it would not detect the loss.
     let _held = mgr.lock(1).unwrap();
     server.stop(Shutdown::Fast).unwrap();
     eventually(|| {
@@ -169,7 +169,7 @@ fn a_connect_that_fails_is_told_of_each_time(server: Server) {
     mgr.close().unwrap();
 }
 
-/// The events of many threads, of which each ends a hold and begins another.
+/// The events of many threads, each of which ends a hold and begins another.
 #[apply(isolated_test)]
 fn events_come_in_their_order_from_all_threads() {
     let (mgr, record) = observed();
@@ -232,7 +232,7 @@ fn a_panic_of_an_observer_harms_nobody() {
     mgr.close().unwrap();
 }
 
-/// Asks its manager, and drops a guard, in the middle of a call.
+/// Calls its manager, and drops a guard, inside of a callback.
 struct Asks(Mutex<Option<(Manager, distlock::Guard)>>);
 
 impl Observer for Asks {

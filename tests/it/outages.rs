@@ -1,5 +1,5 @@
-//! A database or network that is away: what callers are told meanwhile, what the wait costs
-//! and how the manager reconnects.
+//! A database or network that is down: what calls return meanwhile, what the wait costs and how
+//! the manager reconnects.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,7 @@ fn every_call_gets_its_own_answer_while_the_server_crashes() {
                 let mut granted = 0;
                 while !done.load(Ordering::SeqCst) {
                     let own = mgr.lock(n);
-                    // An answer goes to its own question.
+                    // A reply goes to its own request.
                     assert!(own.is_err() || own.is_ok_and(|guard| guard.key() == &Key::from(n)));
                     let common = match n % 3 {
                         0 => mgr.lock("common").map(Some),
@@ -72,7 +72,7 @@ fn reconnects_back_off_and_log_little() {
     proxy.cut();
     assert_eq!(guard.watch().wait(), Ended::SessionLost);
     eventually(|| proxy.accepted() == before + 6);
-    // 10, 20, 40, 80 and 160 ms, each by chance up to a quarter less.
+    // 10, 20, 40, 80 and 160 ms, each shortened by up to 25 % random jitter.
     assert!(start.elapsed() >= 232 * MS, "{:?}", start.elapsed());
     let lines = logged();
     assert!(lines.matches("WARN").count() <= 2, "{lines}");
@@ -104,7 +104,7 @@ fn waiting_for_the_database_takes_little_processor_time() {
     finish(waits);
 }
 
-/// What all threads of this process have used.
+/// The CPU time of all threads of this process.
 fn cpu_time() -> Duration {
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();
@@ -189,7 +189,7 @@ fn a_smart_stop_waits_for_the_manager_and_takes_no_lock_from_it(server: Server) 
     let watch = guard.watch();
     thread::scope(|scope| {
         let stop = scope.spawn(|| server.stop(Shutdown::Smart));
-        // From now on there are no new sessions; the old one goes on.
+        // From now on there are no new sessions; the old one continues.
         eventually(|| server.log().contains("received smart shutdown request"));
         let error = Manager::connect(&server.url()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -224,7 +224,7 @@ fn a_reconnect_waits_for_a_free_slot(server: Server) {
         assert!(refused.starts_with("the database is away: "), "{refused}");
         refused.contains("no connection slot free")
     });
-    // A deadline that passes meanwhile does not say that there was no answer.
+    // A deadline that passes meanwhile does not hide the cause.
     let error = mgr.try_lock_for("held", 5 * MS).unwrap_err();
     assert!(
         error.to_string().contains("no connection slot free"),
@@ -236,7 +236,7 @@ fn a_reconnect_waits_for_a_free_slot(server: Server) {
     eventually(|| mgr.try_lock("held").is_ok_and(|guard| guard.is_some()));
 }
 
-/// A manager of the role `app`, who is let in with this password.
+/// A manager of the role `app`, whose password this is.
 fn as_app(server: &Server, database: &str) -> distlock::Builder {
     let port = server.port();
     Manager::builder(&format!(
@@ -285,20 +285,20 @@ fn callers_are_told_that_a_reconnects_login_was_refused() {
             .wait_while_unavailable(true)
             .connect()
             .unwrap();
-        // An idle manager would not notice the loss.
+        // An idle manager would not detect the loss.
         let guards = [mgr.lock("ours").unwrap(), patient.lock("theirs").unwrap()];
         client.batch_execute(refuse).unwrap();
         terminate_sessions(&mut client);
         let is_told = |error: &distlock::Error| {
             error.kind() == ErrorKind::Login && error.to_string().contains(word)
         };
-        // Nobody is told anything else: they wait for the first reconnect's outcome.
+        // No call returns another error: calls wait for the outcome of the first reconnect.
         eventually(|| {
             let error = mgr.try_lock("refused").err();
             assert!(error.as_ref().is_none_or(is_told), "{refuse}: {error:?}");
             error.is_some()
         });
-        // Who may wait does, and whose time is over is told the same.
+        // A patient call waits, and returns the same error when its time is over.
         eventually(|| patient.health().cause.is_some_and(|cause| is_told(&cause)));
         let error = patient.try_lock_for("refused", 20 * MS).unwrap_err();
         assert!(is_told(&error), "{refuse}: {error:?}");
@@ -320,7 +320,7 @@ fn callers_wait_for_the_outcome_of_the_first_reconnect() {
     let proxy = Proxy::to(server()).unwrap();
     let mgr = Manager::connect(&proxy.url()).unwrap();
     let guard = mgr.lock("held").unwrap();
-    // It takes as long as it takes: there is no second after which they are told.
+    // A slow reconnect: calls do not fail after one second.
     proxy.delay_connects(1500 * MS);
     proxy.cut();
     assert_eq!(guard.watch().wait(), Ended::SessionLost);
@@ -339,7 +339,7 @@ fn callers_are_told_when_the_first_reconnect_has_failed() {
     proxy.silence(true);
     proxy.cut();
     assert_eq!(guard.watch().wait(), Ended::SessionLost);
-    // A deadline of their own ends the wait before.
+    // A deadline of the call's own ends the wait earlier.
     let error = mgr.try_lock_for("held", 20 * MS).unwrap_err();
     assert!(
         error

@@ -15,7 +15,7 @@ fn ending_a_hold_twice_does_not_free_the_next_holders_lock() {
     let old = mgr.acquire("key").release_on(&token).lock().unwrap();
     token.cancel();
     let next = mgr.lock("key").unwrap();
-    // Every way to end the old hold once more.
+    // Every way to end the old hold a second time.
     token.cancel();
     drop(old);
     drop(token);
@@ -28,7 +28,7 @@ fn ending_a_hold_twice_does_not_free_the_next_holders_lock() {
     assert!(!next.is_lost());
     next.unlock().unwrap();
 
-    // Shared holders are counted, not named: none may be counted twice.
+    // Shared holders are only counted: none may be counted twice.
     let token = CancelToken::new();
     let old = mgr
         .acquire("key")
@@ -83,7 +83,7 @@ fn a_failed_unlock_ends_the_session_and_all_its_locks() {
     for (reconnects, quiet) in [(1, false), (2, true)] {
         let (guard, bystander) = (mgr.lock("key").unwrap(), mgr.lock("by").unwrap());
         let watch = bystander.watch();
-        // Not to the next session: a server on which no unlock works is refused.
+        // Only for this session: a server on which no unlock works would be refused.
         client
             .batch_execute(
                 "INSERT INTO imposed SELECT pid FROM pg_stat_activity \
@@ -95,7 +95,7 @@ fn a_failed_unlock_ends_the_session_and_all_its_locks() {
         } else {
             assert_eq!(guard.unlock().unwrap_err().kind(), ErrorKind::Lost);
         }
-        // The session that nothing is known about any more is gone, and all its locks.
+        // The session, whose state is unknown now, is ended, and all its locks are released.
         assert_eq!(watch.wait(), Ended::SessionLost);
         eventually(|| advisory_locks(&mut client).is_empty());
         client.batch_execute("DELETE FROM imposed").unwrap();

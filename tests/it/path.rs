@@ -1,5 +1,5 @@
-//! What stands between a manager and its server: every kind of path on which a lock would not
-//! be worth anything is refused, and every other one works.
+//! Paths between a manager and its server: every kind of path on which a lock would mean nothing
+//! is refused, and every other one works.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -13,7 +13,7 @@ use throwaway_postgres::{PoolMode, Pooler, Proxy, Server};
 
 use crate::support::*;
 
-/// Enough for a connect here, and half of it for what does not go away.
+/// Enough for a connect here, half of which the preflight waits for what is not released.
 const SHORT: Duration = Duration::from_secs(2);
 
 fn quick(url: &str) -> Builder {
@@ -43,7 +43,7 @@ fn a_transaction_pooler_with_no_client_slot_left_is_refused(server: Server) {
         let pooler = or_skip!(Pooler::with_settings(&server, mode, 3, &slots));
         let error = quick(&pooler.url()).connect().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Pooler, "{mode:?}: {error}");
-        // With the only slot taken, nothing can be told.
+        // With the only slot taken, nothing can be verified.
         let _client = Client::connect(&pooler.url(), NoTls).unwrap();
         let error = quick(&pooler.url()).connect().unwrap_err();
         assert_ne!(error.kind(), ErrorKind::Pooler, "{mode:?}: {error}");
@@ -101,7 +101,7 @@ fn among_clients(pooler: &Pooler, theirs: impl Fn(&mut Client) + Sync, work: imp
     });
 }
 
-/// Gives back all locks of whatever session the client is lent.
+/// Releases all locks of the session that the pooler assigns to the client.
 fn unlock_all(client: &mut Client) {
     client
         .simple_query("SELECT pg_advisory_unlock_all()")
@@ -109,7 +109,7 @@ fn unlock_all(client: &mut Client) {
     thread::sleep(Duration::from_millis(1));
 }
 
-/// What is left behind to tell such a pooler can be given back by another client of its, and
+/// Another client of such a pooler can release the probe that was left behind to detect it, and
 /// then it may be taken for a pool in session mode.
 #[apply(isolated_test)]
 fn a_session_that_is_lent_out_after_all_is_given_up(server: Server) {
@@ -173,7 +173,7 @@ fn paths_of_different_kinds_behind_one_address_are_not_taken() {
     let mixed = Proxy::among(&[server.port(), pooler.port()]).unwrap();
     let servers = Proxy::among(&[server.port(), other.port()]).unwrap();
     for _ in 0..3 {
-        // From the pooler's side and from the server's.
+        // With the pooler first and with the server first.
         for offset in 0..2 {
             (0..offset).for_each(|_| drop(Client::connect(&mixed.url(), NoTls)));
             let kind = quick(&mixed.url()).connect().unwrap_err().kind();
@@ -246,10 +246,10 @@ fn one_free_slot_is_enough(server: Server) {
             let mgr = Manager::connect(url).unwrap();
             drop(mgr.lock("single").unwrap());
             terminate_sessions(&mut client);
-            // So is it for a reconnect.
+            // It is enough for a reconnect, too.
             eventually(|| mgr.try_lock("single").is_ok());
             mgr.close().unwrap();
-            // The process of the last connection, and with it its slot.
+            // The last connection's process ends, which frees its slot.
             eventually(|| backends(&mut client).is_empty());
         }
     }
@@ -267,9 +267,9 @@ fn a_connect_takes_few_round_trips() {
         (after.0 - before.0, after.1 - before.1)
     };
     // Each connection: the TCP connect and the login, which is one round trip without a
-    // password and three with one. The first one asks once, the second one three times; and
-    // once more each time that it finds the first one's process still about to end, which a
-    // busy machine may let happen to any of them, but not to all.
+    // password and three with one. The first sends one query, the second three; and one more
+    // each time that the first one's process has not ended yet, which may happen to any
+    // connect on a busy machine, but not to all.
     let least = (0..20).map(|_| taken()).min().unwrap();
     assert_eq!(least, (2, 2 + 1 + 3));
 }

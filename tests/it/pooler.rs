@@ -1,4 +1,4 @@
-//! A real PgBouncer before the server.
+//! A real PgBouncer in front of the server.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
@@ -25,7 +25,7 @@ fn a_pool_in_session_mode_keeps_locks(server: Server) {
 
 #[apply(isolated_test)]
 fn a_session_pool_that_is_used_up_is_accepted(server: Server) {
-    // The second connection, which is to tell, never gets a session of its own.
+    // Both connections of the preflight get the pool's only session.
     let pooler = or_skip!(Pooler::before(&server, PoolMode::Session, 1));
     let pooled = Manager::connect(&pooler.url()).unwrap();
     let direct = Manager::connect(&server.url()).unwrap();
@@ -82,7 +82,8 @@ fn a_busy_pool_that_lends_its_sessions_out_is_refused(server: Server) {
         let pooler = or_skip!(Pooler::before(&server, PoolMode::Transaction, size));
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
-            // Those of the second connection have to wait longer than it is waited for.
+            // The second connection's statements wait for a session, together longer than the
+            // preflight waits.
             let busy = || {
                 let mut client = Client::connect(&pooler.url(), NoTls).unwrap();
                 while !over.load(SeqCst) {

@@ -1,5 +1,5 @@
-//! Servers whose locks would mean nothing, each refused by name: at the connect, and at
-//! the reconnect of a manager that is already there.
+//! Servers whose locks would mean nothing, each refused with its own error kind: at the first
+//! connect, and at a reconnect.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A server whose lock functions say yes and do nothing.
+/// A server whose lock functions return true and do nothing.
 const NO_OP: &str = "CREATE OR REPLACE FUNCTION pg_catalog.pg_try_advisory_lock(bigint) \
      RETURNS boolean LANGUAGE sql AS 'SELECT true'";
 
-/// A server that says it has another version. (Not strict: the planner has to put the
-/// body in place of the call, because a call finds the built-in function by its number.)
+/// A server that reports another version. (Not strict: the planner has to inline the body,
+/// because a call finds the built-in function by its OID.)
 fn pretend(version: u32) -> String {
     format!(
         "CREATE OR REPLACE FUNCTION pg_catalog.current_setting(text) \
@@ -149,7 +149,7 @@ fn the_server_is_told_to_watch_the_network() {
 #[apply(isolated_test)]
 fn limits_of_a_role_are_not_for_this_session(server: Server) {
     let mut client = server.client();
-    // More than each of the limits.
+    // Longer than each of the limits.
     let slow = "pg_catalog.pg_sleep(0.5) IS NOT NULL AND pg_catalog.honest(n)";
     impose(&mut client, "pg_catalog.pg_try_advisory_lock", slow);
     for limit in [
@@ -167,7 +167,7 @@ fn limits_of_a_role_are_not_for_this_session(server: Server) {
         .lease(None)
         .connect()
         .unwrap();
-    // Set by whoever may: the limits are for those who connect from now on.
+    // The limits apply to sessions that connect from now on.
     client
         .batch_execute("ALTER ROLE postgres RESET ALL; INSERT INTO imposed DEFAULT VALUES")
         .unwrap();

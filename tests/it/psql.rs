@@ -1,4 +1,4 @@
-//! Two servers, and where `psql` and this crate connect to.
+//! Two servers, and which of them `psql` and this crate connect to.
 
 use std::fs;
 use std::io;
@@ -13,8 +13,8 @@ use throwaway_postgres::{Server, missing};
 /// The lock by which a session is found.
 pub(crate) const KEY: i64 = 4711;
 
-/// Two servers that differ in nothing but where they are. `app` may come in without a
-/// password, `locked` only with one, [`PASSWORD`].
+/// Two servers that differ only in their addresses. `app` may log in without a password,
+/// `locked` only with one, [`PASSWORD`].
 pub(crate) struct Two {
     pub(crate) a: Server,
     pub(crate) b: Server,
@@ -58,7 +58,7 @@ fn start() -> Server {
 }
 
 impl Two {
-    /// `text` with the places of the servers put in.
+    /// `text` with the addresses of the servers filled in.
     pub(crate) fn fill(&self, text: &str) -> String {
         let folder = |server: &Server| server.folder().to_str().unwrap().to_owned();
         let encoded = |server: &Server| folder(server).replace('/', "%2F");
@@ -118,20 +118,20 @@ pub(crate) fn psql(dsn: &str, environment: &[(&str, String)]) -> Option<String> 
     }
     let output = command.output().unwrap();
     let answer = String::from_utf8(output.stdout).unwrap();
-    // Each has a name of its own by default.
+    // Each has its own application name by default.
     let answer = answer.trim_end().replace(" psql", " distlock");
     output.status.success().then_some(answer)
 }
 
-/// The server's socket where libpq looks for one by default, until this is dropped.
+/// Links to the server's socket in libpq's default folders, until this is dropped.
 pub(crate) struct DefaultSocket(Vec<PathBuf>);
 
 impl DefaultSocket {
-    /// `None` where this user may not put one.
+    /// `None` if this user may not create them.
     pub(crate) fn of(server: &Server) -> Option<DefaultSocket> {
         let name = format!(".s.PGSQL.{}", server.port());
         let socket = server.folder().join(&name);
-        // Not every libpq has the first.
+        // Not every libpq uses the first.
         let folders = ["/var/run/postgresql", "/tmp"].map(Path::new);
         let links = folders.iter().filter(|folder| folder.is_dir());
         let links: Vec<PathBuf> = links.map(|folder| folder.join(&name)).collect();

@@ -1,4 +1,4 @@
-//! What everybody in the process logs, the driver too.
+//! Records what the whole process logs, the driver included.
 
 use std::io;
 use std::sync::{Mutex, Once};
@@ -7,8 +7,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 static SAID: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-/// Records from now on, and forgets what was said before. The worker is on a thread of
-/// its own, so it has to be a recorder for the whole process, which has one for good.
+/// Records from now on, and discards earlier lines. The worker has a thread of its own, so the
+/// recorder is for the whole process, and stays.
 pub(crate) fn record() {
     static RECORDING: Once = Once::new();
     RECORDING.call_once(|| {

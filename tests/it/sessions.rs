@@ -1,5 +1,5 @@
-//! How a manager's session begins and how it is given back, on servers and in pools that
-//! leave something in it.
+//! How a manager's session begins and how it is returned, on servers and in pools that leave
+//! state in it.
 
 use distlock::{ErrorKind, Manager};
 use postgres::{Client, NoTls};
@@ -148,7 +148,7 @@ fn a_small_statement_timeout_breaks_no_connect(server: Server) {
     for _ in 0..20 {
         drop(Manager::connect(&in_options).unwrap().lock("key").unwrap());
     }
-    // Not the role of the clients that look on: they would be hasty, too.
+    // Not the role of the observing clients: the limit would apply to them, too.
     server
         .client()
         .batch_execute("CREATE ROLE hasty LOGIN; ALTER ROLE hasty SET statement_timeout = 1")

@@ -1,5 +1,6 @@
-//! What the Go package's own suite looks at, in its order: cancelling (which releases at once
-//! there, and so is `release_on` here), basic use, the limit, exclusion among threads and among managers, and a database that goes away.
+//! What the Go package's own suite tests, in its order: cancelling (which releases at once
+//! there, and so is `release_on` here), basic use, the limit, exclusion among threads and among
+//! managers, and a database that goes down.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
@@ -38,7 +39,7 @@ fn a_cancelled_parent_ends_holds_and_waits_without_their_owners_help() {
     parent.cancel();
     assert_eq!(watch.wait(), Ended::Cancelled);
     assert_eq!(finish(pending), [ErrorKind::Cancelled; 2]);
-    // The guard is alive, but the lock is somebody else's to take.
+    // The guard is alive, but another manager can take the lock.
     let next = other.lock("parent").unwrap();
     assert!(guard.is_lost() && !next.is_lost());
     assert_eq!(guard.unlock().unwrap_err().kind(), ErrorKind::Cancelled);
@@ -110,7 +111,7 @@ fn at_the_limit_every_acquire_fails_at_once_until_a_lock_is_given_back() {
     assert_eq!(mgr.stats().held, 3);
 }
 
-/// Tries from all managers at once, a thread for each. How many have got it?
+/// Tries from all managers at once, a thread for each. Returns how many got the lock.
 fn winners(managers: &[Manager]) -> usize {
     let start = Arc::new(Barrier::new(managers.len()));
     let tries: Vec<_> = managers
@@ -124,7 +125,7 @@ fn winners(managers: &[Manager]) -> usize {
             })
         })
         .collect();
-    // All guards live until the last has answered.
+    // All guards live until the last call has returned.
     finish(tries).into_iter().flatten().count()
 }
 
@@ -144,14 +145,14 @@ fn of_many_managers_that_try_exactly_one_wins() {
     for crowd in CROWDS {
         for _ in 0..10 {
             assert_eq!(winners(&managers[..crowd]), 1, "of {crowd}");
-            // The winner's drop has not waited for its unlock.
+            // The winner's drop does not wait for its unlock.
             managers[0].lock("one winner").unwrap().unlock().unwrap();
         }
     }
 }
 
-/// Locks from all managers at once, a thread for each, `rounds` times. Fails if two are
-/// ever inside together.
+/// Locks from all managers at once, a thread for each, `rounds` times. Fails if two ever hold
+/// the lock together.
 fn take_turns(managers: &[Manager], rounds: usize) {
     let start = Arc::new(Barrier::new(managers.len()));
     let inside = Arc::new(AtomicUsize::new(0));
@@ -167,7 +168,7 @@ fn take_turns(managers: &[Manager], rounds: usize) {
                 for _ in 0..rounds {
                     let guard = mgr.lock("turns").unwrap();
                     assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
-                    // An increment that two at a time would get wrong.
+                    // An increment that would be wrong with two at a time.
                     let seen = entries.load(Ordering::Relaxed);
                     thread::yield_now();
                     entries.store(seen + 1, Ordering::Relaxed);
@@ -225,7 +226,7 @@ fn a_wait_can_be_cancelled_while_the_database_is_away() {
             .all(|error| error.kind() == ErrorKind::Cancelled)
     );
     assert_eq!(held.watch().wait(), Ended::SessionLost);
-    // What was cancelled meanwhile is not taken afterwards.
+    // A call that was cancelled meanwhile takes no lock afterwards.
     server.start_again().unwrap();
     mgr.lock("after").unwrap().unlock().unwrap();
     assert!(advisory_locks(&mut server.client()).is_empty());

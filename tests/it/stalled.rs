@@ -1,5 +1,5 @@
-//! A server that is there and says nothing: its processes are stopped. What must not
-//! wait for it is called while it is stopped, and must return before it goes on.
+//! A server that does not respond: its processes are stopped. Calls that must not wait for it
+//! are made while it is stopped, and must return before it continues.
 
 use std::net::TcpListener;
 use std::thread;
@@ -13,10 +13,10 @@ use crate::support::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Stops the session of the one manager there is.
+/// Stops the session of the only manager.
 fn pause_backend(server: &Server) -> Paused {
     let mut client = server.client();
-    // That of an earlier test may still be ending.
+    // The session of an earlier test may still be ending.
     eventually(|| backends(&mut client).len() == 1);
     Paused::new(backends(&mut client))
 }
@@ -51,7 +51,7 @@ fn a_deadline_is_kept_and_the_watch_follows() {
         move || mgr.try_lock_for("other", 200 * MS)
     });
     assert_eq!(kind(result), ErrorKind::Unavailable);
-    // By the clock, or by the watchdog.
+    // The lease expires by the clock, or the watchdog ends the session.
     let ended = guard.watch().wait_timeout(FOREVER);
     assert!(matches!(
         ended,
@@ -76,7 +76,7 @@ fn a_deadline_is_kept_when_the_queue_is_full() {
         assert_eq!(kind(result), ErrorKind::Unavailable);
     }
     drop(paused);
-    // Nothing that was given up is taken later.
+    // No lock of a call that has given up is taken later.
     mgr.lock("after").unwrap().unlock().unwrap();
     assert_eq!(mgr.stats().held, 1);
 }
@@ -133,7 +133,7 @@ fn a_deadline_that_passes_in_an_outage_does_not_say_that_the_lock_is_taken() {
             .unwrap();
         let guard = mgr.lock("held").unwrap();
         let mut client = server.client();
-        // It still takes connections, and says nothing to them.
+        // It still accepts connections, and does not respond to them.
         let paused = Paused::new(server.pid());
         terminate_sessions(&mut client);
         assert_eq!(guard.watch().wait(), Ended::SessionLost);
@@ -157,7 +157,7 @@ fn a_connect_that_succeeds_after_the_close_leaves_nothing() {
     assert_eq!(guard.watch().wait(), Ended::SessionLost);
     eventually(|| threads().contains(&"distlock-dial".to_owned()));
     meanwhile(move || mgr.close()).unwrap();
-    // What the server now accepts is of no use to anybody.
+    // The connections that the server now accepts are of no use any more.
     drop(paused);
     eventually(|| threads().is_empty());
     eventually(|| backends(&mut client).is_empty());
@@ -166,7 +166,7 @@ fn a_connect_that_succeeds_after_the_close_leaves_nothing() {
 #[apply(isolated_test)]
 fn connects_that_get_no_answer_do_not_pile_up() {
     let server = Server::start().unwrap();
-    // Which a busy machine may not keep at once.
+    // A busy machine may need more than one attempt within this timeout.
     let mgr = Manager::builder(&server.url())
         .connect_timeout(60 * MS)
         .reconnect_backoff(MS, 5 * MS)
@@ -218,7 +218,7 @@ fn dropping_guards_never_waits() {
     let mgr = builder().queue_capacity(1).connect().unwrap();
     let guards: Vec<Guard> = (0..50).map(|n: i64| mgr.lock(n).unwrap()).collect();
     let paused = pause_backend(server());
-    // More than the queue takes.
+    // More than the queue holds.
     let waits: Vec<_> = (0..5)
         .map(|n: i64| {
             let mgr = mgr.clone();
@@ -274,7 +274,7 @@ fn a_long_lease_does_not_make_the_response_timeout_longer() {
         .connect()
         .unwrap();
     let guard = mgr.lock("held").unwrap();
-    // Long enough for nothing to be under way that the watchdog waits for.
+    // Long enough for all earlier requests to be done: the watchdog waits for none.
     let before = mgr.stats().round_trips;
     eventually(|| mgr.stats().round_trips > before + 50);
     let paused = pause_backend(server());
@@ -325,8 +325,8 @@ fn a_manager_goes_over_to_the_next_host_while_its_own_is_stopped() {
         first.port(),
         second.port()
     );
-    // Long enough for a connect on a busy machine: each that is too short leaves one behind at
-    // the host that is stopped, and the next one comes later.
+    // Long enough for a connect on a busy machine: each timeout abandons one at the stopped
+    // host, and delays the next.
     let mgr = Manager::builder(&dsn)
         .connect_timeout(2000 * MS)
         .response_timeout(300 * MS)

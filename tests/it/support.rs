@@ -1,4 +1,4 @@
-//! What all tests stand on: one server, the frame of a test, waiting for events, a way to skip.
+//! Shared support: one server, the frame of a test, waiting for events, a way to skip.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -14,7 +14,7 @@ use throwaway_postgres::Server;
 /// Long enough for any machine; a test that gets here has failed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(60);
 
-/// The server of all tests that do not hurt theirs.
+/// The server of all tests that do not damage theirs.
 pub(crate) fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| Server::start().unwrap())
@@ -54,8 +54,8 @@ macro_rules! isolated_test {
 }
 pub(crate) use isolated_test;
 
-/// What `made` has made. Where this machine does not have what it takes, such as a program,
-/// the test ends here and says so.
+/// The value of `made`. If this machine lacks what it needs, such as a program, the test ends
+/// here and is reported as skipped.
 macro_rules! or_skip {
     ($made:expr) => {
         // The name of a closure begins with that of its function.
@@ -72,7 +72,7 @@ pub(crate) fn unless_missing<T>(made: io::Result<T>, test: &str) -> Option<T> {
         Err(error) if throwaway_postgres::is_missing(&error) => {
             let test = test.split("::{{").next().unwrap_or_default();
             let test = test.strip_prefix("it::").unwrap_or(test);
-            // Not `eprintln!`: of a test that does not fail that is never shown.
+            // Not `eprintln!`, whose output is not shown for a test that passes.
             let line = format!("skipped: {test}: {error}\n");
             io::stderr().write_all(line.as_bytes()).unwrap();
             None
@@ -128,7 +128,7 @@ pub(crate) fn threads() -> Vec<String> {
     fs::read_dir("/proc/self/task")
         .unwrap()
         .flatten()
-        // A thread may end while we look.
+        // A thread may end meanwhile.
         .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
         .map(|name| name.trim_end().to_owned())
         .filter(|name| name.starts_with("distlock-"))
@@ -146,8 +146,8 @@ pub(crate) fn asleep(name: &str) -> usize {
         .count()
 }
 
-/// The advisory locks on the server, as `Key::as_i64` numbers; but for the markers that
-/// managers' sessions keep for their life, whose first half is `dlck` in ASCII.
+/// The advisory locks on the server, as `Key::as_i64` numbers; except the markers that managers'
+/// sessions hold until they end, whose first half is `dlck` in ASCII.
 pub(crate) fn advisory_locks(client: &mut Client) -> Vec<i64> {
     client
         .query(
@@ -219,7 +219,7 @@ impl Drop for Paused {
     }
 }
 
-/// Has `function` of a bigint answer `answer` while there is a row in `imposed`: to the
+/// Makes `function` of a bigint return `answer` while there is a row in `imposed`: to the
 /// session that the row names, or to all if it names none.
 pub(crate) fn impose(client: &mut Client, function: &str, answer: &str) {
     client

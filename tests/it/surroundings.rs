@@ -1,5 +1,5 @@
-//! What the process around a manager does to it: an asynchronous runtime on the caller's
-//! thread, and no file descriptors left.
+//! How a manager copes with its process: an asynchronous runtime on the caller's thread, and no
+//! file descriptors left.
 
 use std::env;
 use std::fs::File;
@@ -43,7 +43,7 @@ fn a_late_connect_does_not_end_inside_a_callers_runtime() {
     });
 }
 
-/// As the helper does, which must not be called inside a runtime either.
+/// Calls the helper on another thread, because it must not run inside a runtime.
 fn terminate_sessions_elsewhere() {
     let terminate = || terminate_sessions(&mut server().client());
     finish(vec![std::thread::spawn(terminate)]);
@@ -74,9 +74,9 @@ fn in_a_process_with_few_descriptors() {
         .reconnect_backoff(Duration::from_millis(2), Duration::from_millis(5));
     let mgr = builder.clone().connect().unwrap();
     let guard = mgr.lock("held").unwrap();
-    // However many are left: too few for the driver's runtime, for the socket, or enough.
+    // For any number left: too few for the driver's runtime, too few for the socket, or enough.
     for left in 0..12 {
-        // What the last connect leaves is closed by other threads.
+        // Other threads close the descriptors of the last connect.
         eventually(|| threads().len() == 2);
         let mut client = postgres::Client::connect(&url, postgres::NoTls).unwrap();
         let mut taken: Vec<File> = Vec::new();

@@ -1,4 +1,4 @@
-//! TLS: by what the connection string says, and by a connector of the caller's.
+//! TLS as the connection string says, and by a connector of the caller's.
 
 use std::env;
 use std::fs;
@@ -27,7 +27,7 @@ const NAMES: [&str; 2] = ["db.example.com", "127.0.0.1"];
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    /// Another one each time, though all of one name.
+    /// A new authority each time, always with the same name.
     fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -44,7 +44,7 @@ impl Authority {
         [certificate.pem(), key.serialize_pem()]
     }
 
-    /// Its own certificate as a file, which goes with the server.
+    /// Its own certificate as a file, which is removed with the server.
     fn file(&self, server: &Server) -> String {
         let file = server.folder().join("authority.pem");
         fs::write(&file, self.0.pem()).unwrap();
@@ -52,8 +52,8 @@ impl Authority {
     }
 }
 
-/// A server with this certificate. It lets `app` in by its password only, and `guest`
-/// with TLS only.
+/// A server with this certificate. It admits `app` only with its password, and `guest` only
+/// with TLS.
 fn server_with([certificate, key]: [String; 2]) -> Server {
     let server = Server::builder()
         .setting("ssl", "on")
@@ -68,7 +68,7 @@ fn server_with([certificate, key]: [String; 2]) -> Server {
     server
 }
 
-/// The server of all tests that do not hurt theirs, and the file of its authority.
+/// The server of all tests that do not damage theirs, and the file of its authority.
 fn secured() -> (&'static Server, &'static str) {
     static SECURED: OnceLock<(Server, String)> = OnceLock::new();
     let (server, file) = SECURED.get_or_init(|| {
@@ -86,7 +86,7 @@ fn named(server: &Server, host: &str, rest: &str) -> String {
     format!("host={host} hostaddr=127.0.0.1 port={port} user=postgres dbname=postgres {rest}")
 }
 
-/// Is the connection of the only manager there is encrypted? So is any other that its
+/// True if the connection of the only manager is encrypted, and so is any other that its
 /// connect has just made and that is about to end.
 fn encrypted(server: &Server) -> bool {
     server
@@ -108,7 +108,7 @@ fn refusal(dsn: &str) -> Error {
     error
 }
 
-/// Refused for a reason of TLS, and with words that help.
+/// Asserts that `dsn` is refused because of TLS, with a message that contains `word`.
 #[track_caller]
 fn check_refused(dsn: &str, word: &str) {
     let error = refusal(dsn);
@@ -118,7 +118,7 @@ fn check_refused(dsn: &str, word: &str) {
     assert!(source.is::<postgres::Error>());
 }
 
-/// The locks work, encrypted or not.
+/// Asserts that the locks work, encrypted or not.
 #[track_caller]
 fn check_works(server: &Server, builder: Builder, with_tls: bool) {
     let mgr = builder.connect().unwrap();
@@ -186,7 +186,7 @@ fn the_host_is_checked_by_verify_full_alone() {
     check_works(server, Manager::builder(&dsn("verify-ca")), true);
 }
 
-/// In a process of its own, because the environment says what the system's roots are.
+/// In a process of its own, because the environment sets the system's roots.
 #[test]
 #[serial]
 fn the_systems_authorities_are_trusted() {
@@ -280,7 +280,7 @@ fn a_reconnect_is_encrypted() {
     guard.unlock().unwrap();
 }
 
-/// What looks for a pooler has to get in as well.
+/// The first connection of the preflight is encrypted as well.
 #[test]
 #[serial]
 fn both_connections_of_a_connect_are_encrypted() {
@@ -321,7 +321,7 @@ fn an_own_connector_needs_no_parameters() {
         |host, rest| Manager::builder(&named(server, host, rest)).tls(own_connector(root));
     for rest in ["", "sslmode=require", "sslmode=verify-ca"] {
         check_works(server, with_own(NAMES[0], rest).clone(), true);
-        // It is the connector that verifies.
+        // The connector verifies the host.
         let error = with_own("other.example.com", rest).connect().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Tls, "{}", shown(&error));
     }
@@ -355,7 +355,7 @@ fn passwords_work_with_tls_and_without() {
     }
 }
 
-/// The password's proof is tied to the certificate, which needs TLS.
+/// Channel binding ties the login to the certificate, which needs TLS.
 #[test]
 #[serial]
 fn a_login_can_be_bound_to_the_channel() {
@@ -396,7 +396,7 @@ fn parameters_that_cannot_work_are_a_config_error() {
         .into_iter()
         .chain(files.iter().map(String::as_str))
     {
-        // Found before anybody is connected to: there is nobody.
+        // Found before any connection is made: there is no server.
         let error = refusal(&format!("host=db.invalid user=app {rest}"));
         assert_eq!(error.kind(), ErrorKind::Config, "{}", shown(&error));
         let named = error

@@ -1,4 +1,4 @@
-//! What may pass by itself, and what waiting does not mend.
+//! Which errors are transient, and which waiting does not resolve.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ fn a_pooler_whose_server_takes_no_more_clients_is_unavailable() {
         5,
         &settings
     ));
-    // All there are, the pooler's own session with them.
+    // All slots, together with the pooler's own session.
     let mut others: Vec<Client> = Vec::new();
     eventually(|| {
         others.extend(Client::connect(&server.url(), NoTls).ok());
@@ -90,7 +90,7 @@ fn a_database_that_is_disabled_may_be_enabled_again(server: Server) {
     console.simple_query("ENABLE postgres").unwrap();
     drop(Manager::connect(&pooler.url()).unwrap());
 
-    // The server's own way to say it.
+    // The server's own error for it.
     server.create_database("closed");
     let close = "ALTER DATABASE closed ALLOW_CONNECTIONS false";
     server.client().batch_execute(close).unwrap();
@@ -126,7 +126,7 @@ fn a_connect_that_finds_the_lock_table_full_says_so() {
     let error = refusal(&server.url());
     assert_eq!(error.kind(), ErrorKind::LockTableFull, "{error:?}");
     assert!(error.is_transient());
-    // Such a start waits.
+    // A start with `connect_within` waits.
     let builder = Manager::builder(&server.url());
     let starting = std::thread::spawn(move || builder.connect_within(FOREVER));
     client

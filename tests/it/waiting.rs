@@ -1,4 +1,4 @@
-//! Who waits, for how long, in which order.
+//! Which callers wait, for how long, and in which order.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -10,10 +10,10 @@ use throwaway_postgres::{Server, Shutdown};
 
 use crate::support::*;
 
-/// So rarely that a wait which ends has not been ended by a look.
+/// A retry interval so long that no retry ends a wait in a test.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
-/// Ends the waits of a test that fails, which would hang otherwise.
+/// Ends the waits of a test that fails, which would otherwise hang.
 struct Unblock<'a>(&'a Manager);
 
 impl Drop for Unblock<'_> {
@@ -26,8 +26,8 @@ impl Drop for Unblock<'_> {
 
 type Take = fn(&Manager) -> Guard;
 
-/// Has `takes` run on threads that come one after the other, and says in which order
-/// they got in when `release` let them.
+/// Runs `takes` on threads that enqueue one after the other, and returns the order in which they
+/// got the lock after `release`.
 fn order(mgr: &Manager, takes: &[Take], release: impl FnOnce()) -> Vec<usize> {
     let order = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -216,14 +216,14 @@ fn many_waiters_for_other_processes_cost_few_statements() {
         }
         eventually(|| mgr.stats().waiting == 2 * (KEYS as u64 - 1));
         let before = mgr.stats().batches;
-        // As measure of time one more waiter, which looks 20 times at the least: not
-        // more often than every 50 ms.
+        // One more waiter as a measure of time: 20 attempts or more, as its pauses are at
+        // most 50 ms.
         let missed = mgr.try_lock_for(KEYS - 1, Duration::from_secs(1));
         token.cancel();
         assert!(missed.unwrap().is_none());
         mgr.stats().batches - before
     });
-    // 100 keys, each by itself, would be 2000 looks and more.
+    // 100 keys, each by itself, would be 2000 attempts and more.
     assert!(batches < 500, "{batches}");
     guards.clear();
     eventually(|| mgr.stats().waiting == 0);
@@ -246,7 +246,7 @@ fn a_wait_lasts_through_a_restart_of_the_server_if_it_may(server: Server) {
             .map(|_| scope.spawn(|| mgr.lock("through").unwrap().unlock().unwrap()))
             .collect();
         eventually(|| mgr.stats().waiting == 8);
-        // One that cannot wait is told.
+        // A call that cannot wait returns an error.
         eventually(|| {
             let error = mgr.try_lock("other").unwrap_err();
             error.kind() == ErrorKind::Unavailable
@@ -321,17 +321,17 @@ fn a_full_queue_drops_nothing() {
     assert_eq!((stats.acquired, stats.held, stats.waiting), (64 * 20, 0, 0));
 }
 
-/// Processes get their turns by chance: whoever has had a lock for 20 ms leaves it free for
-/// 2 ms or more, and who waits looks every 50 ms or more often. So about one such pause in 25
-/// is met at the least. Two threads in each process, so that without the pauses there would
-/// be next to no moment in which nobody has or takes the lock.
+/// Other processes get the lock by chance: a process that has had it for 20 ms leaves it free
+/// for 2 ms or more, and a waiter retries at least every 50 ms. So a retry meets at least about
+/// one such pause in 25. Each process has two threads, so that without the pauses there would be
+/// almost no time in which the lock is free.
 #[apply(isolated_test)]
 fn processes_that_take_a_lock_again_and_again_take_turns() {
     const TENURE: Duration = Duration::from_millis(20);
-    /// What each process must get, and of how many pauses: 20 are to be expected.
+    /// How often each process must get the lock, and within how many pauses: 20 are expected.
     const TURNS: usize = 5;
     const PAUSES: f64 = 500.0;
-    // Holds above the time after which others get their turn, and far below it.
+    // Holds above the hand-off budget, and far below it.
     for hold in [25, 3].map(Duration::from_millis) {
         let limit = PAUSES * TENURE.div_duration_f64(hold).max(1.0);
         let managers = [manager(), manager()];

@@ -1,4 +1,4 @@
-//! Work under a lock that cannot be dropped too early, and the ways to drop it too early.
+//! `with_lock`, whose lock cannot be dropped too early, and the ways to drop a guard too early.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn the_value_comes_if_the_lock_lasted() {
         borrowed
     });
     assert_eq!(sum.unwrap(), 2);
-    // It is free when the call returns, without a wait.
+    // The lock is free when the call returns, without a wait.
     let again = other.try_with_lock("sum", |_| "free");
     assert_eq!(again.unwrap(), Some("free"));
 }
@@ -88,7 +88,7 @@ fn a_panic_gives_the_lock_back_and_goes_on() {
     assert_eq!(mgr.stats().lost, 0);
 }
 
-/// Errors of all three makes come out of it by `?`.
+/// `?` works with errors of all three types.
 #[allow(dead_code)]
 fn question_marks(mgr: &Manager) -> Result<(), Box<dyn std::error::Error>> {
     fn own(mgr: &Manager) -> Result<u8, Error> {
@@ -108,15 +108,15 @@ fn question_marks(mgr: &Manager) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The unlock of a drop needs a moment.
+/// Asserts that the lock becomes free: the unlock of a drop is asynchronous.
 #[track_caller]
 fn assert_free(mgr: &Manager) {
     eventually(|| mgr.try_lock("key").unwrap().is_some());
-    // Nor does this have it any more.
+    // This manager does not hold it any more, either.
     eventually(|| mgr.stats().held == 0 && advisory_locks(&mut server().client()).is_empty());
 }
 
-/// The page's eight. No lint speaks up, or this file would not pass.
+/// The eight ways of the crate's documentation. No lint reports them, or this file would not pass.
 #[apply(isolated_test)]
 fn a_guard_that_is_dropped_at_once_holds_nothing() -> Result<(), Error> {
     let (mgr, other) = (manager(), manager());

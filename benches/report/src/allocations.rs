@@ -58,7 +58,7 @@ pub(crate) fn run(setup: &mut Setup) -> Result<()> {
     setup.keep("allocations per pair", figures)
 }
 
-/// What the whole process allocates for a pair, when everything that is kept has been made.
+/// What the whole process allocates for a pair after warm-up.
 fn one_by_one(subject: &mut dyn Subject, pairs: i64) -> Result<Count> {
     subject.pairs(1..1000)?;
     let before = Shares::now();
@@ -78,7 +78,7 @@ fn with_threads(setup: &Setup, threads: u32) -> Result<Shares> {
             })
         });
         let shares = counting(|| {
-            // Everything that is kept has been made by then.
+            // The warm-up is over by then.
             thread::sleep(setup.millis(1000));
             let (before, pairs) = (Shares::now(), mgr.stats().acquired);
             thread::sleep(setup.millis(1000));

@@ -1,5 +1,5 @@
-//! An allocator that counts: for the threads that have said that they are callers, and for
-//! all the others.
+//! An allocator that counts separately for the threads that are marked as callers, and for all
+//! others.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -61,7 +61,7 @@ impl AllocationTracker for Tracker {
     }
 }
 
-/// Allocations and their bytes: so far, or for each of many.
+/// Allocations and their bytes: in total, or on average.
 #[derive(Clone, Copy, Serialize)]
 pub(crate) struct Count {
     #[serde(rename = "allocations")]
@@ -78,7 +78,7 @@ impl Count {
     }
 }
 
-/// Whose allocations they are.
+/// The allocations of the callers and of all other threads.
 #[derive(Clone, Copy, Serialize)]
 pub(crate) struct Shares {
     pub(crate) callers: Count,
@@ -90,7 +90,7 @@ impl Shares {
         counted().shares
     }
 
-    /// For each of `count`, since `before`.
+    /// The average for each of `count`, since `before`.
     pub(crate) fn each_since(self, before: Shares, count: u64) -> Shares {
         let each = |now, before| (now - before) / count as f64;
         Shares {
@@ -106,7 +106,7 @@ impl Shares {
     }
 }
 
-/// Bytes that were allocated while counting and are still there.
+/// Bytes that were allocated while counting and are not freed yet.
 pub(crate) fn live() -> f64 {
     counted().live
 }
@@ -116,7 +116,7 @@ pub(crate) fn install() -> Result<()> {
     AllocationRegistry::set_global_tracker(Tracker).map_err(|error| anyhow!("{error}"))
 }
 
-/// Counts while `work` runs, and at no other time: what is timed is not counted.
+/// Counts only while `work` runs, so that timed work is not slowed down.
 pub(crate) fn counting<T>(work: impl FnOnce() -> T) -> T {
     AllocationRegistry::enable_tracking();
     let result = work();

@@ -1,5 +1,5 @@
-//! The machine as a measuring instrument: which processors are used, a clock that all
-//! processes share, what threads have used of the processors.
+//! What is controlled and measured on the machine: which processors are used, a clock that all
+//! processes share, CPU time, wake-ups and memory.
 
 use std::fs;
 use std::time::Duration;
@@ -31,8 +31,8 @@ impl Placement {
         }
     }
 
-    /// Puts this thread, every thread and process that it starts from now on, and the
-    /// server's sessions to come where they may run. Undone when the result is dropped.
+    /// Restricts this thread, every thread and process that it starts from now on, and the
+    /// server's future sessions to this placement. Undone when the result is dropped.
     pub(crate) fn apply(self, server: &Server) -> Result<Placed> {
         let all = sched_getaffinity(None)?;
         let postmaster = server.pid().and_then(Pid::from_raw);
@@ -66,14 +66,14 @@ pub(crate) fn now() -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
-/// How long the process has been on a processor.
+/// The CPU time that the process has used.
 pub(crate) fn cpu_time(pid: i32) -> Result<Duration> {
     let schedstat = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
     let nanos = schedstat.split(' ').next().unwrap_or_default().parse()?;
     Ok(Duration::from_nanos(nanos))
 }
 
-/// How often the threads of this process whose name starts so were woken, in all.
+/// How often the threads of this process whose name starts with `name` were woken, in total.
 pub(crate) fn wake_ups(name: &str) -> Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir("/proc/self/task")? {
@@ -85,14 +85,14 @@ pub(crate) fn wake_ups(name: &str) -> Result<u64> {
     Ok(sum)
 }
 
-/// The memory that this process has of the machine, in bytes.
+/// The resident memory of this process, in bytes.
 pub(crate) fn resident() -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let kilobytes = field(&status, "VmRSS").trim_end_matches(" kB");
     Ok(kilobytes.parse::<u64>()? * 1024)
 }
 
-/// A line of a `status` file.
+/// The value of a line in a `status` file.
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
     status
         .lines()

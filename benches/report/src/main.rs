@@ -2,9 +2,9 @@
 //! prints one table of ratios. The table, the raw figures and the plots go to
 //! `benches/results`.
 //!
-//! Every target is measured twice where that makes sense: with server and clients
-//! wherever the scheduler puts them, and with all of them on one processor, which
-//! takes most of the chance out of a comparison.
+//! Every target is measured twice where that makes sense: with server and clients wherever the
+//! scheduler puts them, and with all of them on one processor, which removes most of the
+//! variance from a comparison.
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded to be read")]
 
 mod allocations;
@@ -37,19 +37,19 @@ use crate::setup::Setup;
 /// Measures distlock against its targets.
 #[derive(Parser)]
 struct Args {
-    /// A smoke run of about a minute: every scenario, but figures of little worth.
+    /// A smoke run of about a minute: every scenario, but with imprecise figures.
     #[arg(long)]
     quick: bool,
 
-    /// Where the table, the raw figures and the plots go.
+    /// Where the table, the raw figures and the plots are written.
     #[arg(long, default_value = "benches/results")]
     results: PathBuf,
 
-    /// Be another process, on this server.
+    /// Run as another process, on this server.
     #[arg(long, hide = true, requires = "key")]
     process: Option<String>,
 
-    /// Which lock the other process is to take.
+    /// The lock that the other process takes.
     #[arg(long, hide = true)]
     key: Option<i64>,
 }

@@ -1,4 +1,4 @@
-//! How subjects are measured: side by side, by turns.
+//! Measures subjects side by side, interleaved.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use subjects::{More, Subject};
 
-/// Measures every subject once in each round, so that what a machine does to one for a
-/// while it does to all, and returns the figures of each. Rounds below zero warm up: their
-/// figures are not kept.
+/// Measures every subject once in each round, so that changes of the machine affect all alike,
+/// and returns the figures of each. Rounds below zero are warm-up: their figures are not kept.
 pub(crate) fn interleave<S, T>(
     rounds: Range<i64>,
     subjects: &mut [S],
@@ -28,14 +27,14 @@ pub(crate) fn interleave<S, T>(
     Ok(figures)
 }
 
-/// Microseconds for each of `count`.
+/// The average time for each of `count`, in microseconds.
 pub(crate) fn micros_each(count: i64, work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     work()?;
     Ok(start.elapsed().as_secs_f64() * 1e6 / count as f64)
 }
 
-/// Pairs a second of `tasks` at once.
+/// Pairs per second of `tasks` concurrent tasks.
 pub(crate) fn rate(subject: &mut dyn Subject, tasks: u32, time: Duration) -> Result<f64> {
     let pairs = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&pairs);

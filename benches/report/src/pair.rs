@@ -11,11 +11,11 @@ use crate::setup::Setup;
 use crate::stats::median;
 use crate::table;
 
-/// Pairs of one subject before it is the next one's turn.
+/// Pairs of one subject before the next subject is measured.
 const CHUNK: i64 = 400;
 
-/// Turns with one set of connections. Where the scheduler puts a session's two ends
-/// stays as it is for a while, and makes more difference than anything else.
+/// Rounds with one set of connections. The scheduler keeps a session's two ends where they are
+/// for a while, and their placement makes more difference than anything else.
 const TURNS: i64 = 5;
 
 pub(crate) fn latency(setup: &mut Setup) -> Result<()> {
@@ -50,7 +50,7 @@ pub(crate) fn latency(setup: &mut Setup) -> Result<()> {
     setup.keep("pair, µs", figures)
 }
 
-/// What tokens cost, on a server that keeps its log safe: each has to wait for that.
+/// What tokens cost, on a server with `fsync` on: each has to wait for a flush of the WAL.
 pub(crate) fn fencing(setup: &mut Setup) -> Result<()> {
     let server = Server::builder().setting("fsync", "on").start()?;
     let plain = Manager::connect(&server.url())?;

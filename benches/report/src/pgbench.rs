@@ -11,7 +11,7 @@ use throwaway_postgres::Server;
 const PAIR: &str = "SELECT pg_try_advisory_lock(:client_id);\n\
                     SELECT pg_advisory_unlock(:client_id);\n";
 
-/// The program, and the script that it is to run.
+/// The program, and the script that it runs.
 pub(crate) struct Pgbench {
     host: String,
     port: String,
@@ -39,7 +39,7 @@ impl Pgbench {
         })
     }
 
-    /// Pairs a second.
+    /// Pairs per second.
     pub(crate) fn rate(&self, time: Duration) -> Result<f64> {
         let seconds = time.as_secs().max(1).to_string();
         let connections = CONNECTIONS.to_string();

@@ -10,7 +10,7 @@ use crate::table::grouped;
 
 const SIZE: (u32, u32) = (760, 440);
 
-/// Told apart also by those who see fewer colours (Okabe and Ito).
+/// Colours that are also distinct to colour-blind readers (Okabe and Ito).
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -20,10 +20,10 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(90, 90, 90),
 ];
 
-/// So few points are measured ones, and are marked; more are a distribution.
+/// Up to so many points are measured ones, and are marked; more are a distribution.
 const MARKED: usize = 10;
 
-/// What is drawn in one colour.
+/// The points that are drawn in one colour.
 pub(crate) struct Series {
     name: String,
     points: Vec<(f64, f64)>,

@@ -1,5 +1,5 @@
-//! Other processes with managers of their own: this program again, told what to do line
-//! by line on its standard input.
+//! Other processes with managers of their own: this program again, which reads its orders line
+//! by line from its standard input.
 
 use std::io::{BufRead, BufReader, Lines, Write, stdin};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -13,17 +13,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::now;
 
-/// What a process does with the one key.
+/// What a process does with the shared key.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// Locks it, and tells when it has it.
+    /// Locks it, and answers with the time of the grant.
     Lock,
     Unlock,
     /// Waits for it in the background.
     Wait,
-    /// Tells how many round trips there have been.
+    /// Answers with the number of round trips so far.
     RoundTrips,
-    /// Locks and unlocks it for so many milliseconds, and tells when each hold was, on [`now`].
+    /// Locks and unlocks it for that many milliseconds, and answers with the time of each grant,
+    /// on the clock of [`now`].
     Turns(u64),
 }
 

@@ -1,5 +1,5 @@
-//! Targets 5 to 7: a session that is lost, one that holds very much, one that holds
-//! nothing.
+//! Targets 5 to 7: a session that is lost, one that holds very many locks, one that holds
+//! none.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,16 +20,16 @@ use crate::table::grouped;
 /// The default.
 const HEARTBEAT: Duration = Duration::from_millis(30);
 
-/// No other key of these scenarios is that large.
+/// Above all other keys of these scenarios.
 const OTHERS: i64 = 1 << 40;
 
-/// Of the session that holds a lock on a number, not of every session with its marker.
+/// The session that holds a lock on a number; not every session, as each holds a marker.
 const PID: &str = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1";
 
 /// Target 5.
 pub(crate) fn loss(setup: &mut Setup) -> Result<()> {
     let mut admin = setup.server.client();
-    // One loss after the other: the manager would take its time to connect again.
+    // Short, because one loss follows the other.
     let mgr = Manager::builder(&setup.server.url())
         .reconnect_backoff(Duration::from_millis(1), Duration::from_millis(10))
         .wait_while_unavailable(true)
@@ -40,7 +40,7 @@ pub(crate) fn loss(setup: &mut Setup) -> Result<()> {
         let watch = guard.watch();
         let pid: i32 = admin.query_one(PID, &[])?.get(0);
         // At any distance from the next heartbeat, whatever their real interval is: the
-        // waits are spread over a time of many.
+        // waits are spread over several of them.
         thread::sleep(Duration::from_millis(30 + 37 * round.unsigned_abs() % 211));
         let start = Instant::now();
         admin.execute("SELECT pg_terminate_backend($1)", &[&pid])?;
@@ -60,7 +60,7 @@ pub(crate) fn loss(setup: &mut Setup) -> Result<()> {
         .figure(format!("{max:.1} ms"))
         .goal("≤ 2 heartbeats (60 ms)", max <= most);
 
-    // What the server pays for it.
+    // What it costs the server.
     let guard = mgr.lock(1)?;
     let pid: i32 = admin.query_one(PID, &[])?.get(0);
     let (start, beats, used) = (Instant::now(), mgr.stats().round_trips, cpu_time(pid)?);
@@ -88,8 +88,8 @@ pub(crate) fn loss(setup: &mut Setup) -> Result<()> {
 const MANY: i64 = 10_000;
 const HELD: [i64; 6] = [0, 10, 100, 1_000, 4_000, MANY];
 
-/// Pairs of the manager's before it is the next one's turn. The bare client, which is
-/// slower, does a quarter.
+/// Pairs of one manager before the next subject is measured. The bare client, which is slower,
+/// does a quarter.
 const CHUNK: i64 = 100;
 
 /// Target 6.
@@ -148,7 +148,7 @@ pub(crate) fn held(setup: &mut Setup) -> Result<()> {
     setup.keep("pair by locks held, µs", figures)
 }
 
-/// Takes `count` locks from `first` on, with so many threads.
+/// Takes `count` locks from `first` on, with that many threads.
 fn hold(mgr: &Manager, first: i64, count: i64, threads: u32) -> Result<Vec<Guard>> {
     let mut guards = Vec::with_capacity(usize::try_from(count)?);
     let taken = subjects::spread(threads, first, |keys| -> Result<Vec<Guard>> {
@@ -184,7 +184,7 @@ pub(crate) fn acquire_many(setup: &mut Setup) -> Result<()> {
 /// Target 6, the memory of a held lock.
 pub(crate) fn memory(setup: &mut Setup) -> Result<()> {
     let mgr = setup.manager()?;
-    // What every manager needs, however much it holds.
+    // The memory that every manager needs, for any number of locks.
     drop(hold(&mgr, 0, 100, 8)?);
     let (before, pages) = (live(), resident()?);
     let guards = counting(|| hold(&mgr, OTHERS, MANY, 8))?;
@@ -211,8 +211,8 @@ pub(crate) fn idle(setup: &mut Setup) -> Result<()> {
     let guard = mgr.lock(1)?;
     let pid: i32 = admin.query_one(PID, &[])?.get(0);
     drop(guard);
-    // A quarter of the lease later the server is told that there will be silence; a second
-    // after that it looks once whether this end is there (client_connection_check_interval).
+    // A quarter of the lease later the lease is disarmed at the server, which checks the
+    // connection once more a second after that (client_connection_check_interval).
     thread::sleep(Duration::from_secs(4));
     let look = || {
         anyhow::Ok((

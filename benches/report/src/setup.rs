@@ -1,4 +1,4 @@
-//! What every scenario needs: the server, how long to measure, and where results go.
+//! What every scenario needs: the server, how long to measure, and where results are collected.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use throwaway_postgres::Server;
 use crate::machine::Placement;
 use crate::table::Row;
 
-/// The server, and what has been found so far.
+/// The server, and the results so far.
 pub(crate) struct Setup {
     pub(crate) server: Server,
     pub(crate) quick: bool,
@@ -24,7 +24,8 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn start(quick: bool, results: PathBuf) -> Result<Setup> {
-        // Lock table: times max_connections. More than 10,000 are held, by several at once.
+        // The lock table has room for the product of the two. More than 10,000 locks are held, by
+        // several managers at once.
         let server = Server::builder()
             .setting("max_locks_per_transaction", "256")
             .setting("max_connections", "300")
@@ -43,17 +44,17 @@ impl Setup {
         Ok(Manager::connect(&self.server.url())?)
     }
 
-    /// A tenth of it in a smoke run.
+    /// A duration of `full` milliseconds, a tenth of it in a smoke run.
     pub(crate) fn millis(&self, full: u64) -> Duration {
         Duration::from_millis(if self.quick { full / 10 } else { full })
     }
 
-    /// So many rounds, fewer in a smoke run.
+    /// The number of rounds: `full`, fewer in a smoke run.
     pub(crate) fn rounds(&self, full: u32) -> i64 {
         i64::from(if self.quick { full.div_ceil(8) } else { full })
     }
 
-    /// Keeps a scenario's raw figures under `name`.
+    /// Stores a scenario's raw figures under `name`.
     pub(crate) fn keep(&mut self, name: &str, figures: impl Serialize) -> Result<()> {
         let name = format!("{name}, {} cpu", self.placement.name());
         self.raw.insert(name, serde_json::to_value(figures)?);
@@ -66,8 +67,7 @@ impl Setup {
         self.rows.last_mut().expect("it has just been added")
     }
 
-    /// The file for a plot. None where it is not drawn: one of each placement would be one
-    /// too many.
+    /// The file for a plot. `None` where it is not drawn: only one placement has plots.
     pub(crate) fn plot(&self, name: &str) -> Option<PathBuf> {
         (self.placement == Placement::Free).then(|| self.results.join(name))
     }

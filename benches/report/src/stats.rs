@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// What so many percent of `values` do not exceed; between two of them in proportion.
+/// The value that `percent` of `values` do not exceed, interpolated between two of them.
 pub(crate) fn percentile(values: &[f64], percent: usize) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -14,7 +14,7 @@ pub(crate) fn percentile(values: &[f64], percent: usize) -> f64 {
     below + (above - below) * (place % 100) as f64 / 100.0
 }
 
-/// The middle one of `values`; of two the mean.
+/// The middle one of `values`, or the mean of the middle two.
 pub(crate) fn median(values: &[f64]) -> f64 {
     percentile(values, 50)
 }
@@ -28,13 +28,13 @@ pub(crate) fn median_ratio(candidate: &[f64], baseline: &[f64]) -> f64 {
     median(&ratios)
 }
 
-/// What each percentage of `values` does not exceed, with that percentage.
+/// Each percentile of `values`, with its percentage.
 pub(crate) fn distribution(values: &[f64]) -> Vec<(f64, f64)> {
     let point = |percent| (percentile(values, percent), percent as f64);
     (0..=100).map(point).collect()
 }
 
-/// Latencies in microseconds, summed up.
+/// A summary of latencies in microseconds.
 pub(crate) fn summary(micros: &[f64]) -> Value {
     json!({
         "count": micros.len(),

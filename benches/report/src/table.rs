@@ -1,4 +1,4 @@
-//! The one table.
+//! The table of results.
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, TableStyle};
 use serde::Serialize;
@@ -16,12 +16,12 @@ pub(crate) struct Row {
     baseline: String,
     ratio: Option<f64>,
     goal: String,
-    /// None without a goal.
+    /// `None` without a goal.
     met: Option<bool>,
 }
 
 impl Row {
-    /// A figure that is only to be told.
+    /// A figure without a goal.
     pub(crate) fn new(target: u8, what: &str, placement: Placement) -> Row {
         Row {
             target,
@@ -46,7 +46,7 @@ impl Row {
         self
     }
 
-    /// A number beside another one, both told as `tell` does.
+    /// A number beside its baseline, both formatted by `tell`.
     pub(crate) fn beside(
         &mut self,
         tell: impl Fn(f64) -> String,
@@ -58,7 +58,7 @@ impl Row {
             .against(format!("{name} {}", tell(other)), own / other)
     }
 
-    /// The same for what was measured by turns: the ratio is that of each turn.
+    /// The same for interleaved figures: the ratio is the median of each round's.
     pub(crate) fn by_turns(
         &mut self,
         tell: impl Fn(f64) -> String,
@@ -111,7 +111,7 @@ impl Row {
     }
 }
 
-/// By target, and where one thing was measured several times, that together.
+/// Sorts by target, and keeps the measurements of one figure together.
 pub(crate) fn sort(rows: &mut [Row]) {
     let order: Vec<String> = rows.iter().map(|row| row.what.clone()).collect();
     rows.sort_by_key(|row| {
@@ -153,7 +153,7 @@ pub(crate) fn micros(micros: f64) -> String {
     format!("{micros:.1} µs")
 }
 
-/// A number with thousands apart.
+/// A number with thousands separators.
 pub(crate) fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();

@@ -1,7 +1,11 @@
-//! Target 2: pairs a second, with more and more threads, no two on one key.
+//! Target 2: pairs per second with an increasing number of threads, no two on one key.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use distlock::Manager;
+use distlock::observer::{Acquired, Observer};
 use serde_json::json;
 use subjects::{BareClient, CONNECTIONS, DistributedLockPostgres, Sqlx, Subject};
 
@@ -17,16 +21,18 @@ const THREADS: [u32; 6] = [1, 2, 4, 16, 64, 256];
 #[derive(PartialEq)]
 enum Kind {
     Manager,
+    /// A manager with an observer.
+    Observed,
     BareClient,
     Pgbench,
     Peer,
 }
 
-/// The pairs a second of one subject.
+/// The pairs per second of one subject.
 struct Curve {
     kind: Kind,
     name: String,
-    /// Beside which of the manager's numbers of threads it is measured.
+    /// The manager's numbers of threads beside which it is measured.
     threads: &'static [u32],
     measure: Box<dyn FnMut(u32) -> Result<f64>>,
     /// The figures of each round, for each of `threads`.
@@ -49,7 +55,7 @@ impl Curve {
         }
     }
 
-    /// The figures beside so many threads, or the only ones.
+    /// The figures beside that many threads, or the only ones.
     fn at(&self, threads: u32) -> &[f64] {
         let place = self.threads.iter().position(|&count| count == threads);
         &self.rounds[place.unwrap_or(0)]
@@ -62,7 +68,7 @@ impl Curve {
     fn series(&self) -> Series {
         let points = self.threads.iter().map(|&threads| {
             let place = match self.kind {
-                // Whatever it stands beside.
+                // For any number of threads that it is measured beside.
                 Kind::Pgbench => CONNECTIONS,
                 _ => threads,
             };
@@ -72,10 +78,20 @@ impl Curve {
     }
 }
 
+/// The least that an observer can be of use for.
+#[derive(Default)]
+struct Count(AtomicU64);
+
+impl Observer for Count {
+    fn acquired(&self, _: &Acquired) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 pub(crate) fn run(setup: &mut Setup) -> Result<()> {
     let mgr = setup.manager()?;
     let mut curves = curves(setup, &mgr)?;
-    // To warm up.
+    // Warm-up.
     (curves[0].measure)(16)?;
     let mut turns = Vec::new();
     for threads in THREADS {
@@ -93,7 +109,9 @@ pub(crate) fn run(setup: &mut Setup) -> Result<()> {
 
     rows(setup, &curves);
     if let Some(file) = setup.plot("throughput.svg") {
-        let series = curves.iter().map(Curve::series).collect::<Vec<_>>();
+        let is_drawn = |curve: &&Curve| curve.kind != Kind::Observed;
+        let drawn = curves.iter().filter(is_drawn);
+        let series = drawn.map(Curve::series).collect::<Vec<_>>();
         plots::throughput(&file, &series)?;
     }
     let figures = curves.iter().map(|curve| {
@@ -103,22 +121,31 @@ pub(crate) fn run(setup: &mut Setup) -> Result<()> {
     setup.keep("throughput, pairs/s", figures.collect::<Vec<_>>())
 }
 
-/// The manager's first.
+/// All curves, the manager's first.
 fn curves(setup: &Setup, mgr: &Manager) -> Result<Vec<Curve>> {
     let (server, time) = (&setup.server, setup.millis(500));
     let (mut mgr, url) = (mgr.clone(), server.url());
     let own = move |threads| rate(&mut mgr, threads, time);
-    // Each time with a new session, as pgbench has it.
+    let builder = Manager::builder(&url).observer(Arc::new(Count::default()));
+    let mut observed = builder.connect()?;
+    let seen = move |threads| rate(&mut observed, threads, time);
+    // Each time with a new session, as with pgbench.
     let bare = move |_| rate(&mut BareClient::connect(&url)?, 1, time);
     let mut curves = vec![
         Curve::new(Kind::Manager, "distlock, one connection", &THREADS, own),
         Curve::new(Kind::BareClient, "bare client, 1 thread", &[1], bare),
+        Curve::new(
+            Kind::Observed,
+            "distlock, an observer that counts",
+            &[64],
+            seen,
+        ),
     ];
     if Pgbench::is_installed() {
         for (pipelined, mode) in [(true, "prepared, pipelined"), (false, "prepared")] {
             let pgbench = Pgbench::new(server, pipelined)?;
             let name = format!("pgbench, {CONNECTIONS} connections, {mode}");
-            // Beside the figure that it is compared with.
+            // Measured beside the figure that it is compared with.
             let measure = move |_| pgbench.rate(time * 3);
             curves.push(Curve::new(Kind::Pgbench, &name, &[64], measure));
         }
@@ -146,6 +173,8 @@ fn rows(setup: &mut Setup, curves: &[Curve]) {
         match other.kind {
             Kind::BareClient => row.ratio_at_least(10.0),
             Kind::Peer => row.ratio("above the peer", |ratio| ratio > 1.0),
+            // The cost of being observed.
+            Kind::Observed => row.ratio_at_most(1.1),
             _ => row.ratio("above", |ratio| ratio > 1.0),
         }
     }

@@ -1,4 +1,4 @@
-//! Targets 3 and 4: one key that many want, in one process and in several.
+//! Targets 3 and 4: one contended key, in one process and in several.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,10 +20,10 @@ const KEY: i64 = 7;
 const THREADS: usize = 16;
 const HOLD: Duration = Duration::from_millis(1);
 
-/// A hand-over is a wake-up and what two threads have to agree on.
+/// A hand-over costs a wake-up and the synchronization of two threads.
 const SMALL_MULTIPLE: f64 = 4.0;
 
-/// The longest pause between two looks at a lock, by default.
+/// The default of the longest pause between two attempts at a lock.
 const RETRY_MAX: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(setup: &mut Setup) -> Result<()> {
@@ -81,8 +81,8 @@ fn threads(setup: &mut Setup) -> Result<[Vec<f64>; 2]> {
     Ok(latencies)
 }
 
-/// All threads take `lock`, hold it and drop it again for so long. Returns for each thread
-/// and turn how long it took from the release before, of the first one from the start.
+/// All threads take `lock`, hold it and drop it, again and again for `time`. Returns for each
+/// thread the times from the previous release, or from the start, to each of its acquisitions.
 fn contend<G>(time: Duration, lock: impl Fn(usize) -> G + Sync) -> Vec<Vec<f64>> {
     let start = Instant::now();
     let released = AtomicU64::new(now());
@@ -90,7 +90,7 @@ fn contend<G>(time: Duration, lock: impl Fn(usize) -> G + Sync) -> Vec<Vec<f64>>
         let mut latencies = Vec::new();
         while start.elapsed() < time {
             let guard = lock(thread);
-            // Nobody else writes it while the lock is held.
+            // No other thread writes it while the lock is held.
             latencies.push(micros(now() - released.load(Ordering::Relaxed)));
             thread::sleep(HOLD);
             released.store(now(), Ordering::Relaxed);
@@ -112,7 +112,7 @@ fn micros(nanos: u64) -> f64 {
     nanos as f64 / 1e3
 }
 
-/// A lock that goes from each thread to the next: nothing between them but the wake-up.
+/// A lock that each thread passes to the next: the bare wake-up.
 #[derive(Default)]
 struct Ring {
     turn: AtomicUsize,
@@ -135,7 +135,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let next = (self.0.turn.load(Ordering::Relaxed) + 1) % THREADS;
         self.0.turn.store(next, Ordering::Release);
-        // One that has yet to come sees its turn then.
+        // A thread that is not registered yet will see that it holds the lock.
         if let Some(next) = &self.0.threads.lock().expect("nobody panics with it")[next] {
             next.unpark();
         }
@@ -155,7 +155,7 @@ fn processes(setup: &mut Setup) -> Result<Vec<f64>> {
         process.order(Order::Turns(time))?;
     }
     let mut turns: Vec<(u64, usize)> = Vec::new();
-    // Only while both were at it.
+    // Only the time in which both were running.
     let (mut start, mut end) = (0, u64::MAX);
     for (process, one) in two.iter_mut().enumerate() {
         let own: Vec<u64> = one.answer()?;
@@ -166,7 +166,7 @@ fn processes(setup: &mut Setup) -> Result<Vec<f64>> {
     turns.retain(|(at, _)| (start..end).contains(at));
     turns.sort_unstable();
     let mut latencies = Vec::new();
-    // How long each went on taking it again before the other had it.
+    // How long each kept taking it again before the other got it.
     let mut time_of = [0; 2];
     for pair in turns.windows(2) {
         let time = pair[1].0 - pair[0].0;
@@ -210,7 +210,7 @@ fn long_waits(setup: &mut Setup) -> Result<()> {
         for wait in [20, 60, 150, 400, 700] {
             let guard = mgr.lock(KEY)?;
             process.order(Order::Lock)?;
-            // Not always at the same distance from the next look.
+            // Not always at the same distance from the next attempt.
             let waited = Duration::from_millis(wait + 7 * round.unsigned_abs());
             thread::sleep(waited);
             let released = now();
@@ -233,7 +233,7 @@ fn long_waits(setup: &mut Setup) -> Result<()> {
     setup.keep("waited and late, ms", figures)
 }
 
-/// Target 4, the load on the database while very many wait.
+/// Target 4, the load on the database with very many waiters.
 pub(crate) fn polling(setup: &mut Setup) -> Result<()> {
     let count = if setup.quick { 10 } else { 100 };
     let mgr = setup.manager()?;
@@ -250,7 +250,7 @@ pub(crate) fn polling(setup: &mut Setup) -> Result<()> {
             .map(|process| process.ask::<u64>(Order::RoundTrips))
             .sum()
     };
-    // The pauses have grown to their longest by then.
+    // The pauses have grown to the maximum by then.
     round_trips()?;
     thread::sleep(setup.millis(1500));
     let (start, before) = (Instant::now(), round_trips()?);

@@ -1,5 +1,4 @@
-//! The `postgres` client with nothing around it: a round trip to lock, and another to
-//! unlock.
+//! The bare `postgres` client: a round trip to lock, and another to unlock.
 
 use std::ops::Range;
 
@@ -8,7 +7,7 @@ use postgres::{Client, NoTls, Statement};
 
 use crate::subject::{More, Subject};
 
-/// The first key of a load. No other subject has it.
+/// The first key of a load. No other subject uses it.
 const KEYS: i64 = 1 << 41;
 
 /// One connection and the statements that lock and unlock.
@@ -19,7 +18,7 @@ pub struct BareClient {
 }
 
 impl BareClient {
-    /// Connects, with statements that return a row only for "yes": rows are counted and not
+    /// Connects, with statements that return a row only on success: rows are counted and not
     /// read.
     pub fn connect(url: &str) -> Result<BareClient> {
         let lock = "SELECT FROM pg_try_advisory_lock($1) l WHERE l";
@@ -27,7 +26,7 @@ impl BareClient {
         BareClient::prepare(url, lock, unlock, false)
     }
 
-    /// Connects, with the plain statements, whose row has the answer.
+    /// Connects, with the plain statements, whose row has the result.
     pub fn reading_rows(url: &str) -> Result<BareClient> {
         let lock = "SELECT pg_try_advisory_lock($1)";
         let unlock = "SELECT pg_advisory_unlock($1)";
@@ -43,7 +42,7 @@ impl BareClient {
         })
     }
 
-    /// Takes all of `keys`, to hold them until the connection ends.
+    /// Locks all of `keys` until the connection ends.
     pub fn hold(&mut self, keys: Range<i64>) -> Result<()> {
         let take = "SELECT pg_advisory_lock(n) FROM generate_series($1::int8, $2::int8) n";
         self.client.execute(take, &[&keys.start, &(keys.end - 1)])?;
@@ -70,7 +69,7 @@ impl Subject for BareClient {
         Ok(())
     }
 
-    /// One pair at a time: on one connection more tasks would only take turns.
+    /// One pair at a time: on one connection more tasks would only alternate.
     fn load(&mut self, _: u32, more: &More) -> Result<()> {
         let mut keys = (KEYS..KEYS + 50).cycle().take_while(|_| more());
         keys.try_for_each(|key| self.pairs(key..key + 1))

@@ -9,8 +9,8 @@ use distlock::Manager;
 
 use crate::subject::{More, Subject};
 
-/// The first key of a load. No other subject has it: the last unlock may still be on its
-/// way when the next subject begins.
+/// The first key of a load. No other subject uses it: the last unlock may still be pending when
+/// the next subject begins.
 const KEYS: i64 = 1 << 40;
 
 impl Subject for Manager {
@@ -37,8 +37,8 @@ pub fn pairs(mgr: &Manager, keys: impl IntoIterator<Item = i64>) -> Result<()> {
     Ok(())
 }
 
-/// Runs `work` in so many threads, and gives each the keys from `first` on that no other
-/// one has.
+/// Runs `work` in that many threads, and gives each keys from `first` on that no other thread
+/// has.
 pub fn spread<T: Send>(
     threads: u32,
     first: i64,

@@ -1,4 +1,4 @@
-//! The other Rust crates, on pools of sqlx's. Both are asynchronous.
+//! The other Rust crates, on sqlx pools. Both are asynchronous.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::subject::{More, Subject};
 
-/// Connections of a pool for many tasks.
+/// The number of connections of a pool for many tasks.
 pub const CONNECTIONS: u32 = 16;
 
 /// Connections, and what runs the tasks that use them.
@@ -26,8 +26,8 @@ struct Pool {
 }
 
 impl Pool {
-    /// The current thread for one connection, where nothing has to wake another thread, and
-    /// a thread a core for many.
+    /// Runs one connection on the current thread, so that no other thread is woken, and many on
+    /// one thread per core.
     fn connect(server: &Server, connections: u32) -> Result<Pool> {
         let mut builder = match connections {
             1 => Builder::new_current_thread(),
@@ -50,8 +50,8 @@ impl Pool {
         })
     }
 
-    /// Runs so many tasks, each with a key of its own, that do `pair` while there is to be
-    /// one `more`.
+    /// Runs that many tasks, each with a key of its own, which call `pair` while `more` returns
+    /// true.
     fn load<F>(
         &self,
         tasks: u32,
@@ -106,7 +106,7 @@ impl Subject for Sqlx {
 
     fn pairs(&mut self, keys: Range<i64>) -> Result<()> {
         self.0.runtime.block_on(async {
-            // Once for all: the pool asks the server whether a connection is good.
+            // Once for all keys: the pool checks the connection at the server each time.
             let mut connection = self.0.connections.acquire().await?;
             for key in keys {
                 Sqlx::pair(&mut connection, key).await?;
@@ -140,7 +140,7 @@ impl DistributedLockPostgres {
     }
 
     async fn pair(provider: &PostgresLockProvider, key: i64) -> Result<()> {
-        // Names of up to nine ASCII characters are the key itself, without a hash.
+        // Names of up to nine ASCII characters are encoded in the key itself, without a hash.
         let lock = provider.create_lock(&key.to_string());
         // Not `acquire`, which needs a transaction and five more statements.
         let handle = lock.try_acquire().await?;

@@ -1,23 +1,24 @@
-//! The keywords of connection strings: all that libpq has up to PostgreSQL 18, and what
-//! becomes of each here.
+//! The keywords of connection strings: all that libpq has up to PostgreSQL 18, and how each is
+//! treated here.
 
 /// A parameter that a connection string may have.
 #[derive(Debug)]
 pub(crate) struct Keyword {
     pub(crate) name: &'static str,
-    /// The environment variable with its default.
+    /// The environment variable that supplies its default.
     pub(crate) variable: Option<&'static str>,
     pub(super) role: Role,
 }
 
-/// What becomes of a parameter. Whatever would make the connection another one than was
-/// asked for is refused, with the reason.
+/// How a parameter is treated. One whose effect is not supported is refused, with the reason:
+/// the connection would not be the one that was asked for.
 #[derive(Debug)]
 pub(super) enum Role {
     Used,
-    /// Without effect here, whatever its value.
+    /// Without effect here, for any value.
     Ignored,
-    /// Taken with one of these values, which ask for nothing that is not so anyway.
+    /// Accepted with one of these values, which ask only for what holds anyway; otherwise refused
+    /// with the reason.
     Only(&'static [&'static str], &'static str),
     Refused(&'static str),
 }
@@ -26,11 +27,11 @@ use Role::{Ignored, Only, Refused, Used};
 
 const CLIENT_CERTIFICATE: &str =
     "client certificates are for a connector of your own, given with Builder::tls";
-const REVOCATION: &str = "revoked certificates are not looked up; a connector of your own, given \
-     with Builder::tls, can do it";
+const REVOCATION: &str = "certificates are not checked for revocation; a connector of your own, \
+     given with Builder::tls, can do it";
 const SCRAM_KEYS: &str = "the driver logs in with the password itself: give that";
-const OAUTH: &str = "the driver cannot log in by OAuth: the role needs another way, such as a \
-     password";
+const OAUTH: &str = "the driver does not support OAuth: the role needs another authentication \
+     method, such as a password";
 
 const fn keyword(name: &'static str, variable: &'static str, role: Role) -> Keyword {
     Keyword {
@@ -56,7 +57,7 @@ pub(crate) static KEYWORDS: &[Keyword] = &[
         "PGCLIENTENCODING",
         Only(
             &["utf8", "utf-8", "unicode", "auto"],
-            "the driver always speaks UTF8: leave it out",
+            "the driver always uses UTF8: leave it out",
         ),
     ),
     keyword("connect_timeout", "PGCONNECT_TIMEOUT", Used),
@@ -68,7 +69,8 @@ pub(crate) static KEYWORDS: &[Keyword] = &[
         "PGGSSENCMODE",
         Only(
             &["disable", "prefer"],
-            "the driver has no GSSAPI: it can be only disable or prefer; encrypt with sslmode",
+            "the driver does not support GSSAPI: it must be disable or prefer; encrypt with \
+             sslmode",
         ),
     ),
     keyword("gsslib", "PGGSSLIB", Ignored),
@@ -85,13 +87,13 @@ pub(crate) static KEYWORDS: &[Keyword] = &[
         "PGMAXPROTOCOLVERSION",
         Only(
             &["3.0", "3.2", "latest"],
-            "it must be 3.0, 3.2 or latest; the driver speaks 3.0",
+            "it must be 3.0, 3.2 or latest; the driver uses 3.0",
         ),
     ),
     keyword(
         "min_protocol_version",
         "PGMINPROTOCOLVERSION",
-        Only(&["3.0"], "the driver speaks no version but 3.0"),
+        Only(&["3.0"], "the driver supports version 3.0 only"),
     ),
     plain("oauth_ca_file", Refused(OAUTH)),
     plain("oauth_client_id", Refused(OAUTH)),
@@ -113,16 +115,16 @@ pub(crate) static KEYWORDS: &[Keyword] = &[
         "require_auth",
         "PGREQUIREAUTH",
         Refused(
-            "the driver cannot be told which ways to log in are allowed: leave it out and have \
-             sslmode=verify-full tell the server from others",
+            "the driver cannot restrict the authentication methods: leave it out and verify the \
+             server with sslmode=verify-full",
         ),
     ),
     keyword(
         "requirepeer",
         "PGREQUIREPEER",
         Refused(
-            "whose process is behind a unix socket is not checked: leave it out and have the \
-             socket in a folder that only the server's user may write to",
+            "the owner of the process behind a unix socket is not checked: leave it out and put \
+             the socket in a folder that only the server's user may write to",
         ),
     ),
     plain("scram_client_key", Refused(SCRAM_KEYS)),
@@ -134,7 +136,7 @@ pub(crate) static KEYWORDS: &[Keyword] = &[
         "PGSSLMAXPROTOCOLVERSION",
         Only(
             &["tlsv1.3"],
-            "versions below TLSv1.3 cannot be made the highest: leave it out",
+            "a maximum below TLSv1.3 is not supported: leave it out",
         ),
     ),
     keyword(
@@ -142,8 +144,8 @@ pub(crate) static KEYWORDS: &[Keyword] = &[
         "PGSSLMINPROTOCOLVERSION",
         Only(
             &["tlsv1", "tlsv1.1", "tlsv1.2"],
-            "it can be TLSv1.2 or below, which never lets in less than TLSv1.2: for more, give a \
-             connector of your own with Builder::tls",
+            "it must be TLSv1.2 or below, and TLSv1.2 is the minimum in any case: for a higher \
+             one, give a connector of your own with Builder::tls",
         ),
     ),
     keyword("sslcert", "PGSSLCERT", Refused(CLIENT_CERTIFICATE)),
@@ -178,7 +180,7 @@ pub(crate) static KEYWORDS: &[Keyword] = &[
     keyword("user", "PGUSER", Used),
 ];
 
-/// The keyword of that name, by its own or by the driver's other one.
+/// The keyword with this name, or with the driver's alternative name.
 pub(super) fn find(name: &str) -> Option<&'static Keyword> {
     let name = match name {
         "keepalives_retries" => "keepalives_count",
@@ -188,7 +190,7 @@ pub(super) fn find(name: &str) -> Option<&'static Keyword> {
 }
 
 impl Keyword {
-    /// What is wrong with `value` here, if anything is.
+    /// Why `value` is refused, if it is.
     pub(super) fn objection(&self, value: &str) -> Option<&'static str> {
         match &self.role {
             Used | Ignored => None,
@@ -205,8 +207,8 @@ impl Keyword {
 mod tests {
     use super::*;
 
-    /// As in "Parameter Key Words" of PostgreSQL 18's documentation, with what only
-    /// older and newer ones have.
+    /// As in "Parameter Key Words" of PostgreSQL 18's documentation, with those of older and
+    /// newer versions.
     const LIBPQ: &str = "host hostaddr port dbname user password passfile require_auth \
         channel_binding connect_timeout client_encoding options application_name \
         fallback_application_name keepalives keepalives_idle keepalives_interval \

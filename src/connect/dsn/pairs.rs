@@ -3,7 +3,7 @@
 use super::{MALFORMED, Origin, Parameters};
 use crate::error::Error;
 
-/// What counts as a blank to libpq, which knows no more than ASCII's.
+/// True for what libpq takes for a blank: only ASCII characters.
 fn is_blank(c: char) -> bool {
     c.is_ascii_whitespace() || c == '\x0b'
 }
@@ -12,7 +12,7 @@ pub(super) fn read(text: &str, parameters: &mut Parameters) -> Result<(), Error>
     let mut left = text.trim_start_matches(is_blank);
     while !left.is_empty() {
         let (name, value, after) = pair(left)?;
-        // What follows a password may be the rest of one that lacks its quotes.
+        // What follows a password may be a part of it, if its quotes are missing.
         let before = text[..text.len() - left.len()].to_ascii_lowercase();
         let may_show = !before.contains("pass");
         parameters.set(name, value, Origin::ConnectionString, may_show)?;
@@ -42,7 +42,7 @@ fn pair(text: &str) -> Result<(&str, String, &str), Error> {
     Ok((name, value, after))
 }
 
-/// What comes before the first `end` that no backslash protects, and the rest.
+/// The text before the first `end` that is not escaped, without escapes, and the rest.
 fn unescaped(text: &str, end: impl Fn(char) -> bool) -> (String, &str) {
     let mut value = String::new();
     let mut chars = text.char_indices();

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-/// What a file has.
+/// The contents of a password file.
 #[derive(Default)]
 pub(crate) struct Passfile(Vec<u8>);
 
-/// `~/.pgpass`, or where Windows has it.
+/// `~/.pgpass`, or its equivalent on Windows.
 pub(crate) fn default_file() -> Option<PathBuf> {
     if cfg!(windows) {
         let folder = std::env::var_os("APPDATA").map(PathBuf::from)?;
@@ -20,8 +20,8 @@ pub(crate) fn default_file() -> Option<PathBuf> {
 }
 
 impl Passfile {
-    /// Reads `file`. One that is missing has no passwords, nor has one that others may
-    /// read, which is logged.
+    /// Reads `file`. A missing one has no passwords. One that is not a plain file, or that others
+    /// may access, is ignored, which is logged.
     pub(crate) fn read(file: &Path) -> Passfile {
         let Ok(metadata) = fs::metadata(file) else {
             return Passfile::default();
@@ -29,10 +29,10 @@ impl Passfile {
         let objection = match metadata.is_file() {
             false => Some("it is not a plain file"),
             true => is_open_to_others(&metadata)
-                .then_some("its group or others may use it: it must have the rights 0600 or less"),
+                .then_some("its group or others may use it: its permissions must be 0600 or less"),
         };
         if let Some(reason) = objection {
-            // Not by its name, which a missing quote may have made of a password.
+            // Without its name, which may be a part of a password if a quote is missing.
             warn!(reason, "the password file is ignored");
             return Passfile::default();
         }
@@ -80,7 +80,7 @@ fn after<'a>(line: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
     }
 }
 
-/// `text` until the first colon that no backslash protects, without backslashes.
+/// `text` up to the first colon that is not escaped, without escapes.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = text.iter();
     let mut password = Vec::new();
@@ -101,7 +101,7 @@ fn is_open_to_others(metadata: &fs::Metadata) -> bool {
     metadata.permissions().mode() & 0o077 != 0
 }
 
-/// The folder of the default file is the user's alone.
+/// Not checked: the default file is in a folder of the user's alone.
 #[cfg(not(unix))]
 fn is_open_to_others(_: &fs::Metadata) -> bool {
     false
@@ -133,7 +133,7 @@ mod tests {
         let colons = r"\:\:1:5432:d\\b:app:p\:w\\\x:rest";
         assert_eq!(found(colons, "::1", r"d\b").as_deref(), Some(r"p:w\x"));
         assert_eq!(found(r"*:*:*:*:x\", "a", "db").as_deref(), Some(r"x\"));
-        // A star counts alone.
+        // A star is a wildcard only if it is the whole field.
         assert_eq!(found("a*:5432:db:app:x", "ab", "db"), None);
         assert_eq!(found("**:*:*:*:x", "a", "db"), None);
         assert_eq!(found(r"\*:*:*:*:x", "a", "db"), None);

@@ -1,4 +1,4 @@
-//! Services: connection parameters under a name, in a file that all programs share.
+//! Service files: named sets of connection parameters that programs share.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,13 +9,11 @@ use std::path::{Path, PathBuf};
 use super::{Environment, Origin, Parameters, keyword};
 use crate::error::Error;
 
-/// Where the file of the whole machine is, unless `PGSYSCONFDIR` says otherwise: in the
-/// first of these folders that has it. Debian's libpq has the first, one built with its
-/// defaults the second.
+/// Where the system-wide file is, unless `PGSYSCONFDIR` is set: in the first of these folders
+/// that has it. Debian's libpq uses the first, one built with its defaults the second.
 const SYSTEM_FOLDERS: [&str; 2] = ["/etc/postgresql-common", "/usr/local/pgsql/etc"];
 
-/// Sets what is not set yet from the service that `parameters` or the environment name, if
-/// they do.
+/// Sets what is not set yet from the service that `parameters` or the environment name, if any.
 pub(super) fn fill(
     parameters: &mut Parameters,
     environment: Option<Environment<'_>>,
@@ -34,7 +32,7 @@ pub(super) fn fill(
     let named = parameters.take_text("servicefile").map(PathBuf::from);
     let named = named.or_else(|| variable("PGSERVICEFILE").map(PathBuf::from));
     let system = variable("PGSYSCONFDIR").map(PathBuf::from);
-    let undefined = || Error::config("the service that is asked for is in no service file");
+    let undefined = || Error::config("the service that is named is not in a service file");
     let service = service.to_str().ok_or_else(undefined)?;
     for file in files(named, system) {
         if apply(&read(&file)?, service, parameters)? {
@@ -44,7 +42,7 @@ pub(super) fn fill(
     Err(undefined())
 }
 
-/// The files to look in: the one that is `named`, or else the user's, then the system's.
+/// The files to read: the one that is `named`, or else the user's, then the system's.
 fn files(named: Option<PathBuf>, system: Option<PathBuf>) -> Vec<PathBuf> {
     let home = env::home_dir().filter(|home| !home.as_os_str().is_empty());
     let own = home.map(|home| home.join(".pg_service.conf"));
@@ -87,7 +85,7 @@ fn apply(file: &str, service: &str, parameters: &mut Parameters) -> Result<bool,
             .ok_or_else(|| malformed("a line that is not `name=value`"))?;
         let known = keyword::find(name)
             .filter(|known| known.name != "service")
-            .ok_or_else(|| malformed("a line with a name that is no keyword for a service"))?;
+            .ok_or_else(|| malformed("a line whose name is not a keyword of services"))?;
         if !parameters.is_set(known.name) {
             parameters.set(name, value.to_owned(), Origin::ServiceFile, false)?;
         }
@@ -112,7 +110,7 @@ mod tests {
     #[test]
     fn a_service_sets_what_the_connection_string_does_not() {
         let mut parameters = filled("port=7", "one").unwrap().unwrap();
-        // Of two values the first, unlike in a connection string.
+        // Of two values the first counts, unlike in a connection string.
         assert_eq!(parameters.take_text("host").as_deref(), Some("a"));
         assert_eq!(parameters.take_text("port").as_deref(), Some("7"));
         assert_eq!(parameters.take_text("password").as_deref(), Some(" x=y"));

@@ -4,7 +4,7 @@ fn read(dsn: &str) -> Parameters {
     Parameters::read(dsn).unwrap_or_else(|error| panic!("{dsn:?}: {error}"))
 }
 
-/// All that is set, in the order of the names.
+/// All parameters that are set, in the order of their names.
 fn texts(dsn: &str) -> Vec<(&'static str, String)> {
     let all = read(dsn).0;
     all.into_iter()

@@ -1,5 +1,5 @@
 //! The form `postgres://user:password@host:port,host:port/database?name=value&name=value`,
-//! percent-encoded, taken apart in the order of libpq.
+//! percent-encoded, parsed in libpq's order.
 
 use percent_encoding::percent_decode_str;
 
@@ -16,7 +16,7 @@ pub(super) fn without_scheme(text: &str) -> Option<&str> {
 
 pub(super) fn read(url: &str, parameters: &mut Parameters) -> Result<(), Error> {
     let mut store = |name, value: &str| match value {
-        // Not given, so that defaults may fill it in.
+        // Counts as not given, so that defaults apply.
         "" => Ok(()),
         value => parameters.set(name, decoded(value)?, Origin::ConnectionString, true),
     };
@@ -51,7 +51,7 @@ fn authority(text: &str) -> Result<(String, String, &str), Error> {
             left = &after[end..];
         }
         let Some(next) = left.strip_prefix(',') else {
-            // Commas alone are ports that nobody named.
+            // Commas alone leave each port to its default.
             return Ok((hosts, ports, left));
         };
         hosts.push(',');
@@ -80,7 +80,7 @@ fn host(text: &str) -> Result<(&str, &str), Error> {
 }
 
 fn query(query: &str, parameters: &mut Parameters) -> Result<(), Error> {
-    // Here an @ may be the end of a password with a / in it that is not encoded.
+    // An @ here may end a password that has an unencoded / in it.
     let may_name = !query.contains('@');
     let mut left = query;
     while !left.is_empty() {
@@ -96,7 +96,7 @@ fn query(query: &str, parameters: &mut Parameters) -> Result<(), Error> {
                 )
             })?;
         let (name, value) = (decoded(name)?, decoded(value)?);
-        // As drivers for Java have it.
+        // As in JDBC.
         let (name, value) = match (&*name, &*value) {
             ("ssl", "true") => ("sslmode", "require".to_owned()),
             _ => (&*name, value),
@@ -113,8 +113,8 @@ fn decoded(text: &str) -> Result<String, Error> {
     };
     let malformed = || {
         Error::config(
-            "the connection string's URL has a % that no two hexadecimal digits follow (a % \
-             itself is written %25), or does not mean UTF-8 text",
+            "the connection string's URL has a % that is not followed by two hexadecimal digits \
+             (a % itself is written %25), or does not decode to UTF-8 text",
         )
     };
     if !text.split('%').skip(1).all(is_encoded) {

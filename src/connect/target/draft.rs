@@ -1,5 +1,5 @@
-//! From what the caller gives to the driver's settings, before the manager's own defaults
-//! come in.
+//! Translates what the caller gives into the driver's settings, before the manager's own
+//! defaults are applied.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,12 +14,11 @@ use crate::connect::dsn::passfile::{self, Passfile};
 use crate::connect::dsn::{Environment, Parameters, TlsParameters, Value};
 use crate::error::Error;
 
-/// How soon the driver's way of saying "unset" would probe an idle connection.
+/// The driver's default, which stands for "unset".
 const KEEPALIVES_IDLE_UNSET: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// What a manager connects to: a [connection string](crate#connection-strings), or a
-/// [`postgres::Config`] of the caller's. [`Manager::builder`](crate::Manager::builder) makes
-/// it of either.
+/// [`postgres::Config`]. [`Manager::builder`](crate::Manager::builder) accepts either.
 #[derive(Clone)]
 pub struct ConnectConfig(Source);
 
@@ -43,24 +42,24 @@ impl From<postgres::Config> for ConnectConfig {
 
 impl std::fmt::Debug for ConnectConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // It may hold a password, and where one is in a malformed string nobody knows.
+        // It may hold a password, whose place in a malformed string is unknown.
         f.debug_struct("ConnectConfig").finish_non_exhaustive()
     }
 }
 
-/// All that was asked for; what was not is `None`, and the default of each to be found.
+/// The settings that were given. One that was not is `None`, and gets its default later.
 pub(super) struct Draft {
-    /// With the login, and whatever else has a default of the driver's.
+    /// With the login, and all else for which the driver has a default.
     pub(super) config: postgres::Config,
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) tls: TlsParameters,
-    /// The least version of TLS, which only this crate's own TLS keeps to.
+    /// True if a minimum TLS version was given, which only this crate's own TLS respects.
     pub(super) has_tls_version: bool,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) network: Network,
 }
 
-/// How a silent network is noticed. Zero is the system's default.
+/// How a silent network is detected. Zero means the system's default.
 #[derive(Default)]
 pub(super) struct Network {
     pub(super) tcp_user_timeout: Option<Duration>,
@@ -116,7 +115,7 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Sets what is not set yet, but for the login.
+    /// Sets what is not set yet, except the login.
     fn apply(&mut self, parameters: &mut Parameters) -> Result<(), Error> {
         let config = &mut self.config;
         let name = parameters.take_text("application_name");
@@ -163,7 +162,7 @@ impl Draft {
         let mut natural = |name: &str| -> Result<Option<u32>, Error> {
             let value = parameters.take(name);
             let number = value.map(|value| value.integer()).transpose()?;
-            // Below zero is zero to libpq, too.
+            // As in libpq, below zero means zero.
             Ok(number.map(|number| u32::try_from(number).unwrap_or(0)))
         };
         let seconds = |number: u32| Duration::from_secs(number.into());
@@ -179,15 +178,15 @@ impl Draft {
         Ok(())
     }
 
-    /// Who logs in, to which database, with which password.
+    /// Sets the user, the database and the password.
     fn log_in(&mut self, parameters: &mut Parameters, by_default: bool) -> Result<(), Error> {
         let config = &mut self.config;
         let asked = parameters.take_text("user");
         let user = match config.get_user().map(str::to_owned).or(asked) {
             Some(user) => user,
             None => whoami::username().map_err(|error| {
-                let message = "no user is given, and the operating system's name of this one \
-                     cannot be found";
+                let message = "no user is given, and the name of the operating system's user \
+                     cannot be determined";
                 Error::config(message).caused_by(error)
             })?,
         };
@@ -214,7 +213,7 @@ impl Draft {
     }
 }
 
-const READ_ONLY: &str = "locks need a server that takes writes: target_session_attrs must be any, read-write or primary";
+const READ_ONLY: &str = "locks need a server that accepts writes: target_session_attrs must be any, read-write or primary";
 
 fn session_attrs(value: &Value) -> Result<TargetSessionAttrs, Error> {
     match &*value.text {
@@ -225,12 +224,12 @@ fn session_attrs(value: &Value) -> Result<TargetSessionAttrs, Error> {
     }
 }
 
-/// The word of libpq's for the driver's mode.
+/// libpq's name for the driver's mode.
 fn mode_of(config: &postgres::Config) -> &'static str {
     match config.get_ssl_mode() {
         SslMode::Disable => "disable",
         SslMode::Prefer => "prefer",
-        // One that is not known may be stricter, not laxer.
+        // An unknown mode may only be made stricter, never laxer.
         _ => "require",
     }
 }
@@ -245,8 +244,8 @@ fn network_of(config: &postgres::Config) -> Network {
     }
 }
 
-/// The driver's settings can only be added to: new ones, with what `config` has and all
-/// hosts share, but for the times.
+/// New settings with what all hosts share of `config`, except the times: the driver's settings
+/// can be added to, but not removed from.
 pub(super) fn shared(config: &postgres::Config) -> postgres::Config {
     let mut rest = postgres::Config::new();
     rest.ssl_mode(config.get_ssl_mode())

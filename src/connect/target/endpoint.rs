@@ -1,4 +1,4 @@
-//! Where the servers are: the lists of hosts, addresses and ports, put together.
+//! Where the servers are: combines the lists of hosts, addresses and ports.
 
 use std::net::IpAddr;
 #[cfg(unix)]
@@ -11,13 +11,13 @@ use crate::error::Error;
 
 const DEFAULT_PORT: u16 = 5432;
 
-/// The host of a connection string without one, to passwords in files.
+/// The default host's name in password files.
 const LOCALHOST: &str = "localhost";
 
-/// One place to look for a server, and the password to take there.
+/// One address to try, and the password for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
-    /// By the address, if it has no name.
+    /// The address as text, if no name was given.
     pub(crate) host: Host,
     pub(crate) address: Option<IpAddr>,
     pub(crate) port: u16,
@@ -25,7 +25,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Its name to password files.
+    /// Its name in password files.
     pub(super) fn name(&self) -> String {
         match &self.host {
             host if *host == default_host() => LOCALHOST.to_owned(),
@@ -35,7 +35,7 @@ impl Endpoint {
         }
     }
 
-    /// Adds it to `config`, but for the password.
+    /// Adds it to `config`, without the password.
     pub(super) fn add_to(&self, config: &mut postgres::Config) {
         match &self.host {
             Host::Tcp(name) => config.host(name),
@@ -49,9 +49,9 @@ impl Endpoint {
     }
 }
 
-/// Where libpq looks if it is told nothing: for a unix socket in the folder of Debian's and
-/// most other packages, or, if there is none, in that of a server built with its defaults.
-/// That one anybody may write to, so it never stands in for the other.
+/// libpq's default: a unix socket in the folder of Debian's and most other packages, or, if
+/// that folder does not exist, in `/tmp`, the default of PostgreSQL itself. Any user may write
+/// to `/tmp`, so it is not tried where only the socket is missing.
 #[cfg(unix)]
 pub(super) fn default_host() -> Host {
     let packaged = Path::new("/var/run/postgresql");
@@ -67,7 +67,7 @@ pub(super) fn default_host() -> Host {
     Host::Tcp(LOCALHOST.to_owned())
 }
 
-/// The lists, whose elements may be left out.
+/// The lists, whose elements may be empty.
 #[derive(Default)]
 pub(super) struct Lists {
     hosts: Vec<Option<Host>>,
@@ -76,7 +76,7 @@ pub(super) struct Lists {
 }
 
 impl Lists {
-    /// Those of `config` for what it has, and those of `parameters` for what it has not.
+    /// The lists of `config`, and those of `parameters` for what `config` lacks.
     pub(super) fn new(
         config: &postgres::Config,
         parameters: &mut Parameters,
@@ -155,7 +155,7 @@ fn address(text: &str, list: &Value) -> Result<Option<IpAddr>, Error> {
         "" => Ok(None),
         text => {
             let address = text.parse();
-            let why = "it must have IP addresses, without a scope; names belong in `host`";
+            let why = "it must be IP addresses, without a scope; names belong in `host`";
             Ok(Some(address.map_err(|_| list.refused(why))?))
         }
     }

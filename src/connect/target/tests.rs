@@ -117,7 +117,7 @@ fn the_application_has_a_name_even_if_nobody_gives_it_one() {
     assert_eq!(name("fallback_application_name=a application_name=b"), "b");
 }
 
-/// A config with everything in it that a connection string can have.
+/// A config with everything that a connection string can set.
 fn full() -> postgres::Config {
     let mut config = postgres::Config::new();
     config
@@ -157,7 +157,7 @@ fn what_a_config_has_is_used() {
         expected
             .keepalives_idle(Duration::from_secs(5))
             .target_session_attrs(TargetSessionAttrs::Any);
-        // The environment asks for some that cannot be had.
+        // The environment asks for some that are not supported.
         let source = full().into();
         match Target::new(&source, environment, &Settings::default(), None) {
             Ok(target) => assert_eq!(format!("{:?}", target.config), format!("{expected:?}")),
@@ -229,7 +229,7 @@ fn each_host_by_itself_has_all_that_they_share() {
         assert_eq!(host.config.get_hosts(), &all.config.get_hosts()[n..=n]);
         assert_eq!(host.config.get_hostaddrs().len(), [1, 0, 1][n]);
         assert_eq!(host.config.get_ports(), &all.config.get_ports()[n..=n]);
-        // What the driver shows of itself has every other setting in it.
+        // The driver's `Debug` shows every other setting.
         let mut again = without_hosts(&host.config);
         all.endpoints
             .iter()
@@ -241,7 +241,7 @@ fn each_host_by_itself_has_all_that_they_share() {
     }
 }
 
-/// Pieces of connection strings of both kinds, and what does not belong there.
+/// Pieces of connection strings of both forms, and invalid ones.
 fn pieces() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         prop::sample::select(vec![
@@ -320,7 +320,7 @@ proptest! {
             format!("postgres://app:0p3nsesame@{after}"),
             format!("postgres://app:0p3nsesame{after}"),
             format!("postgres://app:{before}0p3nsesame@{after}"),
-            // What looks like a keyword, too.
+            // A part of a password that looks like a keyword, too.
             format!("{before} password=it is opensesame={after}"),
             format!("{before} password=it's opensesame={after}"),
             format!("postgres://app:{before}/?opensesame={after}@db"),

@@ -1,4 +1,4 @@
-//! TLS by rustls, with as much trust as the connection string has.
+//! TLS by rustls, which verifies the server as the connection string says.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -22,15 +22,15 @@ use crate::error::Error;
 
 mod verifier;
 
-/// The protocol's name, which servers ask for with `sslnegotiation=direct`.
+/// The protocol's name, which servers require with `sslnegotiation=direct`.
 const ALPN: &[u8] = b"postgresql";
 
-/// A connector that trusts so. What cannot work is found at once.
+/// A connector with this trust. Fails at once if it cannot work.
 pub(super) fn connector(mut trust: Trust) -> Result<Connector, Error> {
     if let Trust::RootsIn { file, .. } = &mut trust
         && let Ok(absolute) = std::path::absolute(&*file)
     {
-        // It is read again when the process may work in another folder.
+        // It is read again, when the process may have changed its working directory.
         *file = absolute;
     }
     client_config(&trust)?;
@@ -55,8 +55,8 @@ impl MakeTlsConnect<Socket> for MakeConnect {
     }
 }
 
-/// One connection to be. It reads the authorities only when the server has agreed to TLS,
-/// so that a bad file hurts no connection without.
+/// A connection that is being made. It reads the authorities only after the server has agreed
+/// to TLS, so that a bad file does not affect connections without TLS.
 struct Connect {
     trust: Arc<Trust>,
     host: String,
@@ -111,7 +111,7 @@ fn versions(
 }
 
 fn roots_in(file: &Path) -> Result<RootCertStore, Error> {
-    // Not by its name: after `sslrootcert= password=x` that is the password.
+    // Without its name: after `sslrootcert= password=x` that is the password.
     let refused = |what| Error::config(format!("the file named by sslrootcert {what}"));
     let certificates = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -131,7 +131,7 @@ fn roots_in(file: &Path) -> Result<RootCertStore, Error> {
 fn system_roots() -> Result<RootCertStore, Error> {
     let mut found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // Systems have some that are malformed.
+    // Some systems have malformed ones.
     roots.add_parsable_certificates(found.certs);
     if !roots.is_empty() {
         return Ok(roots);
@@ -147,7 +147,7 @@ fn system_roots() -> Result<RootCertStore, Error> {
 }
 
 /// What to do about a handshake that failed.
-pub(super) fn advice(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
+pub(super) fn hint(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
     if cause.is::<Error>() {
         return Some(
             "there is nothing to check the server's certificate with: the trusted authorities \
@@ -156,17 +156,18 @@ pub(super) fn advice(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
     }
     let error = cause.downcast_ref::<io::Error>()?.get_ref()?;
     match error.downcast_ref()? {
-        rustls::Error::InvalidCertificate(reason) => Some(certificate_advice(reason)),
+        rustls::Error::InvalidCertificate(reason) => Some(certificate_hint(reason)),
         rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => Some(
-            "the server and this side have no kind of TLS in common, most likely because of the \
-             key of the server's certificate: RSA, ECDSA on P-256 or P-384, and Ed25519 are \
-             taken, P-521, RSA-PSS and Ed448 are not; Builder::tls takes other implementations",
+            "the server and this side have no TLS parameters in common, most likely because of \
+             the key of the server's certificate: RSA, ECDSA on P-256 or P-384, and Ed25519 are \
+             supported, P-521, RSA-PSS and Ed448 are not; Builder::tls takes other \
+             implementations",
         ),
         _ => None,
     }
 }
 
-fn certificate_advice(reason: &CertificateError) -> &'static str {
+fn certificate_hint(reason: &CertificateError) -> &'static str {
     match reason {
         CertificateError::UnknownIssuer => {
             "the server's certificate is not signed by a trusted authority: name the \
@@ -186,14 +187,14 @@ fn certificate_advice(reason: &CertificateError) -> &'static str {
             "the server's certificate has expired: the server needs another"
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "the server's certificate is not valid yet: look at the clocks of both machines"
+            "the server's certificate is not valid yet: check the clocks of both machines"
         }
         CertificateError::UnsupportedSignatureAlgorithmContext { .. }
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "a key or a signature in the server's certificates is of a kind that is not taken: \
-             keys must be RSA of 2048 to 8192 bits, but not RSA-PSS, ECDSA on P-256 or P-384, \
-             or Ed25519, and signatures with SHA-256 or better; Builder::tls takes other \
-             implementations"
+            "the algorithm of a key or a signature in the server's certificates is not \
+             supported: keys must be RSA of 2048 to 8192 bits, but not RSA-PSS, ECDSA on P-256 \
+             or P-384, or Ed25519, and signatures with SHA-256 or better; Builder::tls takes \
+             other implementations"
         }
         CertificateError::Other(other) if is_of_old_version(other) => {
             "the server's certificate is of X.509 version 1, which cannot be verified: make one \

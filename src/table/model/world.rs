@@ -1,4 +1,4 @@
-//! What is true outside of the table: the server, the other process, who waits and who holds.
+//! The world outside the table: the server, the other process, the waiters and the holders.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -21,7 +21,7 @@ pub(super) struct Held {
     pub(super) key: Key,
     pub(super) mode: Mode,
     pub(super) id: u64,
-    /// Its guard is gone, and it is kept until then.
+    /// If its guard is gone: until when the lock is kept.
     pub(super) kept: Option<Instant>,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct World {
     pub(super) waiting: BTreeMap<u32, Waiting>,
     pub(super) held: BTreeMap<u32, Held>,
     pub(super) newest_token: i64,
-    /// Who may be told now that what they wait for has failed.
+    /// The waiters that may be failed now.
     pub(super) failing: Option<Whom>,
 }
 
@@ -46,7 +46,7 @@ pub(super) fn exclude(one: Mode, other: Mode) -> bool {
 }
 
 impl World {
-    /// Is somebody inside, or in the line before, with whom `waiter` cannot be inside?
+    /// True if a holder, or an earlier waiter, excludes `waiter`.
     pub(super) fn must_wait(&self, waiter: u32) -> bool {
         let Waiting { key, mode, .. } = self.waiting[&waiter];
         let mut inside = self.held.values().filter(|held| held.key == key);
@@ -55,8 +55,8 @@ impl World {
             || before.any(|other| other.key == key && exclude(other.mode, mode))
     }
 
-    /// Does somebody wait who cannot, for what somebody here has?
-    pub(super) fn is_anybody_kept_waiting(&self) -> bool {
+    /// True if a request that tries once waits for a lock with holders here that exclude it.
+    pub(super) fn has_waiting_try(&self) -> bool {
         self.waiting.iter().any(|(&waiter, waiting)| {
             waiting.wait == Wait::Try(None)
                 && self.held.values().any(|held| held.key == waiting.key)
@@ -64,14 +64,14 @@ impl World {
         })
     }
 
-    /// Those whose guards are out.
+    /// The holders that have guards.
     pub(super) fn guards(&self) -> impl Iterator<Item = u32> {
         let has_guard = |(&waiter, held): (&u32, &Held)| held.kept.is_none().then_some(waiter);
         self.held.iter().filter_map(has_guard)
     }
 
-    /// Does somebody wait to share what others here share already?
-    pub(super) fn somebody_could_join(&self) -> bool {
+    /// True if a waiter could share a lock that has shared holders here.
+    pub(super) fn has_waiting_joiner(&self) -> bool {
         self.waiting.iter().any(|(&waiter, waiting)| {
             waiting.mode == Mode::Shared
                 && self.held.values().any(|held| held.key == waiting.key)
@@ -99,8 +99,8 @@ impl Respond<u32> for World {
             Some(&mode),
             "not at the server"
         );
-        let mut fellows = self.held.values().filter(|held| held.key == key);
-        assert!(fellows.all(|held| !exclude(held.mode, mode)), "two inside");
+        let mut others = self.held.values().filter(|held| held.key == key);
+        assert!(others.all(|held| !exclude(held.mode, mode)), "two inside");
         let mut earlier = self.waiting.range(..waiter).map(|(_, other)| other);
         assert!(
             earlier.all(|other| other.key != key || other.left),

@@ -1,4 +1,4 @@
-//! What gets no lock, or has it no longer: limits, grants that nobody takes, stale
+//! Requests that get no lock, and holders that lose it: limits, grants that are not taken, stale
 //! releases, lost sessions.
 
 use super::*;
@@ -9,7 +9,7 @@ fn max_locks_holds_for_several_locks_in_one_batch() {
     for n in 0..5 {
         scene.once((9, n), n.unsigned_abs());
     }
-    // No more than fit, the others when it is known whether these do.
+    // No more than fit; the others once the outcomes of these are known.
     assert_eq!(scene.plan().len(), 2);
     scene.settle(vec![lock((9, 0))], true);
     scene.settle(vec![lock((9, 1))], false);
@@ -65,7 +65,7 @@ fn a_grant_that_nobody_takes_at_all_is_unlocked() {
     scene.iterate();
     assert_eq!((scene.table.held(), scene.table.waiting()), (0, 0));
     assert_eq!(scene.plan(), [unlock(A)]);
-    // The same when a guard hands over to one who has left.
+    // The same when a guard hands over to a waiter that has left.
     scene.wait(B, 2..3);
     scene.iterate();
     scene.wait(B, 1..2);
@@ -199,7 +199,7 @@ fn a_waiter_that_has_failed_keeps_no_other_from_the_lock() {
     scene.share(A, 2);
     scene.fail_waiters(Whom::Tries);
     assert_eq!(scene.book.failed, [1]);
-    // The session has the lock still.
+    // The session still holds the lock.
     assert_eq!(scene.plan(), []);
     assert_eq!(scene.book.granted, [0, 2]);
 }
@@ -216,7 +216,7 @@ fn keys_that_nobody_waits_for_do_not_pile_up_without_a_session() {
     }
     assert_eq!(scene.table.waiting(), 10);
     assert!(scene.table.entries.len() < 200);
-    // Those who stayed are served.
+    // The waiters that stayed are served.
     assert_eq!(scene.iterate(), 10);
     assert_eq!(scene.book.granted.len(), 10);
 }

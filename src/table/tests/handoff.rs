@@ -1,9 +1,9 @@
-//! How long a process keeps a lock before others get their turn.
+//! The hand-off budget: how long a process keeps a lock before other processes may take it.
 
 use super::*;
 
 impl Scene {
-    /// Takes the lock, holds it for so long and gives it back.
+    /// Takes the lock, holds it for `length` and releases it.
     fn hold(&mut self, waiter: u32, length: Duration) {
         self.wait(A, waiter..waiter + 1);
         assert_eq!(self.plan(), [lock(A)]);
@@ -38,7 +38,7 @@ fn after_its_budget_a_process_unlocks_and_pauses() {
     scene.settle(vec![unlock(A)], true);
     assert_eq!(scene.plan(), []);
     let pause = scene.pause();
-    // Longer than that of one who has waited for the whole budget.
+    // Longer than that of a waiter that has waited for the whole budget.
     assert!(pause > BUDGET / 10, "{pause:?}");
     scene.now += pause;
     assert_eq!(scene.plan(), [lock(A)]);
@@ -134,7 +134,7 @@ fn holds_with_time_for_others_between_them_are_not() {
 fn what_is_taken_again_is_held_before_others_have_their_turn() {
     let mut scene = Scene::new(None);
     scene.hold(0, BUDGET - MS / 2);
-    // By now the budget would be spent, but nobody had the time to take it.
+    // By now the budget would be spent, but no other process had the time to take the lock.
     scene.now += MS;
     scene.wait(A, 1..2);
     scene.iterate();
@@ -155,7 +155,7 @@ fn who_can_wait_for_a_moment_only_is_not_kept_waiting_for_longer() {
     assert_eq!(scene.plan(), []);
     scene.now += cooldown / 4;
     assert_eq!(scene.plan(), [lock(A)]);
-    // Whoever has the time waits.
+    // A waiter that has the time waits.
     scene.settle(vec![lock(A)], false);
     let late = scene.now + 100 * cooldown;
     let mut scene = Scene::new(None);

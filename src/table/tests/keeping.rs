@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Gives back the lock that was granted last, to be kept for so long.
+/// Releases the lock that was granted last, to be kept for `time`.
 fn keep(scene: &mut Scene, key: (i32, i32), time: Duration) {
     let (id, until) = (*scene.book.ids.last().unwrap(), scene.now + time);
     let book = &mut scene.book;
@@ -18,7 +18,7 @@ fn a_kept_lock_is_nobodys_until_its_time() {
     scene.wait(A, 0..2);
     scene.iterate();
     keep(&mut scene, A, 10 * MS);
-    // Who waits goes on waiting, who cannot is refused, and the server is not asked.
+    // Waiters go on waiting, tries are refused, and the server is not asked.
     scene.once(A, 7);
     assert_eq!(scene.book.granted, [0]);
     assert_eq!(scene.book.refused, [(7, Refusal::Busy)]);
@@ -28,7 +28,7 @@ fn a_kept_lock_is_nobodys_until_its_time() {
     scene.now += 9 * MS;
     assert_eq!(scene.plan(), []);
     scene.now += MS;
-    // Within the time that a lock is passed on inside.
+    // Within the hand-off budget.
     assert_eq!(scene.plan(), []);
     assert_eq!(scene.book.granted, [0, 1]);
     assert_eq!((scene.book.released, scene.book.handed_over), (1, 1));
@@ -63,7 +63,7 @@ fn with_the_session_go_the_kept_locks() {
     scene.wait(A, 0..1);
     scene.iterate();
     keep(&mut scene, A, 10 * MS);
-    // It counts for the limit.
+    // It counts towards the limit.
     scene.once(B, 1);
     assert_eq!(scene.book.refused, [(1, Refusal::LimitReached(1))]);
     assert_eq!(scene.table.disconnected(), 1);

@@ -1,16 +1,16 @@
-//! A table with a book of its decisions, and a clock and a server that the test moves.
+//! A table with a record of its decisions, and a clock and a server that the test drives.
 
 use std::ops::Range;
 
 use super::*;
 
 pub(super) const MS: Duration = Duration::from_millis(1);
-/// As documented: how long a lock is passed on inside.
+/// The hand-off budget, as documented.
 pub(super) const BUDGET: Duration = Duration::from_millis(20);
 pub(super) const A: (i32, i32) = (0, 1);
 pub(super) const B: (i32, i32) = (0, 2);
 
-/// Writes down what the table decides. A waiter is a number.
+/// Records the table's decisions. A waiter is a number.
 #[derive(Default)]
 pub(super) struct Book {
     pub(super) granted: Vec<u32>,
@@ -21,7 +21,7 @@ pub(super) struct Book {
     pub(super) refused: Vec<(u32, Refusal)>,
     pub(super) failed: Vec<u32>,
     pub(super) contended: usize,
-    /// These have left and take no grant.
+    /// Waiters that have left and take no grant.
     pub(super) gone: Vec<u32>,
 }
 
@@ -54,7 +54,7 @@ impl Respond<u32> for Book {
     }
 }
 
-/// A table with its book and a clock that the test moves.
+/// A table with its record and a clock that the test drives.
 pub(super) struct Scene {
     pub(super) table: Table<u32>,
     pub(super) book: Book,
@@ -108,7 +108,7 @@ impl Scene {
             .release(key.into(), id, None, self.now, &mut self.book)
     }
 
-    /// Gives back the lock that was granted last.
+    /// Releases the lock that was granted last.
     pub(super) fn release_last(&mut self, key: (i32, i32)) -> bool {
         let id = *self.book.ids.last().unwrap();
         self.release(key, id)
@@ -153,7 +153,7 @@ impl Scene {
         self.table.fail_waiters(whom, &away, &mut self.book);
     }
 
-    /// One exchange with a server where all goes well. Returns how much there was to do.
+    /// One exchange in which every step succeeds. Returns the number of steps.
     pub(super) fn iterate(&mut self) -> usize {
         let batch = self.plan();
         let steps = batch.len();
@@ -161,7 +161,7 @@ impl Scene {
         steps
     }
 
-    /// One exchange with a server where others have the locks.
+    /// One exchange in which other processes hold the locks. Returns the number of steps.
     pub(super) fn refused_iteration(&mut self) -> usize {
         let batch = self.plan();
         let steps = batch.len();
@@ -169,7 +169,7 @@ impl Scene {
         steps
     }
 
-    /// How long until the table wants to try again.
+    /// How long until the next retry.
     pub(super) fn pause(&self) -> Duration {
         self.table.next_retry().unwrap() - self.now
     }

@@ -1,4 +1,4 @@
-//! The hand-off under all orders of its threads.
+//! Replies under many thread schedules.
 // Tests may panic.
 #![allow(clippy::unwrap_used)]
 
@@ -20,9 +20,9 @@ fn a_caller_that_gives_up_and_its_answer_agree_who_was_first() {
         let answered = match pending.wait(past(), None) {
             Waited::Answered(answer) => answer == "first",
             Waited::TimedOut { .. } => false,
-            Waited::Dropped | Waited::Interrupted => panic!("nobody dropped it"),
+            Waited::Dropped | Waited::Interrupted => panic!("it is not dropped"),
         };
-        // The slot is used again, perhaps while the late answer is on its way.
+        // The slot is used again, perhaps while the late answer is being sent.
         let (pending, replier) = pool.open();
         let next = thread::spawn(move || replier.send("second").is_ok());
         assert!(matches!(
@@ -64,7 +64,7 @@ fn callers_that_share_a_pool_get_their_own_answers() {
                             Waited::TimedOut { .. } => assert!(deadline.is_some()),
                             Waited::Dropped | Waited::Interrupted => panic!("not dropped"),
                         }
-                        // Not waited for: the next call may meet it.
+                        // Not joined: the next call may overlap with it.
                         drop(worker);
                     }
                 })

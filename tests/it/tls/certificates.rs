@@ -6,7 +6,7 @@ use postgres::{Client, NoTls};
 
 use super::*;
 
-/// Has `server` show another certificate.
+/// Makes `server` present another certificate.
 fn install(server: &Server, [certificate, key]: [String; 2]) {
     fs::write(server.folder().join("data/server.crt"), certificate).unwrap();
     fs::write(server.folder().join("data/server.key"), key).unwrap();
@@ -18,7 +18,7 @@ fn limit_version(server: &Server, version: &str) {
     server.client().batch_execute(&sql).unwrap();
 }
 
-/// Runs `openssl` in `folder`, with arguments that are apart by blanks.
+/// Runs `openssl` in `folder`, with arguments separated by blanks.
 fn openssl(folder: &Path, arguments: &str) {
     let output = Command::new("openssl")
         .args(arguments.split(' '))
@@ -28,9 +28,9 @@ fn openssl(folder: &Path, arguments: &str) {
     assert!(output.status.success(), "openssl {arguments}: {output:#?}");
 }
 
-/// What rcgen does not make: a certificate with a key of any algorithm, and that key. It is
-/// of version 3 and for [`NAMES`] if it is to be verified, else of version 1, and signed by
-/// `issuer` or itself.
+/// A certificate with a key of any algorithm, which rcgen cannot make, and that key. It is of
+/// version 3 and for [`NAMES`] if it is to be verified, else of version 1, and signed by `issuer`
+/// or itself.
 fn made(algorithm: &str, version: u8, issuer: Option<&[String; 2]>) -> [String; 2] {
     let folder = tempfile::tempdir().unwrap();
     let path = |name| folder.path().join(name);
@@ -59,7 +59,7 @@ const P256: &str = "EC -pkeyopt ec_paramgen_curve:P-256";
 const P384: &str = "EC -pkeyopt ec_paramgen_curve:P-384";
 const P521: &str = "EC -pkeyopt ec_paramgen_curve:P-521";
 const RSA: &str = "RSA -pkeyopt rsa_keygen_bits:2048";
-/// Of many primes, which are found sooner.
+/// Of several primes, which are found sooner.
 const LONG_RSA: &str = "RSA -pkeyopt rsa_keygen_bits:8200 -pkeyopt rsa_keygen_primes:5";
 const RSA_PSS: &str = "RSA-PSS -pkeyopt rsa_keygen_bits:2048";
 
@@ -71,7 +71,7 @@ fn another_authority_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("other.pem");
     fs::write(&root, Authority::new().0.pem()).unwrap();
-    // With an authority to check by, even `require` checks.
+    // With an authority given, even `require` verifies.
     for mode in ["prefer", "require", "verify-ca", "verify-full"] {
         let rest = format!("sslmode={mode} sslrootcert='{}'", root.display());
         check_refused(&named(server, NAMES[0], &rest), "trusted authority");
@@ -98,7 +98,7 @@ fn without_an_authority_anybody_is_accepted() {
     }
     let builder = Manager::builder(&named(&server, "db", "sslmode=disable"));
     check_works(&server, builder, false);
-    // Nor does it take another authority for a certificate that has signed itself.
+    // A self-signed certificate may be its own authority.
     let root = server
         .folder()
         .join("data/server.crt")
@@ -190,7 +190,7 @@ fn keys_are_taken_or_refused_by_name() {
     }
 }
 
-/// The server's own key does, but not that of who signed.
+/// The server's own key is supported, but the key of its authority may not be.
 #[test]
 #[serial]
 fn keys_of_authorities_are_taken_or_refused_by_name() {
@@ -301,7 +301,7 @@ fn authorities_are_not_needed_where_there_is_no_tls() {
     assert!(!encrypted(server()));
 }
 
-/// In a process of its own, because it changes its folder.
+/// In a process of its own, because it changes its working directory.
 #[test]
 #[serial]
 fn the_authorities_are_where_they_were_at_first() {

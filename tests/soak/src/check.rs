@@ -1,4 +1,5 @@
-//! Was anybody inside together with somebody else? Pure: only the history counts.
+//! Checks a history for overlapping holds, tokens out of order, stale writes and late calls.
+//! Pure: it reads nothing but the history.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,12 +8,12 @@ use std::time::Duration;
 use crate::fault::{Fault, Kind};
 use crate::history::{Call, History, Hold, nanos};
 
-/// What is promised.
+/// The bounds that are promised.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// How late a holder may learn that the server has ended its session.
+    /// How late a holder may detect that the server has ended its session.
     pub detection: Duration,
-    /// How long after such a fault its traces may be seen.
+    /// How long after such a fault its effects may appear.
     pub aftermath: Duration,
     /// How much later than its deadline a call may return.
     pub slack: Duration,
@@ -20,7 +21,7 @@ pub struct Rules {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// Two believed in one lock, where that cannot be excused.
+    /// Two holds of one lock overlapped, and no fault excuses it.
     Together {
         first: Hold,
         second: Hold,
@@ -28,7 +29,7 @@ pub enum Violation {
     },
     /// A later holder had no greater token.
     Order { first: Hold, second: Hold },
-    /// The store took a token below one it had taken.
+    /// The store accepted a token below one that it had accepted.
     StaleWrite { key: i32, token: i64, after: i64 },
     /// A call returned too late.
     Late(Call),
@@ -40,7 +41,7 @@ pub struct Findings {
     pub violations: Vec<Violation>,
     pub acquisitions: usize,
     pub lost: usize,
-    /// Overlaps that the documented bound allows, and the longest.
+    /// Overlaps within the documented bound, and the longest of them.
     pub overlaps: usize,
     pub longest_overlap: Duration,
     pub refused_writes: usize,
@@ -54,7 +55,7 @@ pub struct Struck {
     pub times: usize,
     /// Holds that were lost to it.
     pub lost: usize,
-    /// From the fault (for a frozen process: from its end) to the loss being seen.
+    /// From the fault (for a frozen process: from its end) to the detection of the loss.
     pub slowest: Duration,
 }
 
@@ -76,14 +77,14 @@ pub fn check(history: &History, rules: &Rules) -> Findings {
 }
 
 fn check_holds(history: &History, rules: &Rules, findings: &mut Findings) {
-    // Who never believed in its lock was never inside.
-    let believed = history.holds.iter().filter(|hold| hold.believed);
-    let mut holds: Vec<&Hold> = believed.collect();
+    // A hold that never counted as held excludes no other.
+    let trusted = history.holds.iter().filter(|hold| hold.trusted);
+    let mut holds: Vec<&Hold> = trusted.collect();
     holds.sort_by_key(|hold| (hold.key, hold.from));
     for holds in holds.chunk_by(|a, b| a.key == b.key) {
         let mut inside: Vec<&Hold> = Vec::new();
-        // Of those who have left, the one with the greatest token, and the one of those who
-        // were alone. Shared holders at one time may be told in any order.
+        // Of the holds that have ended, the one with the greatest token, and that of the
+        // exclusive ones. Shared holds at the same time may have tokens in any order.
         let mut left: Option<&Hold> = None;
         let mut left_alone: Option<&Hold> = None;
         for &hold in holds {
@@ -132,7 +133,7 @@ fn greater<'a>(known: Option<&'a Hold>, other: &'a Hold) -> Option<&'a Hold> {
         .or(Some(other))
 }
 
-/// Has the server just ended the session of one of the two, who could not know it yet?
+/// True if the server had just ended the session of one of the two, which could not know it yet.
 fn is_excused(a: &Hold, b: &Hold, together: u64, faults: &[Fault], rules: &Rules) -> bool {
     together <= nanos(rules.detection)
         && a.process != b.process
@@ -165,7 +166,7 @@ fn check_store(history: &History, findings: &mut Findings) {
 
 fn check_calls(history: &History, rules: &Rules, findings: &mut Findings) {
     for call in &history.calls {
-        // Nobody returns while it is stopped.
+        // A stopped process cannot return.
         let frozen = history.faults.iter().any(|fault| {
             fault.kind == Kind::FreezeProcess
                 && fault.concerns(call.process)
@@ -183,12 +184,12 @@ fn check_calls(history: &History, rules: &Rules, findings: &mut Findings) {
     }
 }
 
-/// How long after a fault the loss of a hold that it hit was seen.
+/// Measures how long after a fault the loss of a hold was detected.
 fn measure_faults(history: &History, rules: &Rules, findings: &mut Findings) {
     for fault in &history.faults {
         let struck = findings.kinds.entry(fault.kind).or_default();
         struck.times += 1;
-        // What is stopped sees nothing before it goes on.
+        // A stopped process detects nothing before it continues.
         let start = match fault.kind {
             Kind::FreezeProcess => fault.until,
             _ => fault.from,
@@ -216,7 +217,7 @@ impl fmt::Display for Violation {
                 nanos,
             } => write!(
                 f,
-                "two inside for {:?}: {first:?} and {second:?}",
+                "two holders for {:?}: {first:?} and {second:?}",
                 Duration::from_nanos(*nanos)
             ),
             Violation::Order { first, second } => {
@@ -228,12 +229,12 @@ impl fmt::Display for Violation {
             Violation::StaleWrite { key, token, after } => {
                 write!(
                     f,
-                    "the store took token {token} for key {key} after {after}"
+                    "the store accepted token {token} for key {key} after {after}"
                 )
             }
             Violation::Late(call) => write!(
                 f,
-                "a call came back {:?} after its deadline: {call:?}",
+                "a call returned {:?} after its deadline: {call:?}",
                 Duration::from_nanos(call.until - call.deadline)
             ),
         }
@@ -260,7 +261,7 @@ mod tests {
             from,
             until,
             lost: None,
-            believed: true,
+            trusted: true,
         }
     }
 
@@ -311,7 +312,7 @@ mod tests {
     fn who_learns_at_once_that_its_lock_is_lost_was_never_inside() {
         let late = Hold {
             lost: Some(16),
-            believed: false,
+            trusted: false,
             ..hold(2, 1, 15, 15)
         };
         let holds = vec![hold(1, 2, 0, 10), hold(3, 3, 12, 20)];
@@ -319,12 +320,12 @@ mod tests {
             violations([holds.clone(), vec![late.clone()]].concat(), vec![]),
             []
         );
-        let believed = Hold {
-            believed: true,
+        let trusted_hold = Hold {
+            trusted: true,
             ..late
         };
         assert_eq!(
-            violations([holds, vec![believed]].concat(), vec![]).len(),
+            violations([holds, vec![trusted_hold]].concat(), vec![]).len(),
             1
         );
     }
@@ -347,9 +348,9 @@ mod tests {
         let holds = |until| vec![hold(1, 1, 0, until), hold(2, 2, 95, 200)];
         assert_eq!(violations(holds(105), end(Kind::Terminate)), []);
         assert_eq!(violations(holds(106), end(Kind::Terminate)).len(), 1);
-        // A lease ends before the lock does.
+        // A lease ends before the server releases the lock.
         assert_eq!(violations(holds(105), end(Kind::Partition)).len(), 1);
-        // Not if it came later, was long ago, or was somebody else's.
+        // Not if it came later, was long ago, or hit another process.
         for other in [(1, 96, 97), (1, 10, 11), (3, 90, 91)] {
             let faults = vec![fault(Kind::Terminate, other.0, other.1, other.2)];
             assert_eq!(violations(holds(105), faults).len(), 1, "{other:?}");
@@ -362,7 +363,7 @@ mod tests {
         assert!(matches!(found[..], [Violation::Order { .. }]));
         let holds = vec![hold(1, 5, 0, 10), hold(2, 6, 10, 20), hold(3, 4, 30, 40)];
         assert_eq!(violations(holds, vec![]).len(), 1);
-        // Those of shared holders follow only those of exclusive ones.
+        // Tokens of shared holds only have to exceed those of earlier exclusive ones.
         let share = |token, from, until| Hold {
             shared: true,
             ..hold(1, token, from, until)

@@ -1,5 +1,5 @@
-//! Starts the server and the processes, breaks them by the schedule, and collects what
-//! they wrote.
+//! Starts the server and the processes, injects faults by the schedule, and collects the
+//! journals.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,30 +18,29 @@ use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::worker::{Broken, HEARTBEAT, LASTING, LEASE, store_path};
 
-/// How long everybody has to be at work again after a fault.
+/// How long the processes may take to work again after a fault.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two faults.
+/// The pause between two faults.
 const CALM: Duration = Duration::from_millis(1200);
 
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What to do.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What to start as a worker, with the subcommand `worker`.
+    /// The program to start as a worker, with the subcommand `worker`.
     pub program: PathBuf,
     pub processes: u32,
     pub threads: usize,
-    /// For how long; every kind of fault has its turn in any case.
+    /// How long it runs; every kind of fault occurs at least once in any case.
     pub length: Duration,
     pub seed: u64,
     pub broken: Option<Broken>,
 }
 
-/// What distlock promises with the settings of the workers. On a machine that is busy with
-/// other things a thread may wait for a processor for as long as the slack says; the report
-/// has the times that were.
+/// What distlock promises with the settings of the workers. On a busy machine a thread may wait
+/// for a processor for as long as the slack; the report has the measured times.
 pub fn rules() -> Rules {
     let slack = Duration::from_secs(1);
     Rules {
@@ -51,8 +50,8 @@ pub fn rules() -> Rules {
     }
 }
 
-/// Runs the plan. `said` hears of each fault.
-pub fn run(plan: &Plan, mut said: impl FnMut(&str)) -> anyhow::Result<History> {
+/// Runs the plan. `report` is called with each fault.
+pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> anyhow::Result<History> {
     let folder = tempfile::tempdir()?;
     let mut server = Server::start()?;
     let store = Store::open(&store_path(folder.path()))?;
@@ -66,9 +65,9 @@ pub fn run(plan: &Plan, mut said: impl FnMut(&str)) -> anyhow::Result<History> {
     while Instant::now() < end || !schedule.has_had_all() {
         let kind = schedule.next();
         let holders = holders(&server)?;
-        let everybody: Vec<u32> = (0..plan.processes).collect();
+        let all_workers: Vec<u32> = (0..plan.processes).collect();
         let target = schedule.one_of(if holders.is_empty() {
-            &everybody
+            &all_workers
         } else {
             &holders
         });
@@ -76,12 +75,12 @@ pub fn run(plan: &Plan, mut said: impl FnMut(&str)) -> anyhow::Result<History> {
             Kind::Crash | Kind::Restart | Kind::FailOver => None,
             _ => Some(target),
         };
-        said(&format!("{kind:?} {process:?}"));
+        report(&format!("{kind:?} {process:?}"));
         let from = strike(kind, target, &mut processes, &mut server, &mut schedule)?;
         if kind == Kind::Kill {
             let process = &mut processes[target as usize];
             history.killed.insert((target, process.life), from);
-            process.live_again(plan, folder.path())?;
+            process.restart(plan, folder.path())?;
         }
         history.faults.push(Fault {
             kind,
@@ -101,14 +100,14 @@ pub fn run(plan: &Plan, mut said: impl FnMut(&str)) -> anyhow::Result<History> {
     Ok(history)
 }
 
-/// A copy of the server, which every commit waits for.
+/// A synchronous standby of the server.
 fn standby_of(server: &Server) -> anyhow::Result<Server> {
     let standby = Server::builder().standby_of(server).start()?;
     server.await_standby();
     Ok(standby)
 }
 
-/// Breaks what is to be broken, and mends it. Returns when it broke.
+/// Injects a fault and repairs it. Returns when it was injected.
 fn strike(
     kind: Kind,
     target: u32,
@@ -184,7 +183,7 @@ fn backends(server: &Server, process: u32) -> anyhow::Result<Vec<i32>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The processes that have a lock for longer.
+/// The processes that hold one of the lasting locks.
 fn holders(server: &Server) -> anyhow::Result<Vec<u32>> {
     let rows = server.client().query(
         "SELECT DISTINCT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) \
@@ -208,13 +207,13 @@ fn await_work(folder: &Path, processes: &mut [Process]) -> anyhow::Result<()> {
             }
             let number = process.number;
             ensure!(Instant::now() < deadline, "process {number} does no work");
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     }
     Ok(())
 }
 
-/// Nothing is left at the server of those who have gone.
+/// Fails if locks or sessions of processes that have ended are left at the server.
 fn assert_released(server: &Server) -> anyhow::Result<()> {
     let mut client = server.client();
     let deadline = Instant::now() + PATIENCE;
@@ -233,17 +232,17 @@ fn assert_released(server: &Server) -> anyhow::Result<()> {
             Instant::now() < deadline,
             "{left} locks or sessions are left"
         );
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// A worker process and its way to the server.
+/// A worker process and its proxy to the server.
 struct Process {
     number: u32,
     life: u32,
     proxy: Proxy,
     child: Child,
-    /// Closes when this process ends, however it ends; then the worker ends too.
+    /// Closes when this process ends for any reason; then the worker ends too.
     lifeline: Option<ChildStdin>,
 }
 
@@ -260,14 +259,14 @@ impl Process {
         })
     }
 
-    /// After its end.
-    fn live_again(&mut self, plan: &Plan, folder: &Path) -> anyhow::Result<()> {
+    /// Starts it again after its end.
+    fn restart(&mut self, plan: &Plan, folder: &Path) -> anyhow::Result<()> {
         self.life += 1;
         (self.child, self.lifeline) = spawn(plan, folder, &self.proxy, self.number, self.life)?;
         Ok(())
     }
 
-    /// How much this life has written.
+    /// How many bytes this life has written.
     fn written(&self, folder: &Path) -> anyhow::Result<u64> {
         let prefix = format!("{}-{}-", self.number, self.life);
         let mut bytes = 0;
@@ -280,7 +279,7 @@ impl Process {
         Ok(bytes)
     }
 
-    /// Has it end by itself.
+    /// Makes it end by itself.
     fn end(mut self) -> anyhow::Result<()> {
         drop(self.lifeline.take());
         let deadline = Instant::now() + PATIENCE;
@@ -291,7 +290,7 @@ impl Process {
             }
             let number = self.number;
             ensure!(Instant::now() < deadline, "process {number} does not end");
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The ways in which things break.
+//! The kinds of faults that are injected.
 
 use serde::{Deserialize, Serialize};
 
-/// One way.
+/// One kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// `pg_terminate_backend` of a process's session.
@@ -15,13 +15,13 @@ pub enum Kind {
     Restart,
     /// The server crashes, and its synchronous standby takes its place and address.
     FailOver,
-    /// SIGKILL of a process; another one takes its place.
+    /// SIGKILL of a process; a new one replaces it.
     Kill,
     /// SIGSTOP of a process for longer than its lease.
     FreezeProcess,
     /// SIGSTOP of a process's session at the server for longer than the lease.
     FreezeBackend,
-    /// The network between a process and the server passes nothing on for longer than
+    /// The network between a process and the server forwards nothing for longer than
     /// the lease.
     Partition,
     /// The network between a process and the server is slow.
@@ -30,7 +30,7 @@ pub enum Kind {
     Cut,
     /// The network resets a process's connection.
     Reset,
-    /// The network breaks a process's connection in the middle of an answer.
+    /// The network breaks a process's connection in the middle of a response.
     Tear,
 }
 
@@ -51,8 +51,8 @@ impl Kind {
         Kind::Tear,
     ];
 
-    /// Does the server end the session at once, so that its locks are free before their
-    /// holder can know? A killed holder believes in nothing any more.
+    /// True if the server ends the session at once, so that its locks are free before their
+    /// holder can know. A killed holder no longer counts as one.
     pub fn ends_sessions(self) -> bool {
         matches!(
             self,
@@ -67,7 +67,7 @@ impl Kind {
     }
 }
 
-/// What happened, to which process (`None`: all), and how long.
+/// What happened, to which process (`None`: all), and when.
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub kind: Kind,

@@ -1,4 +1,5 @@
-//! What the processes write down, a line for each event.
+//! The journals of the processes, a line for each event, and the history that is read from
+//! them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 
-/// Now, on the clock of all processes.
+/// Now, on the clock that all processes share.
 pub fn now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let now = Duration::new(
@@ -35,8 +36,8 @@ pub enum Event {
         token: i64,
         at: u64,
     },
-    /// The hold ended. It was last believed in at `trusted`, if ever; from `lost` on not any
-    /// more, if it was not given back.
+    /// The hold ended. It last counted as held at `trusted`, if ever, and was found lost at
+    /// `lost`, unless it was released.
     Ended {
         trusted: Option<u64>,
         lost: Option<u64>,
@@ -65,7 +66,7 @@ impl Journal {
     }
 }
 
-/// One hold of a lock, from the end of the acquire to when it was last believed in.
+/// One hold of a lock, from the end of the acquire to when it last counted as held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
     pub process: u32,
@@ -74,11 +75,11 @@ pub struct Hold {
     pub token: i64,
     pub from: u64,
     pub until: u64,
-    /// When its loss was first seen.
+    /// When its loss was first detected.
     pub lost: Option<u64>,
-    /// Was it ever believed in? If the process was stopped when it got the lock, it may have
-    /// been lost at the first look.
-    pub believed: bool,
+    /// True if it ever counted as held. If the process was stopped when it got the lock, it may
+    /// have been lost at the first check.
+    pub trusted: bool,
 }
 
 /// One call with a deadline.
@@ -90,7 +91,7 @@ pub struct Call {
     pub until: u64,
 }
 
-/// What the fenced store was asked to take, in its own order.
+/// A write that was sent to the fenced store, which keeps their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreWrite {
     pub key: i32,
@@ -123,7 +124,7 @@ impl History {
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
             let mut numbers = name.split('-').map(str::parse);
             let (Some(Ok(process)), Some(Ok(life))) = (numbers.next(), numbers.next()) else {
-                anyhow::bail!("no journal of ours: {name}");
+                anyhow::bail!("not a journal: {name}");
             };
             let killed = self.killed.get(&(process, life)).copied();
             self.read_journal(process, killed, BufReader::new(File::open(&path)?))?;
@@ -155,7 +156,7 @@ impl History {
                         from: at,
                         until: at,
                         lost: None,
-                        believed: true,
+                        trusted: true,
                     });
                 }
                 Ok(Event::Ended { trusted, lost }) => {
@@ -165,7 +166,7 @@ impl History {
                     self.holds.push(Hold {
                         until: trusted.unwrap_or(hold.from),
                         lost,
-                        believed: trusted.is_some(),
+                        trusted: trusted.is_some(),
                         ..hold
                     });
                 }

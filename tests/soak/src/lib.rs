@@ -1,9 +1,9 @@
-//! Processes with several threads take and give back a few locks for as long as one likes,
-//! while a seeded schedule breaks the processes, the network and the server. Each writes
-//! down what it believed and when; a checker then looks whether two ever believed the same.
+//! A soak test: processes with several threads acquire and release a few locks, while a seeded
+//! schedule injects faults into the processes, the network and the server. Each process records
+//! when a lock counted as held; a checker then looks for holds of one lock that overlap.
 //!
 //! Times are nanoseconds of the machine's monotonic clock, which all processes share.
-// A test tool: what it cannot do ends the test, with a message.
+// A test tool: a failure ends the test, with a message.
 #![allow(clippy::missing_panics_doc, missing_docs)]
 
 pub mod check;

@@ -1,5 +1,5 @@
-//! Runs the soak, or is one of its workers.
-// A tool for the terminal.
+//! Runs the soak test, or one of its workers.
+// A command-line tool prints to the terminal.
 #![allow(clippy::print_stdout)]
 
 use std::process::ExitCode;
@@ -10,20 +10,20 @@ use soak::check::check;
 use soak::driver::{self, Plan};
 use soak::worker::{self, Broken, Role};
 
-/// Processes that lock while everything breaks, and a checker of what they believed.
+/// Processes that lock while faults are injected, and a checker of their journals.
 #[derive(Parser)]
 struct Cli {
-    /// How long; every kind of fault has its turn in any case
+    /// How long to run; every kind of fault occurs at least once in any case
     #[arg(long, default_value_t = 10)]
     minutes: u64,
-    /// Decides which fault comes when; random if it is not given
+    /// Seed for the order of the faults; random by default
     #[arg(long)]
     seed: Option<u64>,
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..50))]
     processes: u32,
     #[arg(long, default_value_t = 4)]
     threads: usize,
-    /// Has the workers use a lock that does not do
+    /// Makes the workers use a broken lock
     #[arg(long)]
     broken: Option<Broken>,
     #[command(subcommand)]
@@ -32,7 +32,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// One of the processes, started by the soak itself
+    /// One of the processes, started by the soak test itself
     #[command(hide = true)]
     Worker(Role),
 }

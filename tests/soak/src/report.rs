@@ -1,4 +1,4 @@
-//! What was found, for people.
+//! Prints the findings.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ const SHOWN: usize = 10;
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
-        table.set_header(["fault", "times", "holds lost", "slowest to be seen"]);
+        table.set_header(["fault", "times", "holds lost", "slowest detection"]);
         for (kind, struck) in &self.kinds {
             table.add_row([
                 format!("{kind:?}"),

@@ -6,7 +6,7 @@ use crate::fault::Kind;
 
 /// All kinds in random order, then all in another, and so on.
 pub(crate) struct Schedule {
-    dice: fastrand::Rng,
+    rng: fastrand::Rng,
     deck: Vec<Kind>,
     rounds: usize,
 }
@@ -14,7 +14,7 @@ pub(crate) struct Schedule {
 impl Schedule {
     pub(crate) fn new(seed: u64) -> Schedule {
         Schedule {
-            dice: fastrand::Rng::with_seed(seed),
+            rng: fastrand::Rng::with_seed(seed),
             deck: Vec::new(),
             rounds: 0,
         }
@@ -23,24 +23,24 @@ impl Schedule {
     pub(crate) fn next(&mut self) -> Kind {
         if self.deck.is_empty() {
             self.deck = Kind::ALL.to_vec();
-            self.dice.shuffle(&mut self.deck);
+            self.rng.shuffle(&mut self.deck);
         }
         let kind = self.deck.pop().expect("a deck was just made");
         self.rounds += usize::from(self.deck.is_empty());
         kind
     }
 
-    /// Has every kind had its turn?
+    /// True if every kind has occurred.
     pub(crate) fn has_had_all(&self) -> bool {
         self.rounds > 0
     }
 
-    /// One of so many.
+    /// One of `choices`, at random.
     pub(crate) fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.dice.usize(0..choices.len())]
+        choices[self.rng.usize(0..choices.len())]
     }
 
     pub(crate) fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
-        Duration::from_millis(self.dice.u64(range))
+        Duration::from_millis(self.rng.u64(range))
     }
 }

@@ -1,4 +1,4 @@
-//! A store that refuses what comes with an older token than it has seen.
+//! A store that refuses writes with an older token than it has seen.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -35,7 +35,7 @@ impl Store {
         })
     }
 
-    /// All writes, in order. The clients must have left.
+    /// All writes, in order. The clients must have disconnected.
     pub(crate) fn close(mut self) -> Vec<StoreWrite> {
         self.end()
     }
@@ -71,7 +71,7 @@ fn serve(listener: &UnixListener, over: &AtomicBool) -> Vec<StoreWrite> {
             }
             let contents = &contents;
             scope.spawn(move || {
-                // A client that was killed ends its stream.
+                // Fails when the client disconnects or is killed.
                 answer(stream, contents).ok();
             });
         }
@@ -113,7 +113,7 @@ impl Client {
         UnixStream::connect(path).map(Client)
     }
 
-    /// Was it taken?
+    /// True if the store accepted it.
     pub(crate) fn write(&mut self, key: i32, token: i64) -> io::Result<bool> {
         let mut request = Request::default();
         request[..4].copy_from_slice(&key.to_le_bytes());

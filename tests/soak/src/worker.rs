@@ -1,4 +1,4 @@
-//! One process that takes and gives back locks, and writes down what it believes.
+//! One process that acquires and releases locks, and records when each counted as held.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,29 +16,29 @@ use crate::store;
 
 pub const LEASE: Duration = Duration::from_secs(2);
 pub const HEARTBEAT: Duration = Duration::from_millis(30);
-/// The locks are the keys with this number and one of their own.
+/// The first half of all keys.
 pub(crate) const SPACE: i32 = 7700;
-/// Held for a moment by most threads, again and again.
+/// Held briefly by most threads, again and again.
 const BRIEF: std::ops::Range<i32> = 0..3;
-/// Held by the first thread of a process, for seconds: what faults are to hit.
+/// Held for seconds by the first thread of each process: the targets of the faults.
 pub(crate) const LASTING: std::ops::Range<i32> = 100..102;
-/// How long it may take until everything is given back.
+/// How long it may take until all locks are released.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often a holder looks whether it has lost its lock.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often a holder checks whether it has lost its lock.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// A lock that does not do, to see that the checker can tell.
+/// A broken lock, to test that the checker detects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Broken {
-    /// Each process locks for itself.
+    /// Each process locks keys of its own.
     NoExclusion,
-    /// The holders never look whether they have lost it.
+    /// The holders never check whether they have lost it.
     WatchIgnored,
 }
 
 #[derive(Args, Clone, Debug)]
 pub struct Role {
-    /// Where the journals go, and the store listens
+    /// Where the journals are written, and the store listens
     pub folder: PathBuf,
     pub process: u32,
     /// How often this process has been started before
@@ -69,7 +69,7 @@ pub fn run(role: &Role) -> anyhow::Result<()> {
                 scope.spawn(move || work(role, number, mgr, over))
             })
             .collect();
-        // The driver's end closes when it is time to go, or when the driver is gone.
+        // The driver closes its end when the worker is to end, or when it ends itself.
         let ended = std::io::stdin().read_to_end(&mut Vec::new());
         over.store(true, Ordering::SeqCst);
         for thread in threads {
@@ -81,7 +81,7 @@ pub fn run(role: &Role) -> anyhow::Result<()> {
     mgr.close().context("close")
 }
 
-/// Every guard is gone; so must every lock be, before the end of the session frees it anyway.
+/// All guards are dropped, so all locks must be released before the session's end frees them.
 fn await_released(mgr: &Manager, url: &str, role: &Role) -> anyhow::Result<()> {
     let mut client = Client::connect(url, NoTls)?;
     let deadline = Instant::now() + PATIENCE;
@@ -99,9 +99,9 @@ fn await_released(mgr: &Manager, url: &str, role: &Role) -> anyhow::Result<()> {
         }
         ensure!(
             Instant::now() < deadline,
-            "{left} locks were never given back: {stats:?}"
+            "{left} locks were never released: {stats:?}"
         );
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -110,7 +110,7 @@ fn application_name(role: &Role) -> String {
 }
 
 fn work(role: &Role, number: usize, mgr: &Manager, over: &AtomicBool) -> anyhow::Result<()> {
-    let mut dice = fastrand::Rng::with_seed(
+    let mut rng = fastrand::Rng::with_seed(
         role.seed ^ (u64::from(role.process) << 32 | u64::from(role.life) << 16 | number as u64),
     );
     let keys = if number == 0 { LASTING } else { BRIEF };
@@ -121,9 +121,9 @@ fn work(role: &Role, number: usize, mgr: &Manager, over: &AtomicBool) -> anyhow:
     let mut journal = Journal::new(&role.folder, role.process, role.life, number)?;
     let mut store = store::Client::connect(&store_path(&role.folder))?;
     while !over.load(Ordering::SeqCst) {
-        thread::sleep(Duration::from_millis(dice.u64(0..10)));
-        let (key, shared) = (dice.i32(keys.clone()), dice.u8(0..5) == 0);
-        let timeout = Duration::from_millis(dice.u64(0..1500));
+        thread::sleep(Duration::from_millis(rng.u64(0..10)));
+        let (key, shared) = (rng.i32(keys.clone()), rng.u8(0..5) == 0);
+        let timeout = Duration::from_millis(rng.u64(0..1500));
         let acquire = mgr.acquire((space, key)).timeout(timeout);
         let acquire = if shared { acquire.shared() } else { acquire };
         let from = now();
@@ -140,15 +140,15 @@ fn work(role: &Role, number: usize, mgr: &Manager, over: &AtomicBool) -> anyhow:
                     at: until,
                 })?;
                 let length = match key {
-                    key if LASTING.contains(&key) => dice.u64(3000..8000),
-                    _ => dice.u64(0..15),
+                    key if LASTING.contains(&key) => rng.u64(3000..8000),
+                    _ => rng.u64(0..15),
                 };
                 let length = Duration::from_millis(length);
                 let (trusted, lost) = hold(role, length, &guard, || store.write(key, token))?;
                 journal.write(&Event::Ended { trusted, lost })?;
-                give_back(&mut journal, guard, dice.bool())?;
+                release(&mut journal, guard, rng.bool())?;
                 if lost.is_some() {
-                    // Too late, and the store knows.
+                    // Too late: the store refuses it if a later holder has written.
                     store.write(key, token)?;
                 }
             }
@@ -162,8 +162,8 @@ fn work(role: &Role, number: usize, mgr: &Manager, over: &AtomicBool) -> anyhow:
     Ok(())
 }
 
-/// Holds the lock for a while. Returns when it was last believed in, if ever, and when it
-/// was seen to be lost.
+/// Holds the lock for a while. Returns when it last counted as held, if ever, and when it
+/// was found lost.
 fn hold(
     role: &Role,
     length: Duration,
@@ -184,16 +184,16 @@ fn hold(
         if Instant::now() >= end {
             return Ok((trusted, None));
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// An unlock is answered or given up in the time of the lease; a drop never waits.
-fn give_back(journal: &mut Journal, guard: Guard, wait: bool) -> anyhow::Result<()> {
+/// An unlock returns within the time of the lease; a drop never waits.
+fn release(journal: &mut Journal, guard: Guard, wait: bool) -> anyhow::Result<()> {
     let from = now();
     let limit = if wait { nanos(LEASE) } else { 0 };
     if wait {
-        // A lock that is lost meanwhile is no news here.
+        // The lock may have been lost meanwhile.
         guard.unlock().ok();
     } else {
         drop(guard);
@@ -201,7 +201,7 @@ fn give_back(journal: &mut Journal, guard: Guard, wait: bool) -> anyhow::Result<
     called(journal, from, from + limit, now())
 }
 
-/// Writes down only what is late.
+/// Records a call only if it was late.
 fn called(journal: &mut Journal, from: u64, deadline: u64, until: u64) -> anyhow::Result<()> {
     if until <= deadline {
         return Ok(());

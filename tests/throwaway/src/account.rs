@@ -1,11 +1,11 @@
-//! Whom the server runs as.
+//! The user that the server runs as.
 
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// A user to change to.
+/// A user to run processes as.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Account {
     uid: u32,
@@ -13,7 +13,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// The unprivileged user to run PostgreSQL as; none if this process is not root.
+    /// The unprivileged user to run PostgreSQL as; `None` if this process is not root.
     pub(crate) fn for_server() -> io::Result<Option<Account>> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
@@ -42,7 +42,7 @@ impl Account {
         std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid))
     }
 
-    /// Has `command` run as this user. The standard library then also drops root's
+    /// Makes `command` run as this user. The standard library then also drops root's
     /// supplementary groups.
     pub(crate) fn apply(self, command: &mut Command) {
         command.uid(self.uid).gid(self.gid);

@@ -1,4 +1,4 @@
-//! Where PostgreSQL's programs are.
+//! Finds PostgreSQL's programs.
 
 use std::env;
 use std::fs;
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The folder with `initdb` and `postgres`: `$PG_BINDIR`, else the newest of Debian's,
-/// else what `pg_config` or the `PATH` say.
+/// else that of `pg_config` or the `PATH`.
 pub(crate) fn folder() -> io::Result<PathBuf> {
-    // Who names a folder means that server, not any other.
+    // A folder that is named excludes all others.
     let candidates = match env::var_os("PG_BINDIR").filter(|folder| !folder.is_empty()) {
         Some(folder) => vec![PathBuf::from(folder)],
         None => found(),
@@ -20,8 +20,8 @@ pub(crate) fn folder() -> io::Result<PathBuf> {
         .ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::NotFound,
-                "no PostgreSQL server found; `apt-get install postgresql` brings one, \
-                 or PG_BINDIR names the folder of its programs",
+                "no PostgreSQL server found; install one with `apt-get install postgresql`, \
+                 or set PG_BINDIR to the folder of its programs",
             )
         })
 }

@@ -1,4 +1,4 @@
-//! How a server is to be.
+//! The settings of a server.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use crate::cluster::Cluster;
 use crate::server::Server;
 
-/// How often a start tries another port when its own was taken meanwhile.
+/// How many ports a start tries when another process takes them meanwhile.
 const PORTS: u32 = 5;
 
 /// The settings of a [`Server`].
@@ -22,23 +22,23 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A setting of postgresql.conf. By default the server listens on 127.0.0.1 and does
-    /// not care for the safety of its data (`fsync`, `full_page_writes`). Its port and
-    /// the folder of its socket are always its own.
+    /// A setting of postgresql.conf. By default the server listens on 127.0.0.1 and does not
+    /// protect its data against crashes of the machine (`fsync`, `full_page_writes`). Its port
+    /// and the folder of its socket cannot be set.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// A line for pg_hba.conf, before the default, which trusts everybody.
+    /// A line for pg_hba.conf, before the default, which trusts all users.
     #[must_use]
     pub fn hba(mut self, line: &str) -> Self {
         self.hba.push(line.to_owned());
         self
     }
 
-    /// Has it follow `primary`, as a streaming standby under the name `standby`, until it is
+    /// Makes it a streaming standby of `primary`, with the name `standby`, until it is
     /// [promoted](Server::promote).
     #[must_use]
     pub fn standby_of(mut self, primary: &Server) -> Self {
@@ -58,8 +58,8 @@ impl Builder {
         self
     }
 
-    /// Gives it a disk of its own, in memory, of so many megabytes. Only root can do that,
-    /// and not in every container.
+    /// Gives it a disk of its own, in memory, of that many megabytes. Only root can do that, and
+    /// not in every container.
     #[must_use]
     pub fn disk(mut self, megabytes: u32) -> Self {
         self.disk = Some(megabytes);
@@ -70,12 +70,12 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// There is no PostgreSQL, or it does not start; then the error has its log. One that
-    /// [`is_missing`](crate::is_missing) knows if there can be no disk, or no standby
+    /// There is no PostgreSQL, or it does not start; then the error has its log. For the error
+    /// [`is_missing`](crate::is_missing) is true if there can be no disk, or no standby
     /// because `pg_basebackup` is not among the server's programs.
     pub fn start(self) -> io::Result<Server> {
         let cluster = Cluster::new()?;
-        // Who has mounted something has to unmount it.
+        // The user that mounts a disk has to unmount it.
         let guard = cluster.account.filter(|_| self.disk.is_none());
         let mut server = Server::stopped(cluster, guard)?;
         if let Some(megabytes) = self.disk {
@@ -102,11 +102,11 @@ impl Builder {
     }
 }
 
-/// A port that nobody listens on at the moment.
+/// A port that no process listens on at the moment.
 ///
-/// Not one of those the kernel gives to outgoing connections, by default from 32768 on:
+/// Not one of those that the kernel assigns to outgoing connections, by default from 32768 on:
 /// such a connection could take the port while the server is stopped, and a client that
-/// tries to reconnect meanwhile could even meet itself there.
+/// tries to reconnect meanwhile could even connect to itself.
 pub(crate) fn free_port() -> io::Result<u16> {
     let random = RandomState::new();
     (0..1000)

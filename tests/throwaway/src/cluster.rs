@@ -12,7 +12,7 @@ use crate::account::Account;
 use crate::binaries;
 use crate::missing::missing;
 
-/// A temporary folder for the data, the socket and the log, and who may use it.
+/// A temporary folder for the data, the socket and the log, and the user that owns it.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     binaries: PathBuf,
@@ -49,12 +49,12 @@ impl Cluster {
         self.folder().join("log")
     }
 
-    /// One of PostgreSQL's programs, or another one by its full path, to be run as the
+    /// A command that runs one of PostgreSQL's programs, or another one by its full path, as the
     /// server's user.
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(self.binaries.join(program));
-        // Not the folder this process is in, which the other user may not enter; and
-        // the guardian tells the server's processes by it.
+        // Not this process's folder, which the other user may lack access to; and the
+        // guardian identifies the server's processes by it.
         command.current_dir(self.folder()).stdin(Stdio::null());
         if let Some(account) = self.account {
             account.apply(&mut command);
@@ -77,14 +77,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Puts `lines` before those that trust everybody: the first that matches counts.
+    /// Puts `lines` before those that trust all users: the first that matches counts.
     pub(crate) fn write_hba(&self, lines: &[String]) -> io::Result<()> {
         let file = self.data().join("pg_hba.conf");
         let trust = fs::read_to_string(&file)?;
         fs::write(&file, format!("{}\n{trust}", lines.join("\n")))
     }
 
-    /// Gives the data a file system of its own, of so many megabytes.
+    /// Gives the data a file system of its own, of that many megabytes.
     pub(crate) fn mount(&self, megabytes: u32) -> io::Result<()> {
         let Some(account) = self.account else {
             return Err(missing(
@@ -106,7 +106,7 @@ impl Cluster {
         account.own(&self.data())
     }
 
-    /// A copy of a running server's files, which will follow it.
+    /// Copies a running server's files, as its standby.
     pub(crate) fn copy(&self, primary: &str) -> io::Result<()> {
         if !self.binaries.join("pg_basebackup").exists() {
             return Err(missing(
@@ -127,7 +127,7 @@ impl Cluster {
         self.write("standby.signal", "")
     }
 
-    /// The folder of the data, for what is no PostgreSQL.
+    /// Makes the folder of the data, for a program that is not PostgreSQL.
     pub(crate) fn make_data_folder(&self) -> io::Result<()> {
         fs::create_dir(self.data())?;
         match self.account {
@@ -136,7 +136,8 @@ impl Cluster {
         }
     }
 
-    /// Puts a file into the folder of the data, as the server wants its own.
+    /// Puts a file into the folder of the data, with the owner and permissions that the server
+    /// requires.
     pub(crate) fn write(&self, name: &str, contents: &str) -> io::Result<()> {
         let file = self.data().join(name);
         fs::write(&file, contents)?;
@@ -159,7 +160,7 @@ impl Cluster {
         ];
         let port = port.to_string();
         let folder = self.folder().display().to_string();
-        // Of two lines for one setting the later counts; the connection strings say these.
+        // Of two lines for one setting the later counts; the connection strings have these.
         let fixed = [("port", &*port), ("unix_socket_directories", &*folder)];
         let text: String = defaults
             .into_iter()
@@ -170,7 +171,7 @@ impl Cluster {
                 format!("{name} = '{value}'\n")
             })
             .collect();
-        // Read after postgresql.conf, which so keeps what initdb found fit.
+        // Read after postgresql.conf, which keeps what initdb has determined.
         fs::write(self.data().join("postgresql.auto.conf"), text)
     }
 }

@@ -1,4 +1,4 @@
-//! What ends a server when its owner cannot.
+//! The guardian: a shell that ends a server when its owner cannot.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -10,14 +10,14 @@ use crate::account::Account;
 /// Waits for the pipe to close, ends all processes that work in the folder `$0`, and
 /// removes it.
 ///
-/// - The processes are told by their working folder, not by the pid file: this also
+/// - The processes are identified by their working folder, not by the pid file: this also
 ///   finds a server that has yet to write that file, and sessions whose postmaster was
-///   killed. One that has exited has no working folder, reaped or not.
-/// - Only `initdb` stays in the folder itself. It may finish, because its parts leave
-///   their shared memory behind when they are interrupted.
-/// - SIGQUIT before SIGKILL, because so does a server that is killed.
+///   killed. A process that has exited has no working folder, reaped or not.
+/// - Only `initdb` and `pg_basebackup` work in the folder itself. They may finish, because the
+///   parts of `initdb` leave their shared memory behind when they are interrupted.
+/// - SIGQUIT before SIGKILL, because a server that is killed leaves its shared memory behind, too.
 /// - A small disk of the server's own is mounted on the folder of its data.
-/// - SIGCONT, because a paused process does not hear SIGQUIT.
+/// - SIGCONT, because a paused process does not handle SIGQUIT.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 working() { find /proc/[0-9]*/cwd -prune -lname "$1" 2>/dev/null | cut -d / -f 3; }
@@ -38,13 +38,13 @@ umount "$0/data" 2>/dev/null
 rm -rf "$0"
 "#;
 
-/// A shell that outlives this process for as long as it takes to clean up.
+/// A shell that outlives this process until it has cleaned up.
 #[derive(Debug)]
 pub(crate) struct Guardian(Child);
 
 impl Guardian {
-    /// It runs as the server's user, which owns the folder: where root may not look
-    /// into other users' processes, as in most containers, that user still may.
+    /// It runs as the server's user, which owns the folder: where root may not inspect other
+    /// users' processes, as in most containers, that user still may.
     pub(crate) fn of(folder: &Path, account: Option<Account>) -> io::Result<Guardian> {
         let mut command = Command::new("sh");
         command
@@ -54,7 +54,7 @@ impl Guardian {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // A Ctrl-C is for the owner, not for the one who cleans up after it.
+            // A Ctrl-C ends the owner, but not the shell that cleans up after it.
             .process_group(0);
         if let Some(account) = account {
             account.apply(&mut command);
@@ -62,7 +62,7 @@ impl Guardian {
         Ok(Guardian(command.spawn()?))
     }
 
-    /// Has it clean up now, and waits for that.
+    /// Makes it clean up now, and waits for it.
     pub(crate) fn finish(&mut self) {
         // Waiting closes the pipe first.
         self.0.wait().ok();

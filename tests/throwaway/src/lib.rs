@@ -8,7 +8,7 @@
 //! each server has a guardian: a shell whose standard input is a pipe from this
 //! process. When the pipe closes, for whatever reason, the guardian ends the server
 //! and removes the folder. A drop closes the pipe and waits, so there is one way to
-//! clean up, and every test run tries it.
+//! clean up, and every test run exercises it.
 //!
 //! PostgreSQL refuses to run as root. Started by root, the server runs as the user
 //! `postgres`, or `nobody` where there is no such user.
@@ -23,7 +23,7 @@
 //! server.restart(Shutdown::Immediate)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-// A test tool: what it cannot do ends the test, with a message.
+// A test tool: a failure ends the test, with a message.
 #![allow(clippy::missing_panics_doc)]
 
 mod account;

@@ -1,10 +1,10 @@
-//! What a machine may be without.
+//! The error of what a machine lacks, so that a test can be skipped.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 
-/// Carried by an error that says what this machine does not have.
+/// The source of an error that says what this machine lacks.
 #[derive(Debug)]
 struct Missing(String);
 
@@ -16,14 +16,13 @@ impl fmt::Display for Missing {
 
 impl Error for Missing {}
 
-/// An error that [`is_missing`] knows.
+/// An error for which [`is_missing`] is true.
 pub fn missing(kind: io::ErrorKind, what: String) -> io::Error {
     io::Error::new(kind, Missing(what))
 }
 
-/// True if `error` comes from what this machine does not have, be it a program beside the
-/// server's own or the right to mount a disk: no test can be run that needs it, and none
-/// has failed.
+/// True if `error` comes from what this machine lacks, such as a program beside the server's own
+/// or the right to mount a disk: a test that needs it cannot run, and has not failed.
 pub fn is_missing(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Missing>())
 }

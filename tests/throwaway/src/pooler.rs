@@ -1,4 +1,4 @@
-//! A PgBouncer before a server.
+//! A PgBouncer in front of a server.
 
 use std::env;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::server::Server;
 /// How long it may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// For how long a client of the pooler has a server's session (`pool_mode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub enum PoolMode {
 #[derive(Debug)]
 pub struct Pooler {
     cluster: Cluster,
-    /// Its configuration but for the pool.
+    /// Its configuration without the pool's.
     config: String,
     port: u16,
     running: Option<Child>,
@@ -45,11 +45,11 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// Puts one before `server`, with `size` sessions there at most.
+    /// Starts one in front of `server`, with at most `size` sessions there.
     ///
     /// # Errors
     ///
-    /// There is no PgBouncer, which [`is_missing`](crate::is_missing) knows, or it does not
+    /// There is no PgBouncer, for which [`is_missing`](crate::is_missing) is true, or it does not
     /// start.
     pub fn before(server: &Server, mode: PoolMode, size: usize) -> io::Result<Pooler> {
         Pooler::with_settings(server, mode, size, &[])
@@ -109,7 +109,7 @@ impl Pooler {
         let child = self
             .cluster
             .command(program()?)
-            // Where the guardian looks for what must not go on.
+            // Where the guardian finds the processes to end.
             .current_dir(self.cluster.data())
             .arg("pgbouncer.ini")
             .stdout(Stdio::null())
@@ -124,16 +124,16 @@ impl Pooler {
                 let log = fs::read_to_string(self.cluster.log()).unwrap_or_default();
                 return Err(io::Error::other(format!("PgBouncer does not start: {log}")));
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    /// Has it become another kind of pool, with its connections kept (`RELOAD`).
+    /// Turns it into another kind of pool and keeps its connections (`RELOAD`).
     ///
     /// # Errors
     ///
-    /// It does not take the change.
+    /// It does not accept the change.
     pub fn reload(&self, mode: PoolMode, size: usize) -> io::Result<()> {
         self.write_config(mode, size)?;
         let admin = format!(
@@ -184,7 +184,7 @@ impl Drop for Pooler {
     }
 }
 
-/// Where PgBouncer is: on the `PATH`, or where Debian has it.
+/// Finds PgBouncer: on the `PATH`, or where Debian installs it.
 fn program() -> io::Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -194,7 +194,7 @@ fn program() -> io::Result<PathBuf> {
         .ok_or_else(|| {
             missing(
                 io::ErrorKind::NotFound,
-                "no PgBouncer found; `apt-get install pgbouncer` brings one".into(),
+                "no PgBouncer found; install it with `apt-get install pgbouncer`".into(),
             )
         })
 }

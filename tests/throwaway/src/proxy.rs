@@ -1,4 +1,4 @@
-//! A network to do harm to.
+//! A proxy that injects network faults.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,23 +11,23 @@ use socket2::SockRef;
 
 use crate::server::Server;
 
-/// How often a connection looks whether harm is to be done to it.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often a connection checks for faults to inject.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A loopback port that passes connections on to a server, and can break them the way
-/// networks do. Dropping it ends its connections and waits for its threads.
+/// A loopback port that forwards connections to a server, and can break them as networks do.
+/// Dropping it ends its connections and waits for its threads.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
-    weather: Arc<Weather>,
+    network: Arc<Network>,
     acceptor: Option<JoinHandle<()>>,
 }
 
-/// What the network does at the moment.
+/// The current behaviour of the network.
 #[derive(Debug, Default)]
-struct Weather {
+struct Network {
     over: AtomicBool,
-    /// The ports that connections go to, in turn.
+    /// The ports that connections go to, round-robin.
     targets: Mutex<Vec<u16>>,
     accepted: AtomicUsize,
     answers: AtomicUsize,
@@ -44,50 +44,50 @@ struct Link {
     client: TcpStream,
     server: TcpStream,
     ended: AtomicBool,
-    /// What came last was a client's, and has no answer yet.
+    /// The last message was the client's, and has no response yet.
     asked: AtomicBool,
-    /// The next message to the client is its last, and only half of it comes.
+    /// The next message to the client is the last, and only half of it is forwarded.
     torn: AtomicBool,
 }
 
 impl Proxy {
-    /// A way to `server`, for as long as that has its port.
+    /// A proxy for `server`, as long as that keeps its port.
     ///
     /// # Errors
     ///
-    /// There is no port for it.
+    /// No port is free.
     pub fn to(server: &Server) -> io::Result<Proxy> {
         Proxy::among(&[server.port()])
     }
 
-    /// A way to the loopback ports `targets`: each connection goes to the next one, as with a
-    /// balancer.
+    /// A proxy for the loopback ports `targets`: each connection goes to the next one, as with a
+    /// load balancer.
     ///
     /// # Errors
     ///
-    /// There is no port for it.
+    /// No port is free.
     pub fn among(targets: &[u16]) -> io::Result<Proxy> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let port = listener.local_addr()?.port();
-        let weather = Arc::<Weather>::default();
-        *locked(&weather.targets) = targets.to_vec();
+        let network = Arc::<Network>::default();
+        *locked(&network.targets) = targets.to_vec();
         let acceptor = thread::spawn({
-            let weather = Arc::clone(&weather);
-            move || accept(&weather, &listener)
+            let network = Arc::clone(&network);
+            move || accept(&network, &listener)
         });
         Ok(Proxy {
             port,
-            weather,
+            network,
             acceptor: Some(acceptor),
         })
     }
 
     /// From now on new connections go to `server`, as when an address moves.
     pub fn retarget(&self, server: &Server) {
-        *locked(&self.weather.targets) = vec![server.port()];
+        *locked(&self.network.targets) = vec![server.port()];
     }
 
-    /// A connection string that goes this way.
+    /// A connection string through this proxy.
     pub fn url(&self) -> String {
         format!(
             "host=127.0.0.1 port={} user=postgres dbname=postgres",
@@ -95,48 +95,48 @@ impl Proxy {
         )
     }
 
-    /// How many connections have been made to it?
+    /// How many connections it has accepted.
     pub fn accepted(&self) -> usize {
-        self.weather.accepted.load(SeqCst)
+        self.network.accepted.load(SeqCst)
     }
 
-    /// How often a server has answered a client: the round trips after the connects.
+    /// How often a server has responded to a client: the round trips after the connects.
     pub fn answers(&self) -> usize {
-        self.weather.answers.load(SeqCst)
+        self.network.answers.load(SeqCst)
     }
 
-    /// From now on new connections are closed at once, if `refuse`.
+    /// If `refuse`, new connections are closed at once from now on.
     pub fn refuse(&self, refuse: bool) {
-        self.weather.refusing.store(refuse, SeqCst);
+        self.network.refusing.store(refuse, SeqCst);
     }
 
-    /// From now on new connections are passed on only after `delay`.
+    /// From now on new connections are forwarded only after `delay`.
     pub fn delay_connects(&self, delay: Duration) {
-        *locked(&self.weather.connect_delay) = delay;
+        *locked(&self.network.connect_delay) = delay;
     }
 
     /// From now on everything that is sent arrives only after `delay`.
     pub fn delay_data(&self, delay: Duration) {
-        *locked(&self.weather.data_delay) = delay;
+        *locked(&self.network.data_delay) = delay;
     }
 
     /// A partition, if `silent`: nothing that is sent arrives, not even that an end has
-    /// closed its connection. When it is over everything arrives.
+    /// closed its connection. When the partition ends, everything arrives.
     pub fn silence(&self, silent: bool) {
-        self.weather.silent.store(silent, SeqCst);
+        self.network.silent.store(silent, SeqCst);
     }
 
-    /// Closes the present connections.
+    /// Closes the current connections.
     pub fn cut(&self) {
-        for link in locked(&self.weather.links).drain(..) {
+        for link in locked(&self.network.links).drain(..) {
             link.ended.store(true, SeqCst);
             link.shut();
         }
     }
 
-    /// Resets the present connections (RST).
+    /// Resets the current connections (RST).
     pub fn reset(&self) {
-        for link in locked(&self.weather.links).drain(..) {
+        for link in locked(&self.network.links).drain(..) {
             for stream in [&link.client, &link.server] {
                 SockRef::from(stream).set_linger(Some(Duration::ZERO)).ok();
             }
@@ -145,9 +145,9 @@ impl Proxy {
         }
     }
 
-    /// Cuts the present connections in the middle of the next message to the client.
+    /// Cuts the current connections in the middle of the next message to the client.
     pub fn tear(&self) {
-        for link in locked(&self.weather.links).drain(..) {
+        for link in locked(&self.network.links).drain(..) {
             link.torn.store(true, SeqCst);
         }
     }
@@ -155,7 +155,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.weather.over.store(true, SeqCst);
+        self.network.over.store(true, SeqCst);
         self.cut();
         // Wakes the acceptor.
         TcpStream::connect(("127.0.0.1", self.port)).ok();
@@ -165,35 +165,35 @@ impl Drop for Proxy {
     }
 }
 
-/// Takes connections until it is over, and waits for what it has started.
-fn accept(weather: &Arc<Weather>, listener: &TcpListener) {
+/// Accepts connections until the proxy is dropped, and waits for the threads that it started.
+fn accept(network: &Arc<Network>, listener: &TcpListener) {
     thread::scope(|scope| {
         for client in listener.incoming().flatten() {
-            if weather.over.load(SeqCst) {
+            if network.over.load(SeqCst) {
                 return;
             }
-            let number = weather.accepted.fetch_add(1, SeqCst);
-            if !weather.refusing.load(SeqCst) {
+            let number = network.accepted.fetch_add(1, SeqCst);
+            if !network.refusing.load(SeqCst) {
                 scope.spawn(move || {
-                    // A connection that fails is what this is for.
-                    relay(weather, client, number).ok();
+                    // Failing connections are the purpose.
+                    relay(network, client, number).ok();
                 });
             }
         }
     });
 }
 
-fn relay(weather: &Weather, client: TcpStream, number: usize) -> io::Result<()> {
-    weather.pause(*locked(&weather.connect_delay));
-    weather.keep_silence();
+fn relay(network: &Network, client: TcpStream, number: usize) -> io::Result<()> {
+    network.pause(*locked(&network.connect_delay));
+    network.keep_silence();
     let target = {
-        let targets = locked(&weather.targets);
+        let targets = locked(&network.targets);
         targets[number % targets.len()]
     };
     let server = TcpStream::connect(("127.0.0.1", target))?;
     for stream in [&client, &server] {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LOOK))?;
+        stream.set_read_timeout(Some(POLL_INTERVAL))?;
     }
     let link = Arc::new(Link {
         client,
@@ -203,22 +203,22 @@ fn relay(weather: &Weather, client: TcpStream, number: usize) -> io::Result<()> 
         torn: AtomicBool::new(false),
     });
     {
-        let mut links = locked(&weather.links);
+        let mut links = locked(&network.links);
         links.retain(|link| !link.ended.load(SeqCst));
         links.push(Arc::clone(&link));
     }
     thread::scope(|scope| {
-        scope.spawn(|| link.pump(weather, &link.client, &link.server));
-        link.pump(weather, &link.server, &link.client);
+        scope.spawn(|| link.pump(network, &link.client, &link.server));
+        link.pump(network, &link.server, &link.client);
     });
     Ok(())
 }
 
 impl Link {
-    /// Passes on what comes, until an end closes or harm is done.
-    fn pump(&self, weather: &Weather, mut from: &TcpStream, mut to: &TcpStream) {
+    /// Forwards data until an end closes or a fault ends the connection.
+    fn pump(&self, network: &Network, mut from: &TcpStream, mut to: &TcpStream) {
         let mut buffer = [0; 1 << 16];
-        while !self.ended.load(SeqCst) && !weather.over.load(SeqCst) {
+        while !self.ended.load(SeqCst) && !network.over.load(SeqCst) {
             let read = match from.read(&mut buffer) {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
@@ -228,14 +228,14 @@ impl Link {
                 Ok(read) => read,
                 Err(_) => 0,
             };
-            weather.pause(*locked(&weather.data_delay));
-            weather.keep_silence();
+            network.pause(*locked(&network.data_delay));
+            network.keep_silence();
             if self.ended.load(SeqCst) {
                 return;
             }
             let to_client = std::ptr::eq(to, &self.client);
             if read > 0 && self.asked.swap(!to_client, SeqCst) && to_client {
-                weather.answers.fetch_add(1, SeqCst);
+                network.answers.fetch_add(1, SeqCst);
             }
             let torn = to_client && read > 0 && self.torn.load(SeqCst);
             let pass_on = if torn { read / 2 } else { read };
@@ -252,17 +252,17 @@ impl Link {
     }
 }
 
-impl Weather {
+impl Network {
     fn keep_silence(&self) {
         while self.silent.load(SeqCst) && !self.over.load(SeqCst) {
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
     fn pause(&self, delay: Duration) {
         let mut left = delay;
         while !left.is_zero() && !self.over.load(SeqCst) {
-            let step = left.min(LOOK);
+            let step = left.min(POLL_INTERVAL);
             thread::sleep(step);
             left -= step;
         }
@@ -270,6 +270,6 @@ impl Weather {
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A thread that panicked in here has not broken what is kept.
+    // A panic while it is locked does not leave it inconsistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The server.
+//! A running server: starting, stopping and connecting to it.
 
 use std::fs;
 use std::io;
@@ -22,16 +22,16 @@ use crate::process::signal;
 /// How long a start or a stop may take before something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long the server may then take to quit. It kills its own children after 5 s.
+/// How long the server may take after SIGQUIT. It kills its own children after 5 s.
 const QUIT: Duration = Duration::from_secs(10);
 
-/// How often to look whether it is done. PostgreSQL sends no event for it.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often to check whether it is done. PostgreSQL sends no event for it.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The ways to stop a server (`pg_ctl stop -m`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
-    /// Waits for the clients to leave.
+    /// Waits for the clients to disconnect.
     Smart,
     /// Ends the sessions.
     Fast,
@@ -73,7 +73,8 @@ impl Server {
         Builder::default()
     }
 
-    /// A server yet to be started, already under guard: by `account`, or by us.
+    /// A server that is not started yet, with its guardian, which runs as `account` or else as
+    /// this user.
     pub(crate) fn stopped(cluster: Cluster, account: Option<Account>) -> io::Result<Server> {
         let guardian = Guardian::of(cluster.folder(), account)?;
         Ok(Server {
@@ -85,7 +86,7 @@ impl Server {
     }
 
     /// Starts a stopped server, on the same port with the same data, and waits until
-    /// it takes connections.
+    /// it accepts connections.
     ///
     /// # Errors
     ///
@@ -107,7 +108,7 @@ impl Server {
             .arg(self.cluster.data())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // A Ctrl-C is for the owner alone.
+            // A Ctrl-C ends only the owner.
             .process_group(0)
             .spawn()?;
         let deadline = Instant::now() + PATIENCE;
@@ -117,14 +118,14 @@ impl Server {
                 child.wait()?;
                 return Err(failed_start(self.log().get(logged..).unwrap_or_default()));
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         *running = Some(child);
         Ok(())
     }
 
-    /// Does it take connections? One it refuses for a reason is an answer too: a test's
-    /// own settings may refuse even the superuser.
+    /// True if it accepts connections, or refuses one for a reason of its own: a test's
+    /// settings may refuse even the superuser.
     fn answers(&self) -> bool {
         match Client::connect(&self.url(), NoTls) {
             Ok(_) => true,
@@ -134,12 +135,12 @@ impl Server {
         }
     }
 
-    /// Stops the server and waits until it is gone. A stopped one stays stopped.
+    /// Stops the server and waits until it has ended. A stopped one stays stopped.
     ///
     /// # Errors
     ///
-    /// It did not stop in a minute, such as a smart one whose clients stay, and was
-    /// forced to.
+    /// It did not stop within a minute, such as in a smart shutdown whose clients stay
+    /// connected, and was forced to.
     pub fn stop(&self, shutdown: Shutdown) -> io::Result<()> {
         let mut running = self.running();
         let Some(mut child) = running.take() else {
@@ -168,12 +169,12 @@ impl Server {
         self.start_again()
     }
 
-    /// Has every commit wait for the standby, from now on; what was committed before is
-    /// there, too.
+    /// Makes every commit wait for the standby from now on. On return the standby also has all
+    /// earlier commits.
     ///
     /// # Panics
     ///
-    /// There is no standby that follows.
+    /// No standby follows.
     pub fn await_standby(&self) {
         self.client()
             .batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
@@ -187,19 +188,19 @@ impl Server {
             .is_ok_and(|row| row.get::<_, i64>(0) == 0)
         {
             assert!(Instant::now() < deadline, "the standby does not follow");
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
-        // A commit that waits for all of the log before it.
+        // A commit that waits for all WAL before it.
         self.client()
             .batch_execute("SELECT txid_current()")
             .unwrap_or_else(|error| panic!("no commit at the standby: {error}"));
     }
 
-    /// Makes a standby a primary, and waits until it takes writes.
+    /// Promotes a standby to a primary, and waits until it accepts writes.
     ///
     /// # Panics
     ///
-    /// It is none, or does not become one in a minute.
+    /// It is not a standby, or is not promoted within a minute.
     pub fn promote(&self) {
         let promoted = self
             .client()
@@ -208,7 +209,7 @@ impl Server {
         assert!(matches!(promoted, Ok(true)), "not promoted: {promoted:?}");
     }
 
-    /// Is the server running?
+    /// True if the server is running.
     pub fn is_running(&self) -> bool {
         self.running().is_some()
     }
@@ -220,7 +221,7 @@ impl Server {
             .map(|child| child.id().cast_signed())
     }
 
-    /// A connection string that goes through the unix socket.
+    /// A connection string through the unix socket.
     pub fn url(&self) -> String {
         format!(
             "host={} port={} user=postgres dbname=postgres",
@@ -229,7 +230,7 @@ impl Server {
         )
     }
 
-    /// A connection string that goes through the loopback port.
+    /// A connection string through the loopback port.
     pub fn tcp_url(&self) -> String {
         format!(
             "host=127.0.0.1 port={} user=postgres dbname=postgres",
@@ -247,7 +248,7 @@ impl Server {
         self.cluster.folder()
     }
 
-    /// A connection of the superuser's.
+    /// A connection as the superuser.
     ///
     /// # Panics
     ///
@@ -261,7 +262,7 @@ impl Server {
     ///
     /// # Panics
     ///
-    /// There is one of that name, or no connection.
+    /// A database of that name exists, or there is no connection.
     pub fn create_database(&self, name: &str) {
         let name = name.replace('"', "\"\"");
         self.client()
@@ -275,9 +276,9 @@ impl Server {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The postmaster, unless it has ended, be it by itself.
+    /// The postmaster, unless it has ended, even by itself.
     fn running(&self) -> MutexGuard<'_, Option<Child>> {
-        // A test that panicked in here has not broken the child process.
+        // A panic while it is locked does not affect the child process.
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.take_if(|child| matches!(child.try_wait(), Ok(Some(_))));
         running
@@ -287,8 +288,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.guardian.finish();
-        // For the case that somebody has killed the guardian; then the folder's own
-        // destructor removes it.
+        // In case the guardian has been killed; then the folder's own destructor removes
+        // it.
         if let Some(mut child) = self.running().take() {
             child.kill().ok();
             child.wait().ok();
@@ -296,7 +297,7 @@ impl Drop for Server {
     }
 }
 
-/// Sends `child` a signal; does it end in time?
+/// Sends `child` a signal; true if it ends in time.
 fn ends(child: &mut Child, with: Signal, patience: Duration) -> io::Result<bool> {
     signal(child.id().cast_signed(), with)?;
     let deadline = Instant::now() + patience;
@@ -304,7 +305,7 @@ fn ends(child: &mut Child, with: Signal, patience: Duration) -> io::Result<bool>
         if Instant::now() > deadline {
             return Ok(false);
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
     Ok(true)
 }

@@ -1,7 +1,7 @@
-//! A heap profile of a lock + unlock pair that names what is allocated, and where: the
+//! A heap profile of a lock + unlock pair that shows what is allocated, and where: the
 //! bare client reading a row, the bare client counting rows, and the manager.
 //!
-//! The worker's allocations are the driver's: no line of distlock's own is innermost.
+//! The worker's allocations are the driver's: none is made by a line of distlock's own.
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded to be read")]
 
 use std::collections::BTreeMap;
@@ -22,10 +22,10 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 const PAIRS: i64 = 5_000;
 
-/// Names what a lock + unlock pair allocates.
+/// Shows what a lock + unlock pair allocates.
 #[derive(Parser)]
 struct Args {
-    /// Where the tables go.
+    /// Where the tables are written.
     #[arg(long, default_value = "benches/results")]
     results: PathBuf,
 
@@ -34,8 +34,8 @@ struct Args {
     profiles: Option<PathBuf>,
 }
 
-/// The parts of dhat's file format that are read here: points of the program, and the
-/// frames that they refer to.
+/// The parts of dhat's file format that are read here: program points, and the frames that
+/// they refer to.
 #[derive(Deserialize)]
 struct Profile {
     pps: Vec<Point>,
@@ -75,7 +75,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Profiles pairs when everything that is kept has been made.
+/// Profiles pairs after warm-up.
 fn profile(folder: &Path, name: &str, subject: &mut dyn Subject) -> Result<String> {
     subject.pairs(0..1000)?;
     let file = folder.join(format!("{}.json", name.replace([',', ' '], "-")));
@@ -123,9 +123,9 @@ fn describe(name: &str, profile: &Profile) -> String {
     text
 }
 
-/// What is made, and which crate's line has it made. A frame reads
+/// What is allocated, and the line of the crate that allocates it. A frame reads
 /// `0x55d1: new<Node<Request>> (tokio-postgres-0.7.18/src/client.rs:97:34)`; the paths of
-/// the standard library and of what is inlined deeply have no version in them.
+/// the standard library and of deeply inlined code have no version in them.
 fn site<'a>(frames: impl Iterator<Item = &'a str>) -> String {
     let frames: Vec<(&str, &str)> = frames
         .filter_map(|frame| frame.split_once(": ")?.1.rsplit_once(" ("))
@@ -151,7 +151,7 @@ fn site<'a>(frames: impl Iterator<Item = &'a str>) -> String {
     format!("`{}`, {place}", shorter(made))
 }
 
-/// Types without the modules that they are in.
+/// Types without their module paths.
 fn shorter(types: &str) -> String {
     let mut text = String::new();
     for word in types.split_inclusive(|c: char| !c.is_alphanumeric() && c != '_' && c != ':') {

@@ -1,4 +1,4 @@
-//! What a server's certificate has to prove where its host is not checked.
+//! Verifiers of server certificates for the modes that do not check the host.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use webpki::RawPublicKeyEntity;
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, Encode};
 
-/// Checks who signed the certificate, but not for which host.
+/// Checks the certificate's signature chain, but not its host.
 #[derive(Debug)]
 pub(super) struct AnyHost {
     pub(super) roots: RootCertStore,
@@ -71,9 +71,9 @@ impl ServerCertVerifier for AnyHost {
     }
 }
 
-/// Takes any certificate, also those that could not be verified, but only from who has its
-/// key. A login that is bound to the channel is bound to the certificate: without the key's
-/// proof somebody on the way could show the server's own and pass the login on.
+/// Accepts any certificate, even one that could not be verified, but only if the peer proves
+/// that it has its key. Channel binding binds a login to the certificate: without that proof a
+/// man in the middle could present the server's own certificate and relay the login.
 #[derive(Debug)]
 pub(super) struct Anybody {
     pub(super) algorithms: WebPkiSupportedAlgorithms,
@@ -91,7 +91,7 @@ impl ServerCertVerifier for Anybody {
         Ok(ServerCertVerified::assertion())
     }
 
-    /// As rustls does it for the certificates that it parses.
+    /// As rustls does for the certificates that it parses.
     fn verify_tls12_signature(
         &self,
         message: &[u8],
@@ -131,7 +131,8 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// The key of any certificate: webpki takes only those of version 3 without surprises.
+/// The key of any certificate: webpki parses only those of version 3 without unknown critical
+/// extensions.
 fn public_key(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
     if let Ok(parsed) = ParsedCertificate::try_from(certificate) {
         return Ok(parsed.subject_public_key_info());
@@ -142,7 +143,7 @@ fn public_key(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDe
         .map_err(|_| CertificateError::BadEncoding.into())
 }
 
-/// In rustls's words.
+/// Translates webpki's error into rustls's.
 fn refused(error: webpki::Error) -> Error {
     let error = match error {
         InvalidSignatureForPublicKey => CertificateError::BadSignature,
@@ -169,7 +170,7 @@ mod tests {
     use crate::connect::tls::Trust;
     use crate::connect::tls::rustls::{client_config, ring};
 
-    /// What `openssl x509 -req` makes, of a P-256 key that is lost.
+    /// What `openssl x509 -req` makes, of a P-256 key that was not kept.
     const VERSION_1: &[u8] = b"-----BEGIN CERTIFICATE-----
 MIIBLTCB0wIUKO8LM67hwe8OdqNrN1+stvCSUuUwCgYIKoZIzj0EAwIwGTEXMBUG
 A1UEAwwOZGIuZXhhbXBsZS5jb20wHhcNMjYxMTI1MDQ0MjQ2WhcNMzYxMTIyMDQ0
@@ -180,7 +181,7 @@ g1k61TNfv+4WsMWmOoEYEz6JjCfxQzHe0DVYvbbCAiEAtT+xC9/HSASngNwvES6n
 ECPO8AIhgvK39oNNjLTbZDU=
 -----END CERTIFICATE-----";
 
-    /// With a server that shows `certificate` and has `key`.
+    /// With a server that presents `certificate` and has `key`.
     fn handshake(
         version: &'static SupportedProtocolVersion,
         certificate: &CertificateDer<'static>,
