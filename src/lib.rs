@@ -358,8 +358,8 @@
 //! # Logs
 //!
 //! Through [`tracing`], whose `log` feature is on, so that they reach `log` as well. At `info`:
-//! connects and reconnects, with how long there was no session. At `warn`: lost sessions, a
-//! connection that is given up, the first failed attempt to connect or reconnect, once a minute
+//! connects and reconnects, with how long there was no session. At `warn`: lost sessions, also
+//! one that does not answer, a connection left behind by a close, the first failed attempt to connect or reconnect, once a minute
 //! an outage that lasts, with its cause and age, a password file that others may read, and a
 //! setting that a server does not accept. At `debug`: later failed attempts, and closing. A
 //! [`Builder::connect`] that fails returns its error and does not log it. Nothing is logged for a

@@ -40,16 +40,17 @@ use crate::lease::Ended;
 /// Receives the events of a manager. All methods do nothing by default.
 ///
 /// The calls are made one after the other, in the order of the events, after the event has taken
-/// effect and its caller has been answered. Most are made on the manager's worker thread, the
-/// others on the thread that causes the event: the one that releases a lock for which another
-/// thread of the manager waits, the one that closes the manager, or the watchdog, when it gives a
-/// session up. Each of them also makes the calls for events that are recorded meanwhile.
+/// effect and its caller has been answered, up to one exchange with the server later. They are made
+/// on the manager's worker thread; those of the end on the thread that closes the manager, and
+/// those of a session that does not answer on the watchdog's. Each of them also makes the calls for
+/// events that are recorded meanwhile.
 ///
 /// A call blocks the thread that makes it: on the worker's, no lock is taken or released and no
 /// heartbeat sent. So an implementation has to be quick, such as a counter or a channel that is
 /// not full. It may read the manager's [`stats`](crate::Manager::stats) and
 /// [`health`](crate::Manager::health), cancel tokens and drop guards, but must not wait for a lock
-/// of that manager, nor unlock one or close it. A panic is caught and dropped.
+/// of that manager, nor unlock one or close it, nor keep a clone of the manager for good, which would not
+/// end then. A panic is caught and dropped.
 pub trait Observer: Send + Sync {
     /// An acquire has found its lock held. Once for each, whether or not it gets it later.
     fn waited(&self, event: &Waited) {

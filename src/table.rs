@@ -276,6 +276,7 @@ impl<W> Table<W> {
         for (&key, entry) in &mut self.entries {
             entry.server = None;
             entry.holders = Holders::None;
+            entry.was_held = false;
             entry.budget = None;
             entry.listed = true;
             if let Some(queue) = &mut entry.queue {
@@ -351,6 +352,7 @@ impl<W> Table<W> {
                 };
                 if responder.grant(waiter.inner, granted) {
                     self.held += 1;
+                    entry.was_held = true;
                     entry.token = None;
                     entry.holders = match (waiter.mode, entry.holders) {
                         (Mode::Exclusive, _) => Holders::Exclusive(id),

@@ -149,9 +149,21 @@ impl Worker {
             epoch: self.epoch,
         };
         while self.wait() && self.iterate() {}
+        self.end_unused();
         // The session ends here, before the exit guard reports that the worker has ended.
         if let Some(session) = self.connection.into_session() {
             session.close();
+        }
+    }
+
+    /// Nothing can come any more, because no handle is left: the session ends for that.
+    fn end_unused(&self) {
+        let mut state = self.shared.state().lock();
+        if self.is_in_charge(&state) {
+            self.shared
+                .disconnect(&mut state, Ended::Closed, Error::closed());
+            drop(state);
+            self.shared.flush_events();
         }
     }
 
@@ -311,25 +323,22 @@ impl Worker {
     }
 
     fn finish_exchange(&mut self, state: &mut State, done: Result<(), Lost>) {
-        let ended = state.lane.lease().and_then(|lease| lease.ended());
-        match (done, ended) {
-            (Err(Lost(error)), _) => self.disconnect(state, Ended::SessionLost, error),
+        if let Err(Lost(error)) = done {
+            return self.disconnect(state, Ended::SessionLost, error);
+        }
+        if let Some(ended) = state.lane.lease().and_then(|lease| lease.ended()) {
             // The answer came too late to count.
-            (Ok(()), Some(ended)) => {
-                let error = Error::unavailable("the database answered after the lease expired");
-                self.disconnect(state, ended, error);
-            }
-            (Ok(()), None) => {
-                if let Err(error) = self.exchange.settle(state) {
-                    self.disconnect(state, Ended::SessionLost, error);
-                }
-            }
+            let error = Error::unavailable("the database answered after the lease expired");
+            return self.disconnect(state, ended, error);
+        }
+        if let Err(error) = self.exchange.settle(state) {
+            self.disconnect(state, Ended::SessionLost, error);
         }
     }
 
     /// The session has ended, or is given up.
     fn disconnect(&mut self, state: &mut State, ended: Ended, error: Error) {
-        state.disconnect(ended, error.clone(), 0);
+        self.shared.disconnect(state, ended, error.clone());
         self.connection
             .disconnect(self.shared.settings(), state, error);
     }

@@ -28,8 +28,10 @@ impl Session {
         outcomes: &mut Vec<Outcome>,
         on_round_trip: OnRoundTrip<'_>,
     ) -> Result<(), Lost> {
-        on_round_trip();
-        self.end_failed_transaction()?;
+        if self.transaction.begun().is_some() {
+            on_round_trip();
+            self.end_failed_transaction()?;
+        }
         let mut held = self.held(on_round_trip)?;
         let began = BootInstant::now();
         // In a transaction that had failed already, no step was tried.

@@ -141,6 +141,7 @@ impl<W> Table<W> {
             return;
         };
         entry.server = None;
+        entry.was_held = false;
         let is_spent = entry.is_budget_spent(now);
         let has_waiters = entry.first().is_some();
         let ended = entry.budget.filter(|_| is_spent || !has_waiters);

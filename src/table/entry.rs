@@ -18,6 +18,8 @@ pub(super) struct Entry<W> {
     /// What the session holds at the server.
     pub(super) server: Option<Mode>,
     pub(super) holders: Holders,
+    /// True if the session's lock has had a holder here.
+    pub(super) was_held: bool,
     /// With fencing: drawn at the server for the next holder.
     pub(super) token: Option<Token>,
     /// When the [budget](handoff) began within which this process hands the lock on.
@@ -33,6 +35,7 @@ impl<W> Entry<W> {
         Entry {
             server: None,
             holders: Holders::None,
+            was_held: false,
             token: None,
             budget: None,
             queue: None,
@@ -114,8 +117,8 @@ impl<W> Entry<W> {
     /// How the lock, which the session holds, comes to its next holder.
     pub(super) fn via(&self) -> Via {
         match self.holders {
-            Holders::None => Via::Handoff,
-            Holders::Exclusive(_) | Holders::Shared(_) => Via::Server,
+            Holders::None if self.was_held => Via::Handoff,
+            Holders::None | Holders::Exclusive(_) | Holders::Shared(_) => Via::Server,
         }
     }
 

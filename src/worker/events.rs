@@ -101,12 +101,6 @@ impl Events {
         }
     }
 
-    /// Counts guards that were dropped before the shutdown in messages that the worker will not
-    /// read.
-    pub(crate) fn record_unread_releases(&mut self, count: usize) {
-        self.stats.released += count as u64;
-    }
-
     /// Counts a batch of `size` operations.
     pub(crate) fn record_batch(&mut self, size: usize) {
         self.stats.batches += 1;
@@ -136,16 +130,20 @@ impl Events {
     }
 }
 
-/// Passes `event` to the log and the observer. A panic in either does not leave this call.
+/// Passes `event` to the log and the observer. A panic in either does not leave this call, nor does
+/// it keep the event from the other.
 pub(crate) fn dispatch(event: &Event, server: &postgres::Config, observer: Option<&dyn Observer>) {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        log(event, server);
-        if let Some(observer) = observer {
-            notify(event, observer);
-        }
-    }));
-    // The panic hook has reported it.
-    drop(outcome);
+    contain_panic(|| log(event, server));
+    if let Some(observer) = observer {
+        contain_panic(|| notify(event, observer));
+    }
+}
+
+fn contain_panic(call: impl FnOnce()) {
+    // The panic hook has reported it. What was thrown may panic when it is dropped.
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
+        mem::forget(payload);
+    }
 }
 
 fn notify(event: &Event, observer: &dyn Observer) {
@@ -189,7 +187,7 @@ fn log(event: &Event, server: &postgres::Config) {
         Event::Connected {
             event: Connected { session, after },
             occasion: Occasion::Reconnect,
-        } => info!(session, ?after, "reconnected"),
+        } => info!(generation = session, ?after, "reconnected"),
         Event::Connected {
             event: Connected { after, .. },
             occasion: Occasion::Start,

@@ -156,14 +156,12 @@ impl Handle {
             && grant.lease.ended().is_none()
         {
             state.release(&grant, reply, Instant::now());
-            let needs_worker = state.table.has_ready() || state.lane.has_unlocks();
-            let has_events = state.events.is_pending();
+            // Events are the worker's to dispatch: a drop never waits for an observer.
+            let needs_worker =
+                state.table.has_ready() || state.lane.has_unlocks() || state.events.is_pending();
             drop(state);
             if needs_worker {
                 self.wake();
-            }
-            if has_events {
-                self.shared.flush_events();
             }
         } else {
             self.post(Control::Release { grant, reply });

@@ -74,8 +74,8 @@ impl Lane {
     }
 
     /// Ends the holds of the session, which is unusable, and fails the unlocks that wait for it.
-    /// False if there was no session.
-    pub(crate) fn disconnected(&mut self, ended: Ended) -> bool {
+    /// Returns why they ended, which is `ended` or a cause before it, if there was a session.
+    pub(crate) fn disconnected(&mut self, ended: Ended) -> Option<Ended> {
         let lease = self.lease.take();
         if let Some(lease) = &lease {
             lease.trip(ended);
@@ -83,7 +83,7 @@ impl Lane {
         for unlock in self.unlocks.drain(..) {
             unlock.reply.send(Err(Error::ended(ended))).ok();
         }
-        lease.is_some()
+        lease.and_then(|lease| lease.ended())
     }
 
     /// Answers `reply` once the server has confirmed that the lock lasted until now.
@@ -132,7 +132,7 @@ impl Lane {
         Arc::clone(&self.in_flight)
     }
 
-    /// Notes the new worker's thread. The thread of the one before is detached.
+    /// Notes the new worker's thread.
     pub(crate) fn manned_by(&mut self, thread: JoinHandle<()>) {
         self.thread = Some(thread);
         self.is_unmanned = false;
@@ -146,6 +146,8 @@ impl Lane {
             waiting.leave();
         }
         self.is_unmanned = true;
+        // It is not waited for, whenever it ends.
+        self.thread = None;
         self.canceller.take()
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::request::{Control, Message};
+use super::request::{Control, Grant, Message};
 use crate::error::Error;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Latch, Mutex};
@@ -106,16 +106,21 @@ impl Mailbox {
         }
     }
 
-    /// The number of locks of session `generation` that have been released in messages that the
-    /// worker has not read yet.
-    pub(crate) fn releases(&self, generation: u64, now: Instant) -> usize {
-        let is_release = |control: &&Control| match control {
-            Control::Release { grant, .. } => {
-                grant.lease.generation() == generation
-                    && grant.keep_until.is_none_or(|until| until <= now)
+    /// Calls `each` for the locks of session `generation` whose guards were dropped in messages that
+    /// the worker has not read yet.
+    pub(crate) fn for_each_drop(
+        &self,
+        generation: u64,
+        now: Instant,
+        mut each: impl FnMut(&Grant),
+    ) {
+        for control in self.control.lock().iter() {
+            if let Control::Release { grant, reply: None } = control
+                && grant.lease.generation() == generation
+                && grant.keep_until.is_none_or(|until| until <= now)
+            {
+                each(grant);
             }
-            Control::GaveUp(_) => false,
-        };
-        self.control.lock().iter().filter(is_release).count()
+        }
     }
 }

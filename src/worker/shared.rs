@@ -22,6 +22,7 @@ use crate::connect::Dialer;
 use crate::error::Error;
 use crate::health::{Health, Status};
 use crate::lease::Ended;
+use crate::observer::Released;
 use crate::stats::Stats;
 use crate::sync::{Latch, Mutex};
 use crate::table::{Limits, Table, Whom};
@@ -117,9 +118,7 @@ impl Shared {
             return false;
         }
         let mut state = self.state.lock();
-        let unread = self.unread_releases(&state);
-        state.events.record_unread_releases(unread);
-        state.disconnect(ended, error.clone(), unread);
+        self.disconnect(&mut state, ended, error.clone());
         state.fail_waiters(Whom::All, error);
         if state.lane.is_unmanned() {
             // There is no worker to set it.
@@ -132,13 +131,22 @@ impl Shared {
         true
     }
 
-    /// The number of guards dropped in messages that the worker has not read: their locks count as
-    /// released.
-    fn unread_releases(&self, state: &State) -> usize {
-        let generation = state.lane.lease().map(|lease| lease.generation());
-        generation.map_or(0, |generation| {
-            self.mailbox.releases(generation, Instant::now())
-        })
+    /// Ends the session because of `cause`: every hold is lost, except those whose guards were
+    /// dropped in messages that the worker has not read, which count as released. Every waiter goes
+    /// on waiting.
+    pub(super) fn disconnect(&self, state: &mut State, ended: Ended, cause: Error) {
+        let mut released = 0;
+        if let Some(lease) = state.lane.lease() {
+            let events = &mut state.events;
+            let is_released = |grant: &Grant| {
+                let (key, hold) = (grant.key, grant.id);
+                events.record(Event::Released(Released { key, hold }));
+                released += 1;
+            };
+            self.mailbox
+                .for_each_drop(lease.generation(), Instant::now(), is_released);
+        }
+        state.disconnect(ended, cause, released);
     }
 
     /// Dispatches the recorded events to the log and the observer, unless another thread is doing
@@ -158,11 +166,16 @@ impl Shared {
 
     pub(crate) fn stats(&self) -> Stats {
         let state = self.state.lock();
-        let unread = self.unread_releases(&state);
+        // Guards that were dropped count as such before the worker has read of it.
+        let mut dropped = 0;
+        if let Some(lease) = state.lane.lease() {
+            self.mailbox
+                .for_each_drop(lease.generation(), Instant::now(), |_| dropped += 1);
+        }
         let mut stats = state.events.stats();
-        stats.held = state.table.held().saturating_sub(unread) as u64;
+        stats.held = state.table.held().saturating_sub(dropped) as u64;
         stats.waiting = state.table.waiting() as u64;
-        stats.released += unread as u64;
+        stats.released += dropped as u64;
         stats.round_trips = state.lane.in_flight().round_trips();
         stats
     }
@@ -239,13 +252,12 @@ impl State {
         }
     }
 
-    /// The session has ended because of `cause`: every hold is lost, except the `released` ones
-    /// whose messages are unread; every waiter goes on waiting.
-    pub(super) fn disconnect(&mut self, ended: Ended, cause: Error, released: usize) {
+    /// All holds but `released` ones are lost.
+    fn disconnect(&mut self, ended: Ended, cause: Error, released: usize) {
         self.status.away(cause.clone(), Instant::now());
-        let was_connected = self.lane.disconnected(ended);
+        let ended = self.lane.disconnected(ended);
         let held = self.table.disconnected().saturating_sub(released);
-        if was_connected {
+        if let Some(ended) = ended {
             self.events
                 .record(Event::Disconnected { ended, cause, held });
         }

@@ -109,7 +109,7 @@ fn replace_worker(shared: &Arc<Shared>, since: BootInstant) {
         return;
     }
     let error = Error::unavailable("the database did not answer in time");
-    state.disconnect(Ended::SessionLost, error.clone(), 0);
+    shared.disconnect(&mut state, Ended::SessionLost, error.clone());
     state.refuse(error, shared.settings());
     let pause = shared.dialer().pause();
     let canceller = state.lane.abandon_worker();
@@ -178,6 +178,20 @@ mod tests {
         drop(handle);
         shared.shut_down(Ended::Closed, &Error::closed());
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_close_does_not_wait_for_a_worker_that_was_given_up() {
+        let (handle, shared) = parts();
+        let (release, stuck) = crossbeam_channel::bounded::<()>(0);
+        let mut state = shared.state().lock();
+        state.lane.manned_by(thread::spawn(move || {
+            stuck.recv().ok();
+        }));
+        state.lane.abandon_worker();
+        drop(state);
+        handle.close().unwrap();
+        drop(release);
     }
 
     #[test]

@@ -145,6 +145,21 @@ fn a_loss_is_told_of_with_its_session_and_the_next_one() {
 }
 
 #[apply(isolated_test)]
+fn the_end_of_an_unused_manager_is_told_of() {
+    let (mgr, record) = observed();
+    let guard = mgr.lock(1).unwrap();
+    drop(mgr);
+    drop(guard);
+    let seen = record.take(3);
+    let key = Key::from(1);
+    let released = Seen::Released(key, 1);
+    assert_eq!(
+        seen,
+        [acquired(key, 1, Via::Server), released, Seen::Disconnected]
+    );
+}
+
+#[apply(isolated_test)]
 fn a_connect_that_fails_is_told_of_each_time(server: Server) {
     let record = Arc::new(Record::default());
     let observer = Arc::clone(&record);
