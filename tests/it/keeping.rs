@@ -18,8 +18,8 @@ const LONG: Duration = Duration::from_secs(3600);
 fn a_lock_is_kept_for_its_minimum_time() {
     let give_back: [fn(Guard); 2] = [drop, |guard| guard.unlock().unwrap()];
     for give_back in give_back {
-        // The time outlasts the lease, which is still renewed.
-        let lease = Duration::from_millis(400);
+        // The time outlasts the lease, which is still renewed, also on a busy machine.
+        let lease = Duration::from_secs(1);
         let (mgr, other) = (builder().lease(lease).connect().unwrap(), manager());
         let before = Instant::now();
         let guard = mgr.acquire("job").hold_at_least(TIME).lock().unwrap();
@@ -33,7 +33,12 @@ fn a_lock_is_kept_for_its_minimum_time() {
             })
         });
         for inside in finish(waits.into()) {
-            assert!(inside - before >= TIME, "after {:?}", inside - before);
+            let lost = mgr.stats().lost;
+            assert!(
+                inside - before >= TIME,
+                "after {:?}, {lost} lost",
+                inside - before
+            );
         }
         assert_eq!(mgr.stats().lost, 0);
     }
