@@ -6,7 +6,7 @@ use postgres::error::SqlState;
 
 use super::tls;
 use crate::error::{Error, ErrorKind};
-use crate::session::errors::{judged_by_server, sqlstate};
+use crate::session::errors::{self, sqlstate};
 
 /// The error of a login that the driver or the server refused.
 pub(super) fn refused_login(error: postgres::Error) -> Error {
@@ -27,10 +27,10 @@ pub(super) fn refused_login(error: postgres::Error) -> Error {
 
 /// The error of a connect that failed in the driver or at the server.
 pub(super) fn refused(error: postgres::Error) -> Error {
-    let (kind, message) = match error.as_db_error() {
-        Some(said) => judged_by_server(said.code().code(), said.message()),
-        None => judged_by_driver(&error),
-    };
+    if error.as_db_error().is_some() {
+        return errors::refused(error);
+    }
+    let (kind, message) = judged_by_driver(&error);
     Error::new(kind, message).caused_by(error)
 }
 

@@ -43,7 +43,7 @@ use super::login::login;
 use super::probe;
 use crate::connect::target::Target;
 use crate::error::{Error, ErrorKind};
-use crate::session::errors::{ATTEMPTS, is_cancelled};
+use crate::session::errors::{ATTEMPTS, retry_if_cancelled};
 
 /// The first version with the lease (`idle_session_timeout`), and the oldest maintained.
 const FIRST: i32 = 140_000;
@@ -288,13 +288,7 @@ fn pooler() -> Error {
 
 /// Runs `statements`, and retries if they are cancelled.
 fn ask(client: &mut Client, statements: &str) -> Result<Answer, Error> {
-    let mut attempt = 1;
-    let messages = loop {
-        match client.simple_query(statements) {
-            Err(error) if attempt < ATTEMPTS && is_cancelled(&error) => attempt += 1,
-            outcome => break outcome.map_err(refused_check)?,
-        }
-    };
+    let messages = retry_if_cancelled(|| client.simple_query(statements)).map_err(refused_check)?;
     let row = |message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,

@@ -10,7 +10,7 @@ use super::target::Target;
 use crate::config::Settings;
 use crate::error::Error;
 use crate::session::Session;
-use crate::session::errors::{ATTEMPTS, is_cancelled};
+use crate::session::errors::retry_if_cancelled;
 use crate::session::marker::{Marker, mark_again};
 use crate::session::sequence::{self, Missing};
 
@@ -87,11 +87,11 @@ fn prepare(
     let set_all = network
         .iter()
         .fold(all.clone(), |all, (_, set)| all + "; " + set);
-    match again_if_cancelled(client, &set_all) {
+    match retry_if_cancelled(|| client.batch_execute(&set_all)) {
         Err(error) if error.code().is_some() => {}
         done => return done,
     }
-    again_if_cancelled(client, &all)?;
+    retry_if_cancelled(|| client.batch_execute(&all))?;
     // One by one, to find the setting that the platform does not support.
     for (name, set) in &network {
         if let Err(error) = client.batch_execute(set) {
@@ -103,16 +103,6 @@ fn prepare(
         }
     }
     Ok(())
-}
-
-fn again_if_cancelled(client: &mut Client, statements: &str) -> Result<(), postgres::Error> {
-    let mut attempt = 1;
-    loop {
-        match client.batch_execute(statements) {
-            Err(error) if attempt < ATTEMPTS && is_cancelled(&error) => attempt += 1,
-            done => return done,
-        }
-    }
 }
 
 /// Makes the server detect that this client is gone. Best effort, because not every platform

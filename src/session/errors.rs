@@ -10,6 +10,19 @@ use crate::error::{Error, ErrorKind, is_passing_code};
 /// as often after other errors.
 pub(crate) const ATTEMPTS: u32 = 3;
 
+/// Runs `command`, up to [`ATTEMPTS`] times if it is cancelled.
+pub(crate) fn retry_if_cancelled<T>(
+    mut command: impl FnMut() -> Result<T, postgres::Error>,
+) -> Result<T, postgres::Error> {
+    let mut attempt = 1;
+    loop {
+        match command() {
+            Err(error) if attempt < ATTEMPTS && is_cancelled(&error) => attempt += 1,
+            done => return done,
+        }
+    }
+}
+
 /// The error for a session that the server refuses, or whose connection is lost.
 pub(crate) fn refused(error: postgres::Error) -> Error {
     let (kind, message) = match error.as_db_error() {
@@ -23,7 +36,7 @@ pub(crate) fn refused(error: postgres::Error) -> Error {
 }
 
 /// What the server's own errors mean, by SQLSTATE.
-pub(crate) fn judged_by_server(code: &str, text: &str) -> (ErrorKind, &'static str) {
+fn judged_by_server(code: &str, text: &str) -> (ErrorKind, &'static str) {
     match code {
         "53300" => (
             ErrorKind::Unavailable,

@@ -135,18 +135,29 @@ impl Shared {
     /// dropped in messages that the worker has not read, which count as released. Every waiter goes
     /// on waiting.
     pub(super) fn disconnect(&self, state: &mut State, ended: Ended, cause: Error) {
+        let State { lane, events, .. } = state;
         let mut released = 0;
-        if let Some(lease) = state.lane.lease() {
-            let events = &mut state.events;
-            let is_released = |grant: &Grant| {
-                let (key, hold) = (grant.key, grant.id);
-                events.record(Event::Released(Released { key, hold }));
-                released += 1;
-            };
-            self.mailbox
-                .for_each_drop(lease.generation(), Instant::now(), is_released);
+        self.for_each_unread_drop(lane, |grant| {
+            let (key, hold) = (grant.key, grant.id);
+            events.record(Event::Released(Released { key, hold }));
+            released += 1;
+        });
+        state.status.away(cause.clone(), Instant::now());
+        let ended = state.lane.disconnected(ended);
+        let held = state.table.disconnected().saturating_sub(released);
+        if let Some(ended) = ended {
+            let event = Event::Disconnected { ended, cause, held };
+            state.events.record(event);
         }
-        state.disconnect(ended, cause, released);
+    }
+
+    /// Calls `each` for the session's locks whose guards were dropped in messages that the worker
+    /// has not read.
+    fn for_each_unread_drop(&self, lane: &Lane, each: impl FnMut(&Grant)) {
+        if let Some(lease) = lane.lease() {
+            self.mailbox
+                .for_each_drop(lease.generation(), Instant::now(), each);
+        }
     }
 
     /// Dispatches the recorded events to the log and the observer, unless another thread is doing
@@ -168,10 +179,7 @@ impl Shared {
         let state = self.state.lock();
         // Guards that were dropped count as such before the worker has read of it.
         let mut dropped = 0;
-        if let Some(lease) = state.lane.lease() {
-            self.mailbox
-                .for_each_drop(lease.generation(), Instant::now(), |_| dropped += 1);
-        }
+        self.for_each_unread_drop(&state.lane, |_| dropped += 1);
         let mut stats = state.events.stats();
         stats.held = state.table.held().saturating_sub(dropped) as u64;
         stats.waiting = state.table.waiting() as u64;
@@ -249,17 +257,6 @@ impl State {
         } else {
             let ended = grant.lease.ended().unwrap_or(Ended::SessionLost);
             reply.send(Err(Error::ended(ended))).ok();
-        }
-    }
-
-    /// All holds but `released` ones are lost.
-    fn disconnect(&mut self, ended: Ended, cause: Error, released: usize) {
-        self.status.away(cause.clone(), Instant::now());
-        let ended = self.lane.disconnected(ended);
-        let held = self.table.disconnected().saturating_sub(released);
-        if let Some(ended) = ended {
-            self.events
-                .record(Event::Disconnected { ended, cause, held });
         }
     }
 
