@@ -133,7 +133,7 @@ impl Default for Settings {
             wait_while_unavailable: false,
             wait_limit: None,
             retry_min: Duration::from_millis(1),
-            retry_max: Duration::from_millis(50),
+            retry_max: Duration::from_millis(500),
             lease: Some(Duration::from_secs(10)),
             fencing: None,
             tcp_user_timeout: Duration::from_secs(10),

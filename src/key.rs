@@ -21,7 +21,10 @@ use sha2::{Digest, Sha256};
 /// | `(i32, i32)` | themselves, in the space of two `integer`s | no |
 ///
 /// Pairs whose first number is 1684824939 (`dlck` in ASCII) are reserved: each manager's
-/// session holds one of them for its life, as a marker.
+/// session holds one of them for its life, as a marker. Each key has a companion, a `bigint`
+/// that those who wait for the key hold shared meanwhile, so that its holder can tell whether
+/// somebody waits: the key's number XOR 7236289961542312553 if it is one `bigint` (`dlwaitbi` in
+/// ASCII), XOR 7236289961542314345 if it is two `integer`s (`dlwaitii`).
 ///
 /// Any string is a valid name: empty, with NUL bytes, a megabyte long. Any program that
 /// can run SQL can compute the number of a name and take the same lock:
@@ -55,6 +58,11 @@ pub struct Key {
     number: i64,
     space: Space,
 }
+
+/// What the companion of a key of one `bigint` differs by.
+const WAITERS_OF_ONE: i64 = i64::from_be_bytes(*b"dlwaitbi");
+/// What the companion of a key of two `integer`s differs by.
+const WAITERS_OF_TWO: i64 = i64::from_be_bytes(*b"dlwaitii");
 
 /// Which of Postgres's two key spaces the number is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,6 +113,15 @@ impl Key {
     /// True for two `integer`s, false for one `bigint`.
     pub(crate) fn is_two(&self) -> bool {
         self.space == Space::Two
+    }
+
+    /// The key's companion, which sessions that wait for it hold shared.
+    pub(crate) fn waiters(self) -> Key {
+        let difference = match self.is_two() {
+            true => WAITERS_OF_TWO,
+            false => WAITERS_OF_ONE,
+        };
+        Key::from(self.number ^ difference)
     }
 
     /// The key of `self` in `namespace`: itself if it is not a name.

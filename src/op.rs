@@ -52,23 +52,49 @@ pub(crate) struct Op {
     pub(crate) action: Action,
 }
 
-// In the order of a batch: unlocks come first.
+// In the order of a batch: what frees comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Action {
     Unlock,
+    /// Ends an [`Announce`](Action::Announce).
+    Withdraw,
+    /// Unlocks, and locks again unless another session has got the lock or waits for it.
+    Relock,
     /// With fencing also draws the token of the lock's first holder.
     Lock,
+    /// The same, but leaves the lock to another session that waits for it.
+    LockUnawaited,
     /// Draws the token of a further holder, of a lock that the session has.
     Draw,
+    /// Shows other sessions that this one waits for the lock.
+    Announce,
+    /// Asks whether another session waits for a lock that the session has.
+    Check,
+}
+
+impl Action {
+    pub(crate) fn is_lock(self) -> bool {
+        matches!(self, Action::Lock | Action::LockUnawaited)
+    }
+
+    /// True if all it does is to free a lock.
+    pub(crate) fn is_unlock(self) -> bool {
+        matches!(self, Action::Unlock | Action::Withdraw)
+    }
 }
 
 /// The outcome of one operation.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// With fencing, a lock or draw has a token.
+    /// With fencing, a lock or draw has a token. A check: nobody waits.
     Done(Option<Token>),
-    /// The lock or unlock function returned false.
+    /// Another session has the lock, or, for a check, waits for it. The session did not hold what
+    /// it was to unlock or withdraw.
     Refused,
+    /// The lock was left to another session that waits for it.
+    Awaited,
+    /// The session did not hold what it was to unlock and lock again.
+    NotHeld,
     /// The server could not do it, and it has no effect.
     Failed(Error),
 }

@@ -29,13 +29,14 @@ use self::errors::{ATTEMPTS, ends_session, is_cancelled, lost};
 use self::failures::Failures;
 use self::marker::Marker;
 use self::sequence::Sequence;
-use self::statements::{Branches, branches, code, scalar};
+use self::statements::{Branches, branches, code, number, scalar};
+use self::statements::{fenced_outcome, plain_outcome};
 use self::statements::{DROP_SNAPSHOT, END, LOCK, UNLOCK, UNLOCK_AND_LOCK};
 use self::transaction::Transaction;
 use crate::clock::BootInstant;
 use crate::error::Error;
 use crate::lease::{Lease, LeaseState};
-use crate::op::{Action, Op, Outcome, Token};
+use crate::op::{Action, Op, Outcome};
 
 /// Called before each further round trip of an exchange, so that many short ones are not taken
 /// for one that hangs. The caller itself begins the first one; repeating or preparing a statement
@@ -153,15 +154,17 @@ impl Session {
         }
         check_complete(batch, outcomes)?;
         for (&op, outcome) in batch.iter().zip(&*outcomes) {
-            if !matches!(outcome, Outcome::Done(_)) {
-                continue;
+            match (op.action, outcome) {
+                (Action::Lock | Action::LockUnawaited | Action::Announce, Outcome::Done(_)) => {
+                    self.locks += 1;
+                }
+                (Action::Unlock | Action::Withdraw, Outcome::Done(_))
+                | (Action::Relock, Outcome::Refused | Outcome::Awaited) => self.locks -= 1,
+                _ => {}
             }
-            match op.action {
-                Action::Lock => self.locks += 1,
-                Action::Unlock => self.locks -= 1,
-                Action::Draw => {}
+            if matches!(outcome, Outcome::Done(_)) {
+                self.failures.done(op);
             }
-            self.failures.done(op);
         }
         Ok(())
     }
@@ -282,17 +285,14 @@ impl Session {
         if self.sequence.is_some() {
             let row = self.run_batch(batch)?;
             let answers: &str = row.try_get(0)?;
-            outcomes.extend(answers.split(',').map(|answer| match answer.parse() {
-                Ok(0) | Err(_) => Outcome::Refused,
-                Ok(number) => Outcome::Done(Token::new(number)),
-            }));
+            outcomes.extend(answers.split(',').map(fenced_outcome));
         } else if !is_verified
             && let [op] = *batch
             && let Some(number) = scalar(op)
         {
             let (slot, sql) = match op.action {
                 Action::Unlock => (&mut self.unlock, UNLOCK),
-                Action::Lock | Action::Draw => (&mut self.lock, LOCK),
+                _ => (&mut self.lock, LOCK),
             };
             let statement = prepared(slot, &mut self.client, sql)?;
             let rows = self.client.execute(statement, &[&number])?;
@@ -309,7 +309,7 @@ impl Session {
         } else {
             let row = self.run_batch(batch)?;
             let answers: &str = row.try_get(0)?;
-            outcomes.extend(answers.bytes().map(|byte| outcome_of(byte == b'1')));
+            outcomes.extend(answers.bytes().map(plain_outcome));
         }
         Ok(())
     }
@@ -319,7 +319,7 @@ impl Session {
         self.codes.clear();
         self.codes.extend(batch.iter().map(code));
         self.numbers.clear();
-        self.numbers.extend(batch.iter().map(|op| op.key.as_i64()));
+        self.numbers.extend(batch.iter().map(number));
         let statement = match self.batches.entry(branches(&self.codes)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {

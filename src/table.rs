@@ -8,8 +8,14 @@
 //!
 //! Waiters of a key are served first in, first out. A released lock is handed to the next waiter
 //! of the same mode, without the server, until this process has spent its [hand-off
-//! budget](handoff); then the server lock is released, and not requested again for as long as
-//! another process may need until its next attempt.
+//! budget](handoff).
+//!
+//! Processes see each other's waiters by the key's [companion](Key::waiters): a session whose
+//! attempt was refused holds that shared until it has the lock or gives up (`Announce`,
+//! `Withdraw`). A process that takes a lock again, or hands it on for longer than its budget, asks
+//! whether anybody holds the companion (`Relock`, `LockUnawaited`, `Check`). If so, it leaves the
+//! lock to them, until its attempts find the lock taken or the companion free. While it does so it
+//! is not announced: of two processes that wait for each other, none would take the lock.
 
 mod batch;
 mod entry;
@@ -22,7 +28,6 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::entry::{Entry, Holders};
-use self::handoff::RecentReleases;
 use self::kept::Kept;
 use self::retry_queue::RetryQueue;
 use self::wait_queue::{WaitQueue, Waiter};
@@ -94,6 +99,9 @@ pub(crate) trait Respond<W> {
 /// Up to this many keys without waiters may stay listed without a session.
 const MANY_IDLE: usize = 64;
 
+/// So many keys that were released or refused are remembered at most.
+const MOST_REMEMBERED: usize = 1024;
+
 pub(crate) struct Limits {
     pub(crate) max_locks: Option<usize>,
     pub(crate) retry_min: Duration,
@@ -108,7 +116,8 @@ pub(crate) struct Table<W> {
     /// Keys whose entry the next plan has to check.
     ready: VecDeque<Key>,
     retries: RetryQueue,
-    recent: RecentReleases,
+    /// Keys without holders and waiters whose entries are kept for a while, and until when.
+    remembered: VecDeque<(Instant, Key)>,
     kept: Kept,
     /// Empty queues, kept to reuse their memory.
     #[allow(clippy::vec_box)] // the boxes are what is kept
@@ -126,7 +135,7 @@ impl<W> Table<W> {
             entries: HashMap::new(),
             ready: VecDeque::new(),
             retries: RetryQueue::new(),
-            recent: RecentReleases::default(),
+            remembered: VecDeque::new(),
             kept: Kept::default(),
             spare: Vec::new(),
             held: 0,
@@ -179,12 +188,20 @@ impl<W> Table<W> {
         }
         let spare = &mut self.spare;
         let entry = self.entries.entry(key).or_insert_with(Entry::new);
+        if entry.is_over(now) && entry.is_idle() {
+            entry.forget();
+        }
         if wait.is_try() && !entry.is_open_to(mode) && entry.is_known_taken() {
             responder.contended(&waiter, key, mode);
             return responder.refuse(waiter, Refusal::Busy);
         }
         let via = entry.via();
-        entry.queue_from(spare).waiters.push_back(Waiter {
+        let queue = entry.queue_from(spare);
+        if queue.waiters.is_empty() && !queue.is_cooldown {
+            // It was when to stop being announced.
+            queue.retry = None;
+        }
+        queue.waiters.push_back(Waiter {
             inner: waiter,
             mode,
             wait,
@@ -270,18 +287,13 @@ impl<W> Table<W> {
     /// many holds were lost.
     pub(crate) fn disconnected(&mut self) -> usize {
         self.retries.clear();
-        self.recent = RecentReleases::default();
+        self.remembered.clear();
         self.kept.clear();
         self.ready.clear();
+        self.entries.retain(|_, entry| entry.first().is_some());
         for (&key, entry) in &mut self.entries {
-            entry.server = None;
-            entry.holders = Holders::None;
-            entry.was_held = false;
-            entry.budget = None;
+            entry.disconnected();
             entry.listed = true;
-            if let Some(queue) = &mut entry.queue {
-                queue.retry = None;
-            }
             self.ready.push_back(key);
         }
         std::mem::take(&mut self.held)
@@ -379,7 +391,7 @@ impl<W> Table<W> {
         if entry.queue.as_ref().is_some_and(|queue| queue.is_idle()) {
             self.spare.extend(entry.queue.take());
         }
-        if entry.due(now).is_some() {
+        if entry.due(now).is_some() || (entry.server.is_none() && entry.first().is_none()) {
             self.list(key);
         }
     }

@@ -51,9 +51,9 @@ impl Kind {
     /// True if this failure affects `step`.
     fn concerns(self, step: Op, fenced: bool) -> bool {
         match self {
-            Kind::Token => fenced && step.action != Action::Unlock,
-            Kind::Room => step.action == Action::Lock,
-            Kind::Function { .. } => step.action == Action::Lock && self == Kind::function(step),
+            Kind::Token => fenced && (step.action.is_lock() || step.action == Action::Draw),
+            Kind::Room => !step.action.is_unlock() && step.action != Action::Draw,
+            Kind::Function { .. } => step.action.is_lock() && self == Kind::function(step),
         }
     }
 }
@@ -95,7 +95,7 @@ impl Failures {
             return None;
         }
         let now = BootInstant::now();
-        let makes_room = batch.iter().any(|op| op.action == Action::Unlock);
+        let makes_room = batch.iter().any(|op| op.action.is_unlock());
         let refusal = |&step: &Op| {
             self.of(step, now)
                 .filter(|error| !(makes_room && error.kind() == ErrorKind::LockTableFull))
@@ -129,9 +129,9 @@ impl Failures {
     pub(super) fn done(&mut self, op: Op) {
         let fenced = self.fenced;
         // An unlock makes room in the lock table.
-        self.known.retain(|failure| match op.action {
-            Action::Unlock => failure.kind != Kind::Room,
-            Action::Lock | Action::Draw => !failure.kind.concerns(op, fenced),
+        self.known.retain(|failure| match op.action.is_unlock() {
+            true => failure.kind != Kind::Room,
+            false => !failure.kind.concerns(op, fenced),
         });
     }
 }

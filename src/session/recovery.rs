@@ -33,6 +33,15 @@ impl Session {
             self.end_failed_transaction()?;
         }
         let mut held = self.held(on_round_trip)?;
+        // A companion that the statement took to see whether somebody waits.
+        let free = |op: &Op| Op {
+            key: op.key.waiters(),
+            mode: Mode::Exclusive,
+            action: Action::Unlock,
+        };
+        let left = batch.iter().map(free).filter(|&op| !is_done(op, &held));
+        let left: Vec<Op> = left.collect();
+        self.release_all(&left, on_round_trip)?;
         let began = BootInstant::now();
         // In a transaction that had failed already, no step was tried.
         let untried = error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
@@ -66,8 +75,8 @@ impl Session {
         for &op in batch {
             let outcome = match (answered.remove(&op.key), self.rest_of(op, &held)) {
                 (Some(answer), _) => answer,
-                (None, None) => Outcome::Done(None),
-                (None, Some(unlock)) if unlock.action == Action::Unlock => {
+                (None, None) => without_retry(op, &held),
+                (None, Some(unlock)) if unlock.action.is_unlock() => {
                     self.retry(unlock, on_round_trip)?
                 }
                 (None, Some(step)) => {
@@ -133,12 +142,13 @@ impl Session {
         Ok(())
     }
 
-    /// What is left to do of a step. `None` if it is done.
+    /// What is left to do of a step. `None` if it is done, or need not be.
     fn rest_of(&self, op: Op, held: &HashSet<(Key, Mode)>) -> Option<Op> {
         let action = match op.action {
+            Action::Relock | Action::Announce | Action::Check => return None,
             action if !is_done(op, held) => action,
-            Action::Lock if self.sequence.is_some() => Action::Draw,
-            Action::Lock | Action::Unlock | Action::Draw => return None,
+            action if action.is_lock() && self.sequence.is_some() => Action::Draw,
+            _ => return None,
         };
         Some(Op { action, ..op })
     }
@@ -186,7 +196,7 @@ impl Session {
         let mut outcomes = Vec::with_capacity(1);
         for attempt in 1.. {
             let Err(error) = self.attempt(&[op], &mut outcomes, on_round_trip)? else {
-                if op.action == Action::Unlock && attempt > 1 {
+                if op.action.is_unlock() && attempt > 1 {
                     // If there was nothing to release, an earlier attempt had done it.
                     return Ok(Outcome::Done(None));
                 }
@@ -194,12 +204,15 @@ impl Session {
             };
             let may_retry = attempt < ATTEMPTS;
             match op.action {
-                Action::Unlock if may_retry => {}
+                Action::Unlock | Action::Withdraw if may_retry => {}
                 // A lock that cannot be released is freed with the session.
-                Action::Unlock => return Err(lost(error)),
+                Action::Unlock | Action::Withdraw => return Err(lost(error)),
+                Action::Relock | Action::Announce | Action::Check => {
+                    unreachable!("it is not retried")
+                }
                 Action::Draw if may_retry && is_cancelled(&error) => {}
                 Action::Draw => return Ok(Outcome::Failed(draw_error(error))),
-                Action::Lock => {
+                Action::Lock | Action::LockUnawaited => {
                     // The lock may have been taken before the statement failed.
                     let taken = self.undo_lock(op, on_round_trip)?;
                     if may_retry && is_cancelled(&error) {
@@ -291,7 +304,7 @@ fn groups(batch: &[Op], retry_whole: bool) -> Vec<Vec<Op>> {
     }
     let mut groups: Vec<(Option<Kind>, Vec<Op>)> = Vec::new();
     for &op in batch {
-        let kind = (op.action != Action::Unlock).then(|| Kind::function(op));
+        let kind = (!op.action.is_unlock()).then(|| Kind::function(op));
         match groups.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, group)) => group.push(op),
             None => groups.push((kind, vec![op])),
@@ -308,12 +321,23 @@ fn not_held() -> Lost {
     ))
 }
 
-fn is_done(op: Op, held: &HashSet<(Key, Mode)>) -> bool {
-    let held = held.contains(&(op.key, op.mode));
+/// The outcome of a step that has been done, or that failed and is not retried.
+fn without_retry(op: Op, held: &HashSet<(Key, Mode)>) -> Outcome {
     match op.action {
-        Action::Lock => held,
-        Action::Unlock => !held,
-        // A token that was drawn and did not arrive is lost.
-        Action::Draw => false,
+        // It is not known whether anybody waits: as if so.
+        Action::Check => Outcome::Refused,
+        _ if is_done(op, held) => Outcome::Done(None),
+        _ => Outcome::Refused,
+    }
+}
+
+fn is_done(op: Op, held: &HashSet<(Key, Mode)>) -> bool {
+    match op.action {
+        Action::Lock | Action::LockUnawaited | Action::Relock => held.contains(&(op.key, op.mode)),
+        Action::Unlock => !held.contains(&(op.key, op.mode)),
+        Action::Announce => held.contains(&(op.key.waiters(), Mode::Shared)),
+        Action::Withdraw => !held.contains(&(op.key.waiters(), Mode::Shared)),
+        // A token that was drawn and did not arrive is lost; a check has no lasting effect.
+        Action::Draw | Action::Check => false,
     }
 }

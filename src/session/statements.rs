@@ -1,7 +1,6 @@
 //! The SQL of batches, transactions and recovery, and which steps each statement can do.
 
-use crate::op::Mode;
-use crate::op::{Action, Op};
+use crate::op::{Action, Mode, Op, Outcome, Token};
 
 // A row only if the function returned true: the caller counts rows and reads none.
 pub(super) const LOCK: &str = "SELECT FROM pg_catalog.pg_try_advisory_lock($1) AS l WHERE l";
@@ -15,7 +14,7 @@ pub(super) const UNLOCK_AND_LOCK: &str = "SELECT FROM pg_catalog.generate_series
      + CASE WHEN pg_catalog.pg_try_advisory_lock($2) THEN 0 ELSE 2 END)";
 
 /// The branches of a general statement: one bit for each kind of step.
-pub(super) type Branches = u16;
+pub(super) type Branches = u32;
 
 /// The branches that steps with these `codes` need.
 pub(super) fn branches(codes: &[i16]) -> Branches {
@@ -27,10 +26,9 @@ pub(super) fn branches(codes: &[i16]) -> Branches {
 /// With tokens from `sequence`, if given, and with the value of the expression `verified`, if
 /// given, in a second column.
 pub(super) fn batch(branches: Branches, sequence: Option<u32>, verified: Option<&str>) -> String {
-    let step = step(branches);
     let answers = match sequence {
-        None => plain_answers(&step),
-        Some(sequence) => fenced_answers(&step, sequence),
+        None => plain_answers(branches),
+        Some(sequence) => fenced_answers(branches, sequence),
     };
     let verified = verified.map(|verified| format!(", {verified}"));
     format!(
@@ -39,14 +37,41 @@ pub(super) fn batch(branches: Branches, sequence: Option<u32>, verified: Option<
     )
 }
 
+/// What the steps of a statement answer, in SQL.
+struct Answers<'a> {
+    refused: &'a str,
+    done: &'a str,
+    /// A lock was taken.
+    locked: &'a str,
+    awaited: &'a str,
+    not_held: &'a str,
+}
+
 /// One value for the whole batch, a character for each step, so that the driver's allocations do
 /// not grow with it. Two-integer keys are passed as one number.
-fn plain_answers(step: &str) -> String {
-    format!("pg_catalog.string_agg(CASE WHEN {step} THEN '1' ELSE '0' END, '')")
+fn plain_answers(branches: Branches) -> String {
+    let answers = Answers {
+        refused: "'0'",
+        done: "'1'",
+        locked: "'1'",
+        awaited: "'2'",
+        not_held: "'3'",
+    };
+    format!("pg_catalog.string_agg({}, '')", step(branches, &answers))
+}
+
+/// The outcome of a step that answered with `character`.
+pub(super) fn plain_outcome(character: u8) -> Outcome {
+    match character {
+        b'1' => Outcome::Done(None),
+        b'2' => Outcome::Awaited,
+        b'3' => Outcome::NotHeld,
+        _ => Outcome::Refused,
+    }
 }
 
 /// With a fencing token from the sequence with OID `sequence` for each lock that is taken: numbers
-/// separated by commas, 0 for false.
+/// separated by commas, the positive ones of which mean success.
 ///
 /// The token is drawn after the lock is taken (`CASE` evaluates in its order, [Conditional
 /// Expressions]), so tokens follow the order of holds. Of 32 draws only one writes a WAL record.
@@ -57,43 +82,126 @@ fn plain_answers(step: &str) -> String {
 /// `xact.c` waits only for a transaction that has written WAL.)
 ///
 /// [Conditional Expressions]: https://www.postgresql.org/docs/current/functions-conditional.html
-fn fenced_answers(step: &str, sequence: u32) -> String {
+fn fenced_answers(branches: Branches, sequence: u32) -> String {
     let draw = format!(
         "CASE WHEN pg_catalog.pg_logical_emit_message(true, 'distlock', ''::text) IS NOT NULL \
          THEN pg_catalog.nextval({sequence}::pg_catalog.regclass) END"
     );
+    let answers = Answers {
+        refused: "0",
+        done: "1",
+        locked: &draw,
+        awaited: "-1",
+        not_held: "-2",
+    };
     format!(
-        "pg_catalog.string_agg((CASE WHEN code = {DRAW} THEN {draw} WHEN {step} THEN \
-         CASE WHEN code < 4 THEN {draw} ELSE 1 END ELSE 0 END)::text, ',')"
+        "pg_catalog.string_agg(({})::text, ',')",
+        step(branches, &answers)
     )
 }
 
-/// The call of a step for the number `n`, indexed by its [`code`].
-const CALLS: [&str; 8] = [
-    "pg_try_advisory_lock(n)",
-    "pg_try_advisory_lock_shared(n)",
-    "pg_try_advisory_lock((n >> 32)::int4, (n << 32 >> 32)::int4)",
-    "pg_try_advisory_lock_shared((n >> 32)::int4, (n << 32 >> 32)::int4)",
-    "pg_advisory_unlock(n)",
-    "pg_advisory_unlock_shared(n)",
-    "pg_advisory_unlock((n >> 32)::int4, (n << 32 >> 32)::int4)",
-    "pg_advisory_unlock_shared((n >> 32)::int4, (n << 32 >> 32)::int4)",
+/// The outcome of a step that answered with `number`, with fencing.
+pub(super) fn fenced_outcome(number: &str) -> Outcome {
+    match number.parse() {
+        Ok(-1) => Outcome::Awaited,
+        Ok(-2) => Outcome::NotHeld,
+        Ok(0) | Err(_) => Outcome::Refused,
+        Ok(number) => Outcome::Done(Token::new(number)),
+    }
+}
+
+/// The functions for the number `n` of one mode and key space, and the number's companion.
+struct Functions {
+    lock: &'static str,
+    unlock: &'static str,
+    waiters: &'static str,
+}
+
+/// Indexed by the lowest two bits of a step's [`code`].
+const FUNCTIONS: [Functions; 4] = [
+    Functions {
+        lock: "pg_catalog.pg_try_advisory_lock(n)",
+        unlock: "pg_catalog.pg_advisory_unlock(n)",
+        waiters: WAITERS_OF_ONE,
+    },
+    Functions {
+        lock: "pg_catalog.pg_try_advisory_lock_shared(n)",
+        unlock: "pg_catalog.pg_advisory_unlock_shared(n)",
+        waiters: WAITERS_OF_ONE,
+    },
+    Functions {
+        lock: "pg_catalog.pg_try_advisory_lock((n >> 32)::int4, (n << 32 >> 32)::int4)",
+        unlock: "pg_catalog.pg_advisory_unlock((n >> 32)::int4, (n << 32 >> 32)::int4)",
+        waiters: WAITERS_OF_TWO,
+    },
+    Functions {
+        lock: "pg_catalog.pg_try_advisory_lock_shared((n >> 32)::int4, (n << 32 >> 32)::int4)",
+        unlock: "pg_catalog.pg_advisory_unlock_shared((n >> 32)::int4, (n << 32 >> 32)::int4)",
+        waiters: WAITERS_OF_TWO,
+    },
 ];
 
-/// The code of a step that draws a token.
-const DRAW: i16 = 8;
+// As in `Key::waiters`.
+const WAITERS_OF_ONE: &str = "n # 7236289961542312553";
+const WAITERS_OF_TWO: &str = "n # 7236289961542314345";
 
-fn step(branches: Branches) -> String {
-    let whens: String = CALLS
-        .iter()
-        .enumerate()
-        .filter(|(code, _)| branches & 1 << code != 0)
-        .map(|(code, call)| format!(" WHEN {code} THEN pg_catalog.{call}"))
-        .collect();
-    match whens.is_empty() {
-        true => "false".to_owned(),
-        false => format!("CASE code{whens} END"),
+/// The bits of a step's [`code`] above those of its functions.
+mod action {
+    pub(super) const LOCK: i16 = 0;
+    pub(super) const UNLOCK: i16 = 1;
+    pub(super) const LOCK_UNAWAITED: i16 = 2;
+    pub(super) const RELOCK: i16 = 3;
+    pub(super) const CHECK: i16 = 4;
+}
+/// The code of a step that draws a token.
+const DRAW: i16 = 20;
+/// The code of a step that announces a waiter: a shared lock without a token.
+const ANNOUNCE: i16 = 21;
+
+/// What a step with `code` does and answers.
+fn branch(code: i16, answers: &Answers<'_>) -> String {
+    let Answers {
+        refused,
+        done,
+        locked,
+        awaited,
+        not_held,
+    } = answers;
+    let Functions {
+        lock,
+        unlock,
+        waiters,
+    } = &FUNCTIONS[usize::from(code.cast_unsigned() & 3)];
+    // Taken for a moment: only if nobody else has it shared.
+    let unawaited = format!(
+        "CASE WHEN pg_catalog.pg_try_advisory_lock({waiters}) \
+         THEN pg_catalog.pg_advisory_unlock({waiters}) ELSE false END"
+    );
+    // Looked for only once the lock is taken: if others wait, it is given back.
+    let lock_unawaited = format!(
+        "CASE WHEN NOT {lock} THEN {refused} WHEN {unawaited} THEN {locked} \
+         WHEN {unlock} THEN {awaited} END"
+    );
+    match (code, code >> 2) {
+        (DRAW, _) => locked.to_string(),
+        (ANNOUNCE, _) => format!(
+            "CASE WHEN pg_catalog.pg_try_advisory_lock_shared(n) THEN {done} ELSE {refused} END"
+        ),
+        (_, action::LOCK) => format!("CASE WHEN {lock} THEN {locked} ELSE {refused} END"),
+        (_, action::UNLOCK) => format!("CASE WHEN {unlock} THEN {done} ELSE {refused} END"),
+        (_, action::LOCK_UNAWAITED) => lock_unawaited,
+        (_, action::RELOCK) => format!("CASE WHEN {unlock} THEN {lock_unawaited} ELSE {not_held} END"),
+        (_, action::CHECK) => format!("CASE WHEN {unawaited} THEN {done} ELSE {refused} END"),
+        _ => unreachable!("there is no such code"),
     }
+}
+
+fn step(branches: Branches, answers: &Answers<'_>) -> String {
+    let whens: String = (0..=ANNOUNCE)
+        .filter(|code| branches & 1 << code != 0)
+        .map(|code| format!(" WHEN {code} THEN {}", branch(code, answers)))
+        .collect();
+    format!("CASE code{whens} END")
 }
 
 const STEPS: &str = "ROWS FROM (pg_catalog.unnest($1::int2[]), pg_catalog.unnest($2::int8[])) \
@@ -119,16 +227,30 @@ pub(super) const END: &str = "COMMIT";
 
 /// The key's number, if the scalar statements can do the step.
 pub(super) fn scalar(op: Op) -> Option<i64> {
-    (op.mode == Mode::Exclusive && !op.key.is_two()).then(|| op.key.as_i64())
+    let has_scalar = matches!(op.action, Action::Lock | Action::Unlock);
+    (has_scalar && op.mode == Mode::Exclusive && !op.key.is_two()).then(|| op.key.as_i64())
 }
 
 /// The step's branch in a general statement.
 pub(super) fn code(op: &Op) -> i16 {
-    if op.action == Action::Draw {
-        return DRAW;
+    let high = match op.action {
+        Action::Lock => action::LOCK,
+        Action::Unlock => action::UNLOCK,
+        Action::LockUnawaited => action::LOCK_UNAWAITED,
+        Action::Relock => action::RELOCK,
+        Action::Check => action::CHECK,
+        Action::Draw => return DRAW,
+        Action::Announce => return ANNOUNCE,
+        // It ends a shared lock of the companion, which is one number.
+        Action::Withdraw => return action::UNLOCK << 2 | 1,
+    };
+    high << 2 | i16::from(op.key.is_two()) << 1 | i16::from(op.mode == Mode::Shared)
+}
+
+/// The number that the step passes to its functions.
+pub(super) fn number(op: &Op) -> i64 {
+    match op.action {
+        Action::Announce | Action::Withdraw => op.key.waiters().as_i64(),
+        _ => op.key.as_i64(),
     }
-    let shared = i16::from(op.mode == Mode::Shared);
-    let two = i16::from(op.key.is_two());
-    let unlock = i16::from(op.action == Action::Unlock);
-    shared | two << 1 | unlock << 2
 }

@@ -1,14 +1,14 @@
 //! The table's batches: which operations are due at the server, and what their outcomes change.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::entry::Entry;
 use super::handoff::{self, BUDGET};
 use super::retry_queue::Retry;
-use super::{Refusal, Respond, Stray, Table, Via};
+use super::{MOST_REMEMBERED, Refusal, Respond, Stray, Table, Via};
 use crate::backoff;
 use crate::key::Key;
-use crate::op::{Action, Op, Outcome, Token};
+use crate::op::{Action, Mode, Op, Outcome, Token};
 
 impl<W> Table<W> {
     /// Puts the steps that are due at the server now into `batch`, at most `cap`. The outcome of
@@ -21,6 +21,7 @@ impl<W> Table<W> {
         responder: &mut impl Respond<W>,
     ) {
         self.release_kept(now, responder);
+        self.forget_old(now);
         if !self.ready.is_empty() || self.retries.is_due(now) {
             while let Some((key, retry)) = self.retries.pop(now) {
                 if let Some(queue) = self.queue(key)
@@ -52,21 +53,24 @@ impl<W> Table<W> {
                 self.advance(key, now, self.via(key), responder);
                 continue;
             }
-            let Some(action) = entry.due(now) else {
-                continue;
+            let action = match entry.due(now) {
+                // The token of the next holder would not be drawn with it.
+                Some(Action::Relock) if self.limits.fenced => Action::Unlock,
+                Some(action) => action,
+                None => {
+                    self.retire(key, now);
+                    continue;
+                }
             };
-            if let Some(mode) = entry.server {
+            if !action.is_lock() {
+                let mode = entry.server.unwrap_or(Mode::Exclusive);
                 batch.push(Op { key, mode, action });
                 continue;
             }
             if entry.is_deferred() {
                 continue;
             }
-            let Some(first) = entry.first() else {
-                self.remove(key);
-                continue;
-            };
-            let mode = first.mode;
+            let mode = entry.first().expect("it is to be locked for it").mode;
             if let Some(max) = self.full(0) {
                 self.refuse_all(key, Refusal::LimitReached(max), responder);
             } else if self.full(locks).is_some() {
@@ -90,15 +94,37 @@ impl<W> Table<W> {
         responder: &mut impl Respond<W>,
     ) -> Result<(), Stray> {
         match (op.action, outcome) {
-            (Action::Lock, Outcome::Done(token)) => self.locked(op, token, now, responder),
-            (Action::Lock, Outcome::Refused) => self.defer(op.key, now, responder),
+            (Action::Lock | Action::LockUnawaited, Outcome::Done(token)) => {
+                self.locked(op, token, now, responder);
+            }
+            (Action::Lock | Action::LockUnawaited, Outcome::Refused) => {
+                self.taken(op.key, now, responder);
+            }
+            (Action::LockUnawaited, Outcome::Awaited) => self.awaited(op.key, now, responder),
+            (Action::Relock, Outcome::Done(_) | Outcome::Failed(_))
+            | (Action::Check, Outcome::Done(_) | Outcome::Failed(_)) => {
+                self.resumed(op.key, now, responder);
+            }
+            (Action::Relock, Outcome::Refused) => {
+                self.relinquished(op.key);
+                self.taken(op.key, now, responder);
+            }
+            (Action::Relock, Outcome::Awaited) => {
+                self.relinquished(op.key);
+                self.awaited(op.key, now, responder);
+            }
+            (Action::Check, Outcome::Refused) => self.closed(op.key, responder),
             (Action::Draw, Outcome::Done(token)) => self.drawn(op.key, token, now, responder),
             (Action::Draw, Outcome::Refused) => self.drawn(op.key, None, now, responder),
-            (Action::Lock | Action::Draw, Outcome::Failed(error)) => {
+            (Action::Lock | Action::LockUnawaited | Action::Draw, Outcome::Failed(error)) => {
                 self.answer_all(op.key, |waiter| responder.fail(waiter, &error));
             }
             (Action::Unlock, Outcome::Done(_)) => self.unlocked(op.key, now),
-            (Action::Unlock, Outcome::Refused | Outcome::Failed(_)) => return Err(Stray(op.key)),
+            (Action::Announce, outcome) => {
+                self.announced(op.key, matches!(outcome, Outcome::Done(_)));
+            }
+            (Action::Withdraw, Outcome::Done(_)) => self.withdrawn(op.key),
+            _ => return Err(Stray(op.key)),
         }
         Ok(())
     }
@@ -115,12 +141,60 @@ impl<W> Table<W> {
         };
         entry.server = Some(op.mode);
         entry.token = token;
+        entry.yields_until = None;
         if let Some(queue) = &mut entry.queue {
-            queue.retry = None;
+            queue.reset();
         }
-        let start = entry.budget.or_else(|| self.recent.take(op.key, now));
-        entry.budget = Some(handoff::resume(start.unwrap_or(now), now));
+        entry.is_contested = entry.is_announced;
+        entry.budget = Some(match (entry.budget, op.action) {
+            (Some(start), Action::Lock) if !entry.is_announced => handoff::resume(start, now),
+            _ => now,
+        });
         self.advance(op.key, now, Via::Server, responder);
+    }
+
+    /// Nobody else waits for the lock, which the session still has.
+    fn resumed(&mut self, key: Key, now: Instant, responder: &mut impl Respond<W>) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.budget = Some(now);
+            entry.is_contested = false;
+            entry.is_closed = false;
+            self.advance(key, now, Via::Server, responder);
+        }
+    }
+
+    /// Others wait for a lock that has shared holders here: nobody joins them any more.
+    fn closed(&mut self, key: Key, responder: &mut impl Respond<W>) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.is_closed = true;
+            self.refuse_tries(key, responder);
+            self.list(key);
+        }
+    }
+
+    /// The session has not got the lock back that it released.
+    fn relinquished(&mut self, key: Key) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.unlocked();
+        }
+    }
+
+    fn announced(&mut self, key: Key, is_done: bool) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.is_announced = is_done;
+            if let Some(queue) = &mut entry.queue {
+                // If it failed, it is tried again after the next refusal.
+                queue.announces = false;
+            }
+            self.list(key);
+        }
+    }
+
+    fn withdrawn(&mut self, key: Key) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.is_announced = false;
+            self.list(key);
+        }
     }
 
     fn drawn(
@@ -140,51 +214,61 @@ impl<W> Table<W> {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        entry.server = None;
-        entry.was_held = false;
-        let is_spent = entry.is_budget_spent(now);
-        let has_waiters = entry.first().is_some();
-        let ended = entry.budget.filter(|_| is_spent || !has_waiters);
-        if let Some(start) = ended {
-            // Longer than the pause of a waiter that has waited since the budget began.
-            let pause = backoff::proportional(
-                now.saturating_duration_since(start).saturating_mul(5) / 4,
-                self.limits.retry_min,
-                self.limits.retry_max,
-            );
-            let at = now + pause;
-            if is_spent {
-                entry.budget = None;
-                entry.queue_from(&mut self.spare).is_cooldown = true;
-                self.schedule(key, Retry::at(at));
-            } else {
-                self.recent.put(key, start, at.min(now + BUDGET));
-            }
+        entry.unlocked();
+        entry.remembered_until = Some(now + self.limits.retry_max);
+        if entry.is_contested {
+            // Longer than the pause of another process that has left the lock to this one, which
+            // has not announced itself.
+            let held = entry.budget.map_or(Duration::ZERO, |start| now - start);
+            let (min, max) = (self.limits.retry_min, self.limits.retry_max);
+            let pause = backoff::proportional(held.min(BUDGET), min, max) * 5 / 4;
+            entry.queue_from(&mut self.spare).is_cooldown = true;
+            self.schedule(key, Retry::at(now + pause));
         }
-        // Also if all that is left is to forget the key: the iteration for that keeps the worker
-        // awake for the next request of the caller that released the lock.
+        // Also if there is nothing left to do: the iteration for that keeps the worker awake for
+        // the next request of the caller that released the lock.
         self.list(key);
     }
 
-    /// The lock is taken elsewhere: refuses the waiters that try once, and retries later for the
-    /// others.
-    fn defer(&mut self, key: Key, now: Instant, responder: &mut impl Respond<W>) {
-        self.recent.take(key, now);
+    /// Another process has the lock.
+    fn taken(&mut self, key: Key, now: Instant, responder: &mut impl Respond<W>) {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        // Another process has it: the budget ends.
-        entry.budget = None;
-        let Some(queue) = entry.queue.as_mut() else {
-            return self.remove(key);
-        };
-        queue.tell_contended(|waiter, mode| responder.contended(waiter, key, mode));
-        for waiter in queue.take(|waiter| waiter.wait.is_try()) {
-            self.waiting -= 1;
-            responder.refuse(waiter.inner, Refusal::Busy);
+        entry.forget();
+        // A caller that tries again and again waits, too.
+        let is_persistent = !entry.is_over(now);
+        entry.remembered_until = Some(now + BUDGET);
+        let is_awaited = self.defer(key, now, responder);
+        if let Some(entry) = self.entries.get_mut(&key)
+            && !entry.is_announced
+            && let Some(queue) = &mut entry.queue
+        {
+            queue.announces = is_awaited || is_persistent;
+            if queue.announces {
+                self.list(key);
+            }
         }
-        let Some(first) = queue.waiters.front() else {
-            return self.remove(key);
+    }
+
+    /// Other processes wait for the lock: it is left to them until one of them has it, or none is
+    /// left. But not for ever, because they may be unable to take it.
+    fn awaited(&mut self, key: Key, now: Instant, responder: &mut impl Respond<W>) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            let until = now + self.limits.retry_max * 2;
+            entry.yields_until.get_or_insert(until);
+            entry.remembered_until = entry.yields_until;
+            self.defer(key, now, responder);
+        }
+    }
+
+    /// Refuses the waiters that try once, and retries later for the others. False if there are
+    /// none.
+    fn defer(&mut self, key: Key, now: Instant, responder: &mut impl Respond<W>) -> bool {
+        self.refuse_tries(key, responder);
+        let Some(first) = self.entries.get(&key).and_then(Entry::first) else {
+            self.list(key);
+            return false;
         };
         let waited = now.saturating_duration_since(first.since);
         let pause = backoff::proportional(waited, self.limits.retry_min, self.limits.retry_max);
@@ -192,8 +276,69 @@ impl<W> Table<W> {
             not_before: now + pause.mul_f64(0.75),
             not_after: now + self.jitter.shorten(pause),
         };
-        queue.is_cooldown = false;
+        if let Some(queue) = self.queue(key) {
+            queue.is_cooldown = false;
+        }
         self.schedule(key, retry);
+        true
+    }
+
+    /// Tells the waiters of `key` that it is taken, and refuses those that try once.
+    fn refuse_tries(&mut self, key: Key, responder: &mut impl Respond<W>) {
+        let Some(queue) = self.queue(key) else {
+            return;
+        };
+        queue.tell_contended(|waiter, mode| responder.contended(waiter, key, mode));
+        let refused = queue.take(|waiter| waiter.wait.is_try());
+        self.waiting -= refused.len();
+        for waiter in refused {
+            responder.refuse(waiter.inner, Refusal::Busy);
+        }
+    }
+
+    /// The lock has neither holders nor waiters: remembers or forgets it.
+    fn retire(&mut self, key: Key, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        if let Some(until) = entry.remembered_until.filter(|_| entry.is_announced) {
+            entry.queue_from(&mut self.spare);
+            return self.schedule(key, Retry::at(until));
+        }
+        if !entry.is_idle() {
+            return;
+        }
+        if entry.queue.as_ref().is_some_and(|queue| queue.is_idle()) {
+            self.spare.extend(entry.queue.take());
+        }
+        match entry.remembered_until.filter(|&until| until > now) {
+            None => self.remove(key),
+            Some(_) if entry.is_remembered => {}
+            Some(until) => {
+                entry.is_remembered = true;
+                self.remembered.push_back((until, key));
+            }
+        }
+    }
+
+    /// Forgets keys whose time is over, or that are too many.
+    fn forget_old(&mut self, now: Instant) {
+        while let Some(&(until, key)) = self.remembered.front()
+            && (until <= now || self.remembered.len() > MOST_REMEMBERED)
+        {
+            self.remembered.pop_front();
+            let is_full = self.remembered.len() >= MOST_REMEMBERED;
+            let Some(entry) = self.entries.get_mut(&key) else {
+                continue;
+            };
+            entry.is_remembered = false;
+            if is_full {
+                entry.remembered_until = None;
+            }
+            if !entry.listed {
+                self.retire(key, now);
+            }
+        }
     }
 
     fn refuse_all(&mut self, key: Key, refusal: Refusal, responder: &mut impl Respond<W>) {

@@ -22,8 +22,23 @@ pub(super) struct Entry<W> {
     pub(super) was_held: bool,
     /// With fencing: drawn at the server for the next holder.
     pub(super) token: Option<Token>,
-    /// When the [budget](handoff) began within which this process hands the lock on.
+    /// When the [budget](handoff) began within which this process hands the lock on. Kept for a
+    /// while after the lock was released.
     pub(super) budget: Option<Instant>,
+    /// True if the lock was won against other processes: then they are let have it after each
+    /// hold, not only after a budget.
+    pub(super) is_contested: bool,
+    /// Another process waits for a lock that has shared holders here: nobody joins them.
+    pub(super) is_closed: bool,
+    /// True if other sessions are shown that this one waits.
+    pub(super) is_announced: bool,
+    /// Until when the lock is left to others that wait for it, unless one of them takes it or
+    /// all go before.
+    pub(super) yields_until: Option<Instant>,
+    /// Until when this entry is remembered although the lock has neither holders nor waiters.
+    pub(super) remembered_until: Option<Instant>,
+    /// True if the key is in `remembered`.
+    pub(super) is_remembered: bool,
     /// Boxed, and usually absent: there may be very many held locks without waiters.
     pub(super) queue: Option<Box<WaitQueue<W>>>,
     /// True if the key is in `ready`.
@@ -38,6 +53,12 @@ impl<W> Entry<W> {
             was_held: false,
             token: None,
             budget: None,
+            is_contested: false,
+            is_closed: false,
+            is_announced: false,
+            yields_until: None,
+            remembered_until: None,
+            is_remembered: false,
             queue: None,
             listed: false,
         }
@@ -61,9 +82,39 @@ impl<W> Entry<W> {
         })
     }
 
-    /// True if the lock has neither holders nor waiters here, and the session does not hold it.
+    /// True if the lock has neither holders nor waiters here, and the session holds nothing for it.
     pub(super) fn is_idle(&self) -> bool {
-        self.server.is_none() && self.holders == Holders::None && self.first().is_none()
+        self.server.is_none()
+            && self.holders == Holders::None
+            && !self.is_announced
+            && self.first().is_none()
+    }
+
+    /// The session has ended.
+    pub(super) fn disconnected(&mut self) {
+        self.unlocked();
+        self.holders = Holders::None;
+        self.is_announced = false;
+        self.remembered_until = None;
+        self.is_remembered = false;
+        self.forget();
+        if let Some(queue) = &mut self.queue {
+            queue.retry = None;
+        }
+    }
+
+    /// What the last holds left behind does not count any more.
+    pub(super) fn forget(&mut self) {
+        self.budget = None;
+        self.is_contested = false;
+        self.yields_until = None;
+    }
+
+    /// The session has released the lock.
+    pub(super) fn unlocked(&mut self) {
+        self.server = None;
+        self.was_held = false;
+        self.is_closed = false;
     }
 
     fn waiters(&self) -> impl Iterator<Item = &Waiter<W>> {
@@ -73,7 +124,7 @@ impl<W> Entry<W> {
     /// The lock has holders here: calls `tell` for each waiter that was not told so before, and
     /// removes those of them that try once and cannot share it.
     pub(super) fn tell_taken(&mut self, tell: impl FnMut(&W, Mode)) -> Vec<W> {
-        let may_join = matches!(self.holders, Holders::Shared(_));
+        let may_join = matches!(self.holders, Holders::Shared(_)) && !self.is_closed;
         let Some(queue) = self.queue.as_mut() else {
             return Vec::new();
         };
@@ -87,6 +138,7 @@ impl<W> Entry<W> {
             Mode::Exclusive => self.holders == Holders::None && self.first().is_none(),
             Mode::Shared => {
                 !matches!(self.holders, Holders::Exclusive(_))
+                    && !self.is_closed
                     && self.waiters().all(Waiter::is_shared)
             }
         }
@@ -97,7 +149,7 @@ impl<W> Entry<W> {
     pub(super) fn is_known_taken(&self) -> bool {
         self.holders != Holders::None
             || self.first().is_some_and(|first| first.contended)
-            || self.queue.as_ref().is_some_and(|queue| queue.is_cooldown)
+            || self.queue.as_ref().is_some_and(|queue| queue.is_cooling_down())
     }
 
     /// True if the first waiter may have the lock, which the session holds already.
@@ -106,12 +158,9 @@ impl<W> Entry<W> {
             return false;
         };
         self.server == Some(first.mode)
-            && match self.holders {
-                Holders::None => !self.is_budget_spent(now),
-                Holders::Exclusive(_) => false,
-                // The other holders keep the server lock anyway.
-                Holders::Shared(_) => true,
-            }
+            && !matches!(self.holders, Holders::Exclusive(_))
+            && !self.is_closed
+            && !self.is_budget_spent(now)
     }
 
     /// How the lock, which the session holds, comes to its next holder.
@@ -127,15 +176,51 @@ impl<W> Entry<W> {
             .is_some_and(|start| handoff::is_spent(start, now))
     }
 
-    /// The action that is due at the server for the session's lock of this key, if any.
+    /// The action that is due at the server, if any.
     pub(super) fn due(&self, now: Instant) -> Option<Action> {
-        match self.server {
-            None => Some(Action::Lock),
-            // Only with fencing: otherwise the lock would have been handed over.
-            Some(_) if self.can_hand_over(now) => Some(Action::Draw),
-            Some(_) if self.holders == Holders::None => Some(Action::Unlock),
-            Some(_) => None,
+        let first = self.first();
+        let Some(mode) = self.server else {
+            return match first {
+                _ if self.has_to_announce() => Some(Action::Announce),
+                None if self.is_announced => self.is_over(now).then_some(Action::Withdraw),
+                None => None,
+                Some(_) if self.has_to_ask(now) => Some(Action::LockUnawaited),
+                Some(_) => Some(Action::Lock),
+            };
+        };
+        if self.is_announced {
+            return Some(Action::Withdraw);
         }
+        let continues = first.is_some_and(|first| first.mode == mode);
+        match self.holders {
+            // Only with fencing: otherwise the lock would have been handed over.
+            _ if self.can_hand_over(now) => Some(Action::Draw),
+            Holders::None if continues => Some(Action::Relock),
+            Holders::None => Some(Action::Unlock),
+            Holders::Shared(_) if continues && !self.is_closed => Some(Action::Check),
+            Holders::Shared(_) | Holders::Exclusive(_) => None,
+        }
+    }
+
+    /// True if the server has refused the lock, and other sessions are to be shown that this one
+    /// waits.
+    fn has_to_announce(&self) -> bool {
+        !self.is_announced && self.queue.as_ref().is_some_and(|queue| queue.announces)
+    }
+
+    /// True if the lock has to be left to other processes that wait for it. Not if this one has
+    /// been announced, too: then one of them has to take it.
+    fn has_to_ask(&self, now: Instant) -> bool {
+        !self.is_announced
+            && match self.yields_until {
+                Some(until) => now < until,
+                None => self.is_contested || self.is_budget_spent(now),
+            }
+    }
+
+    /// True if the entry need not be remembered any longer.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.remembered_until.is_none_or(|until| until <= now)
     }
 
     /// True if the next attempt at the server has to wait.

@@ -51,6 +51,11 @@ enum Step {
         key: i32,
         mode: Option<Mode>,
     },
+    /// The other process begins or ends to wait.
+    OtherWaits {
+        key: i32,
+        waits: bool,
+    },
     Disconnect,
     FailWaiters {
         all: bool,
@@ -75,6 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
         10 => prop::option::weighted(0.1, index()).prop_map(|failing| Step::Answer { failing }),
         3 => (0..KEYS, prop::option::of(mode()))
             .prop_map(|(key, mode)| Step::Other { key, mode }),
+        3 => (0..KEYS, any::<bool>()).prop_map(|(key, waits)| Step::OtherWaits { key, waits }),
         1 => Just(Step::Disconnect),
         1 => any::<bool>().prop_map(|all| Step::FailWaiters { all }),
     ]
@@ -106,6 +112,8 @@ impl Play {
                 max_locks,
                 ours: BTreeMap::new(),
                 theirs: BTreeMap::new(),
+                announced: BTreeSet::new(),
+                they_wait: BTreeSet::new(),
                 last_token: 0,
                 waiting: BTreeMap::new(),
                 held: BTreeMap::new(),
@@ -181,9 +189,17 @@ impl Play {
             Step::Plan if !out => self.plan(),
             Step::Answer { failing } => self.answer(failing),
             Step::Other { key: number, mode } => self.other(key(number), mode),
+            Step::OtherWaits { key: number, waits } => {
+                let number = key(number).as_i64();
+                match waits {
+                    true => self.world.they_wait.insert(number),
+                    false => self.world.they_wait.remove(&number),
+                };
+            }
             Step::Disconnect => {
                 self.batch.clear();
                 self.world.ours.clear();
+                self.world.announced.clear();
                 assert_eq!(self.table.disconnected(), self.world.held.len());
                 self.world.held.clear();
             }
@@ -205,7 +221,14 @@ impl Play {
         let max = self.world.max_locks.unwrap_or(usize::MAX);
         assert!(self.table.held() <= max);
         let server_needed = self.world.fenced || !self.batch.is_empty();
-        assert!(server_needed || !self.world.has_waiting_joiner());
+        let entries = &self.table.entries;
+        let is_joinable = |key: Key| {
+            let now = self.world.now;
+            entries
+                .get(&key)
+                .is_some_and(|entry| !entry.is_closed && !entry.is_budget_spent(now))
+        };
+        assert!(server_needed || !self.world.has_waiting_joiner(is_joinable));
     }
 
     /// Drops the guard of `waiter`.
@@ -237,41 +260,56 @@ impl Play {
         for (n, op) in std::mem::take(&mut self.batch).into_iter().enumerate() {
             let (number, ours) = (op.key.as_i64(), self.world.ours.get(&op.key.as_i64()));
             let fails = failing == Some(n);
-            let mut token = None;
-            let yes = match op.action {
-                Action::Lock => {
+            let other = self.world.theirs.get(&number);
+            let is_free = other.is_none_or(|&other| !exclude(other, op.mode));
+            let they_wait = self.world.they_wait.contains(&number);
+            let outcome = match op.action {
+                _ if fails && !op.action.is_unlock() => {
+                    Outcome::Failed(Error::unavailable("it cannot"))
+                }
+                Action::Lock | Action::LockUnawaited => {
                     assert_eq!(ours, None, "locked twice");
-                    let other = self.world.theirs.get(&number);
-                    !fails && other.is_none_or(|&other| !exclude(other, op.mode))
+                    match op.action == Action::LockUnawaited && they_wait {
+                        _ if !is_free => Outcome::Refused,
+                        true => Outcome::Awaited,
+                        false => self.world.lock(op),
+                    }
                 }
                 Action::Draw => {
                     assert!(self.world.fenced);
                     assert_eq!(ours, Some(&op.mode), "a token for no lock");
-                    !fails
+                    Outcome::Done(self.world.draw())
                 }
                 // A failed one would end the session.
-                Action::Unlock => {
+                Action::Unlock | Action::Relock => {
                     assert_eq!(ours, Some(&op.mode), "unlocked what is not ours");
                     let mut held = self.world.held.values();
                     assert!(held.all(|held| held.key != op.key), "unlocked what is held");
                     self.world.ours.remove(&number);
-                    true
+                    match op.action {
+                        Action::Unlock => Outcome::Done(None),
+                        _ if !is_free => Outcome::Refused,
+                        _ if they_wait => Outcome::Awaited,
+                        _ => self.world.lock(op),
+                    }
+                }
+                Action::Check => {
+                    assert_eq!(ours, Some(&Mode::Shared), "asked for nothing");
+                    match they_wait {
+                        true => Outcome::Refused,
+                        false => Outcome::Done(None),
+                    }
+                }
+                Action::Announce => {
+                    assert!(self.world.announced.insert(number), "announced twice");
+                    Outcome::Done(None)
+                }
+                Action::Withdraw => {
+                    assert!(self.world.announced.remove(&number), "it was not announced");
+                    Outcome::Done(None)
                 }
             };
-            if yes && op.action == Action::Lock {
-                self.world.ours.insert(number, op.mode);
-            }
-            if yes && self.world.fenced && op.action != Action::Unlock {
-                self.world.last_token += 1;
-                token = Token::new(self.world.last_token);
-            }
-            let fails = fails && op.action != Action::Unlock;
-            let outcome = match (fails, yes) {
-                (true, _) => Outcome::Failed(Error::unavailable("it cannot")),
-                (false, true) => Outcome::Done(token),
-                (false, false) => Outcome::Refused,
-            };
-            self.world.failing = fails.then_some(Whom::All);
+            self.world.failing = matches!(outcome, Outcome::Failed(_)).then_some(Whom::All);
             let now = self.world.now;
             let settled = self.table.settle(op, outcome, now, &mut self.world);
             assert!(settled.is_ok());
@@ -295,6 +333,7 @@ impl Play {
     /// served, and in the end nothing is left.
     fn settle_down(&mut self) {
         self.world.theirs.clear();
+        self.world.they_wait.clear();
         for _ in 0..40 * (self.arrived + 1) {
             self.answer(None);
             while let Some(waiter) = { self.world.guards().next() } {
@@ -305,7 +344,11 @@ impl Play {
         }
         assert!(self.world.waiting.is_empty(), "a waiter was forgotten");
         assert!(self.world.ours.is_empty(), "a lock was left at the server");
+        assert!(self.world.announced.is_empty(), "a waiter that is gone is announced");
         assert!(self.world.held.is_empty());
+        // Released keys are remembered for a while.
+        self.world.now += Duration::from_secs(1);
+        self.plan();
         assert!(self.table.entries.is_empty());
         assert!(self.batch.is_empty() && !self.table.has_ready());
         assert_eq!(self.table.next_retry(), None);

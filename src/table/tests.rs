@@ -141,6 +141,7 @@ fn the_pause_between_two_attempts_grows_with_the_wait_up_to_its_cap() {
     let start = scene.now;
     scene.wait(A, 0..1);
     assert_eq!(scene.refused_iteration(), 1);
+    assert_eq!(scene.plan(), []);
     let mut attempts = 1;
     let mut last = Duration::ZERO;
     while scene.now - start < 2000 * MS {
@@ -238,7 +239,7 @@ fn nothing_is_kept_of_locks_that_are_over() {
         scene.release_last((9, n));
         while scene.iterate() > 0 {}
     }
-    assert!(scene.table.entries.is_empty());
+    assert!(scene.forgets_all());
     assert!(scene.table.next_retry().is_none());
     assert!(scene.table.spare.len() <= 2, "{}", scene.table.spare.len());
 }

@@ -28,6 +28,8 @@ pub(super) struct WaitQueue<W> {
     /// True during the cooldown: until that retry other processes may take the lock, and new
     /// waiters wait, too.
     pub(super) is_cooldown: bool,
+    /// True if other sessions are to be shown that this one waits.
+    pub(super) announces: bool,
 }
 
 impl<W> WaitQueue<W> {
@@ -36,6 +38,7 @@ impl<W> WaitQueue<W> {
             waiters: VecDeque::new(),
             retry: None,
             is_cooldown: false,
+            announces: false,
         })
     }
 
@@ -43,11 +46,16 @@ impl<W> WaitQueue<W> {
     pub(super) fn reset(&mut self) {
         self.retry = None;
         self.is_cooldown = false;
+        self.announces = false;
+    }
+
+    pub(super) fn is_cooling_down(&self) -> bool {
+        self.is_cooldown && self.retry.is_some()
     }
 
     /// True if there are no waiters, and no cooldown for which a new one would have to wait.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiters.is_empty() && !(self.is_cooldown && self.retry.is_some())
+        self.waiters.is_empty() && !self.is_cooling_down() && !self.announces
     }
 
     /// True if the next attempt at the server has to wait; false if any waiter tries once.

@@ -1,12 +1,12 @@
 //! The world outside the table: the server, the other process, the waiters and the holders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::super::{Granted, Refusal, Respond, Whom};
 use crate::error::Error;
 use crate::key::Key;
-use crate::op::{Mode, Wait};
+use crate::op::{Mode, Op, Outcome, Token, Wait};
 
 #[derive(Clone, Copy)]
 pub(super) struct Waiting {
@@ -32,6 +32,9 @@ pub(super) struct World {
     /// At the server.
     pub(super) ours: BTreeMap<i64, Mode>,
     pub(super) theirs: BTreeMap<i64, Mode>,
+    /// The keys that this process, or the other one, is known to wait for.
+    pub(super) announced: BTreeSet<i64>,
+    pub(super) they_wait: BTreeSet<i64>,
     pub(super) last_token: i64,
     /// By number, and so in the order of arrival.
     pub(super) waiting: BTreeMap<u32, Waiting>,
@@ -70,10 +73,22 @@ impl World {
         self.held.iter().filter_map(has_guard)
     }
 
-    /// True if a waiter could share a lock that has shared holders here.
-    pub(super) fn has_waiting_joiner(&self) -> bool {
+    /// The server gives the lock of `op` to this process.
+    pub(super) fn lock(&mut self, op: Op) -> Outcome {
+        self.ours.insert(op.key.as_i64(), op.mode);
+        Outcome::Done(self.draw())
+    }
+
+    pub(super) fn draw(&mut self) -> Option<Token> {
+        self.last_token += i64::from(self.fenced);
+        Token::new(self.last_token)
+    }
+
+    /// True if a waiter could share a lock that has shared holders here and `is_joinable`.
+    pub(super) fn has_waiting_joiner(&self, is_joinable: impl Fn(Key) -> bool) -> bool {
         self.waiting.iter().any(|(&waiter, waiting)| {
             waiting.mode == Mode::Shared
+                && is_joinable(waiting.key)
                 && self.held.values().any(|held| held.key == waiting.key)
                 && !self.must_wait(waiter)
         })

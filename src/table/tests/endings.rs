@@ -123,7 +123,7 @@ fn a_key_whose_waiters_have_all_left_is_forgotten() {
     let Scene { table, book, .. } = &mut scene;
     table.remove_abandoned(key, |_| true, now, book);
     assert_eq!(scene.plan(), []);
-    assert!(scene.table.entries.is_empty());
+    assert!(scene.forgets_all());
     assert_eq!(scene.table.waiting(), 0);
 }
 
@@ -171,7 +171,7 @@ fn those_who_try_once_can_be_failed_apart() {
     assert_eq!(scene.book.failed, [1, 2]);
     assert_eq!(scene.table.waiting(), 0);
     assert_eq!(scene.plan(), []);
-    assert!(scene.table.entries.is_empty());
+    assert!(scene.forgets_all());
 }
 
 #[test]

@@ -1,18 +1,52 @@
-//! The hand-off budget: how long a process keeps a lock before other processes may take it.
+//! How a process shares a lock with others: the hand-off budget, and how they see each other wait.
 
 use super::*;
 
 impl Scene {
-    /// Takes the lock, holds it for `length` and releases it.
-    fn hold(&mut self, waiter: u32, length: Duration) {
+    /// Requests the lock, holds it for `length` and releases it. Returns how it was taken.
+    fn hold(&mut self, waiter: u32, length: Duration) -> Action {
         self.wait(A, waiter..waiter + 1);
-        assert_eq!(self.plan(), [lock(A)]);
-        self.settle(vec![lock(A)], true);
+        let batch = self.plan();
+        let [Op { action, .. }] = batch[..] else {
+            panic!("{batch:?}");
+        };
+        self.settle(batch, true);
         self.now += length;
         assert!(self.release_last(A));
         assert_eq!(self.plan(), [unlock(A)]);
         self.settle(vec![unlock(A)], true);
+        assert_eq!(self.plan(), []);
+        action
     }
+
+    /// The only step of the next batch has `outcome`.
+    fn answer(&mut self, step: Op, outcome: Outcome) {
+        assert_eq!(self.plan_all(10), [step]);
+        let settled = self.table.settle(step, outcome, self.now, &mut self.book);
+        assert!(settled.is_ok());
+    }
+
+    /// The server refuses `step`; other sessions are shown that this process waits.
+    fn refuse(&mut self, step: Op) {
+        self.answer(step, Outcome::Refused);
+        self.answer(announce(A), Outcome::Done(None));
+    }
+}
+
+fn lock_unawaited(key: (i32, i32)) -> Op {
+    op(key, Mode::Exclusive, Action::LockUnawaited)
+}
+
+fn relock(key: (i32, i32)) -> Op {
+    op(key, Mode::Exclusive, Action::Relock)
+}
+
+fn announce(key: (i32, i32)) -> Op {
+    op(key, Mode::Exclusive, Action::Announce)
+}
+
+fn withdraw(key: (i32, i32)) -> Op {
+    op(key, Mode::Exclusive, Action::Withdraw)
 }
 
 #[test]
@@ -28,138 +62,221 @@ fn a_lock_is_handed_over_without_the_server_within_the_budget() {
 }
 
 #[test]
-fn after_its_budget_a_process_unlocks_and_pauses() {
-    let mut scene = Scene::new(None);
-    scene.wait(A, 0..2);
-    scene.iterate();
-    scene.now += BUDGET;
-    assert!(scene.release_last(A));
-    assert_eq!(scene.plan(), [unlock(A)]);
-    scene.settle(vec![unlock(A)], true);
-    assert_eq!(scene.plan(), []);
-    let pause = scene.pause();
-    // Longer than that of a waiter that has waited for the whole budget.
-    assert!(pause > BUDGET / 10, "{pause:?}");
-    scene.now += pause;
-    assert_eq!(scene.plan(), [lock(A)]);
-    scene.settle(vec![lock(A)], true);
-    assert_eq!(scene.book.granted, [0, 1]);
-    assert_eq!(scene.book.handed_over, 0);
-}
-
-#[test]
-fn a_new_budget_begins_after_the_old_one() {
+fn after_its_budget_a_process_asks_and_goes_on_if_nobody_waits() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..3);
     scene.iterate();
     scene.now += BUDGET;
-    scene.release_last(A);
-    scene.iterate();
-    scene.now += scene.pause();
-    scene.iterate();
-    scene.now += BUDGET / 2;
+    assert!(scene.release_last(A));
+    assert_eq!(scene.book.granted, [0]);
+    scene.answer(relock(A), Outcome::Done(None));
+    assert_eq!(scene.book.granted, [0, 1]);
+    assert_eq!(scene.book.handed_over, 0);
+    // Another budget has begun.
+    scene.now += BUDGET - MS;
     assert!(scene.release_last(A));
     assert_eq!(scene.book.granted, [0, 1, 2]);
 }
 
 #[test]
+fn after_its_budget_a_process_leaves_the_lock_to_others_until_one_has_had_it() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..2);
+    scene.iterate();
+    scene.now += BUDGET;
+    scene.release_last(A);
+    scene.answer(relock(A), Outcome::Awaited);
+    for _ in 0..5 {
+        assert_eq!(scene.plan_all(10), []);
+        scene.now += scene.pause();
+        scene.answer(lock_unawaited(A), Outcome::Awaited);
+    }
+    scene.now += scene.pause();
+    // They have it: from now on this process is one of those that wait.
+    scene.refuse(lock_unawaited(A));
+    scene.now += scene.pause();
+    scene.answer(lock(A), Outcome::Done(None));
+    assert_eq!(scene.book.granted, [0, 1]);
+    scene.answer(withdraw(A), Outcome::Done(None));
+}
+
+#[test]
+fn those_who_do_not_take_what_is_left_to_them_are_not_waited_for_for_ever() {
+    let mut scene = Scene::new(None);
+    scene.hold(0, BUDGET);
+    let start = scene.now;
+    scene.wait(A, 1..2);
+    loop {
+        let batch = scene.plan_all(10);
+        if batch == [lock(A)] {
+            break;
+        }
+        assert_eq!(batch, [lock_unawaited(A)]);
+        let outcome = Outcome::Awaited;
+        let settled = scene
+            .table
+            .settle(batch[0], outcome, scene.now, &mut scene.book);
+        assert!(settled.is_ok());
+        scene.now += scene.pause();
+    }
+    let waited = scene.now - start;
+    assert!((100 * MS..150 * MS).contains(&waited), "{waited:?}");
+}
+
+#[test]
 fn a_lock_that_is_taken_elsewhere_ends_the_budget() {
     let mut scene = Scene::new(None);
-    scene.wait(A, 0..1);
-    scene.iterate();
-    scene.release_last(A);
-    scene.iterate();
-    // Before the next plan forgets the key.
+    scene.hold(0, BUDGET);
     scene.wait(A, 1..2);
-    scene.refused_iteration();
-    scene.now += 2 * BUDGET;
-    scene.iterate();
+    scene.refuse(lock_unawaited(A));
+    scene.now += scene.pause();
+    scene.answer(lock(A), Outcome::Done(None));
     assert_eq!(scene.book.granted, [0, 1]);
 }
 
 #[test]
-fn who_comes_only_after_the_budget_waits_for_others_too() {
+fn holds_within_one_budget_need_not_ask() {
     let mut scene = Scene::new(None);
-    scene.hold(0, BUDGET);
-    scene.wait(A, 1..2);
-    assert_eq!(scene.plan(), []);
-    scene.now += scene.pause();
-    assert_eq!(scene.plan(), [lock(A)]);
+    for waiter in 0..4 {
+        assert_eq!(scene.hold(waiter, BUDGET / 4), Action::Lock);
+    }
+    assert_eq!(scene.hold(4, BUDGET / 4), Action::LockUnawaited);
+    assert_eq!(scene.hold(5, BUDGET), Action::Lock);
+    assert_eq!(scene.hold(6, BUDGET), Action::LockUnawaited);
 }
 
 #[test]
-fn who_cannot_wait_does_not_wait_for_others() {
-    let mut scene = Scene::new(None);
-    scene.hold(0, BUDGET);
-    scene.once(A, 1);
-    assert_eq!(scene.plan(), [lock(A)]);
-}
-
-#[test]
-fn a_key_that_nobody_wants_after_its_budget_is_forgotten() {
-    let mut scene = Scene::new(None);
-    scene.hold(0, BUDGET);
-    scene.now += scene.pause();
-    assert_eq!(scene.plan(), []);
-    assert!(scene.table.entries.is_empty());
-    assert_eq!(scene.table.next_retry(), None);
-}
-
-#[test]
-fn holds_that_leave_others_no_time_between_them_are_one_budget() {
+fn a_lock_that_was_released_long_ago_is_taken_without_asking() {
     let mut scene = Scene::new(None);
     for waiter in 0..3 {
-        scene.hold(waiter, BUDGET / 2);
-        assert_eq!(scene.plan(), []);
-        assert_eq!(scene.table.next_retry().is_some(), waiter == 1);
-        scene.now += match waiter {
-            1 => scene.pause(),
-            _ => MS / 2,
-        };
+        assert_eq!(scene.hold(waiter, BUDGET), Action::Lock);
+        scene.now += 50 * MS;
     }
 }
 
 #[test]
-fn holds_with_time_for_others_between_them_are_not() {
+fn only_so_many_released_keys_are_remembered() {
     let mut scene = Scene::new(None);
-    for waiter in 0..5 {
-        scene.hold(waiter, BUDGET / 2);
-        assert_eq!(scene.plan(), []);
-        assert_eq!(scene.table.next_retry(), None);
-        scene.now += 2 * MS;
+    for n in 0..3 * MOST_REMEMBERED {
+        let key = (9, i32::try_from(n).unwrap());
+        scene.once(key, 0);
+        scene.iterate();
+        scene.release_last(key);
+        while scene.iterate() > 0 {}
     }
+    assert!(scene.table.entries.len() <= MOST_REMEMBERED + 1);
+    assert!(scene.forgets_all());
 }
 
 #[test]
-fn what_is_taken_again_is_held_before_others_have_their_turn() {
+fn after_a_contested_hold_others_have_time_and_are_asked_for() {
     let mut scene = Scene::new(None);
-    scene.hold(0, BUDGET - MS / 2);
-    // By now the budget would be spent, but no other process had the time to take the lock.
-    scene.now += MS;
+    scene.wait(A, 0..1);
+    scene.refuse(lock(A));
+    scene.now += scene.pause();
+    scene.answer(lock(A), Outcome::Done(None));
+    scene.answer(withdraw(A), Outcome::Done(None));
+    scene.release_last(A);
+    scene.answer(unlock(A), Outcome::Done(None));
     scene.wait(A, 1..2);
-    scene.iterate();
+    // One that cannot wait does not get in between.
+    scene.once(A, 2);
+    assert_eq!(scene.book.refused, [(2, Refusal::Busy)]);
+    assert_eq!(scene.plan_all(10), []);
+    let pause = scene.pause();
+    assert!((MS..3 * MS).contains(&pause), "{pause:?}");
+    scene.now += pause;
+    scene.answer(lock_unawaited(A), Outcome::Done(None));
     assert_eq!(scene.book.granted, [0, 1]);
-    scene.now += MS;
+    // Nobody else was there: as if it had never been contested.
     scene.release_last(A);
     scene.iterate();
-    assert!(scene.table.next_retry().is_some());
+    assert_eq!(scene.hold(3, MS), Action::Lock);
 }
 
 #[test]
-fn who_can_wait_for_a_moment_only_is_not_kept_waiting_for_longer() {
+fn who_asks_again_and_again_is_shown_to_wait_until_it_stops() {
     let mut scene = Scene::new(None);
-    scene.hold(0, 20 * BUDGET);
-    let cooldown = scene.pause();
-    let deadline = scene.now + cooldown / 2;
+    scene.once(A, 0);
+    scene.answer(lock(A), Outcome::Refused);
+    assert_eq!(scene.plan_all(10), []);
+    scene.once(A, 1);
+    scene.refuse(lock(A));
+    let last = scene.now;
+    assert_eq!(scene.plan_all(10), []);
+    assert_eq!(scene.table.next_retry(), Some(last + BUDGET));
+    scene.now += BUDGET / 2;
+    scene.once(A, 2);
+    scene.answer(lock(A), Outcome::Refused);
+    scene.now += BUDGET;
+    scene.answer(withdraw(A), Outcome::Done(None));
+    assert!(scene.forgets_all());
+    assert_eq!(scene.book.refused.len(), 3);
+}
+
+#[test]
+fn who_asks_again_is_attempted_at_once_although_it_is_still_shown_to_wait() {
+    let mut scene = Scene::new(None);
+    for waiter in 0..2 {
+        scene.once(A, waiter);
+        scene.refused_iteration();
+        scene.plan();
+    }
+    scene.wait(A, 2..3);
+    scene.answer(lock(A), Outcome::Done(None));
+    assert_eq!(scene.book.granted, [2]);
+}
+
+#[test]
+fn readers_join_within_the_budget_and_later_if_nobody_else_waits() {
+    let check = op(A, Mode::Shared, Action::Check);
+    let mut scene = Scene::new(None);
+    scene.share(A, 0);
+    scene.iterate();
+    scene.now += BUDGET - MS;
+    scene.share(A, 1);
+    assert_eq!(scene.book.granted, [0, 1]);
+    scene.now += MS;
+    scene.share(A, 2);
+    scene.answer(check, Outcome::Done(None));
+    scene.share(A, 3);
+    assert_eq!(scene.book.granted, [0, 1, 2, 3]);
+    // A writer of another process has come.
+    scene.now += BUDGET;
+    scene.share(A, 4);
+    scene.ask(A, Mode::Shared, Wait::Try(None), 5);
+    scene.answer(check, Outcome::Refused);
+    assert_eq!(scene.book.refused, [(5, Refusal::Busy)]);
+    scene.ask(A, Mode::Shared, Wait::Try(None), 6);
+    assert_eq!(scene.book.refused[1..], [(6, Refusal::Busy)]);
+    for id in scene.book.ids.clone() {
+        assert_eq!(scene.plan_all(10), []);
+        assert!(scene.release(A, id));
+    }
+    scene.answer(op(A, Mode::Shared, Action::Relock), Outcome::Awaited);
+    scene.now += scene.pause();
+    let step = op(A, Mode::Shared, Action::LockUnawaited);
+    scene.answer(step, Outcome::Refused);
+    assert_eq!(scene.book.granted, [0, 1, 2, 3]);
+}
+
+#[test]
+fn who_can_wait_for_a_moment_only_is_attempted_before_its_deadline() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..1);
+    scene.refused_iteration();
+    scene.now += 500 * MS;
+    scene.refused_iteration();
+    let pause = scene.pause();
+    let deadline = scene.now + pause / 2;
     scene.ask(A, Mode::Exclusive, Wait::Until(deadline), 1);
     assert_eq!(scene.plan(), []);
-    scene.now += cooldown / 4;
+    scene.now += pause / 4;
     assert_eq!(scene.plan(), [lock(A)]);
     // A waiter that has the time waits.
     scene.settle(vec![lock(A)], false);
-    let late = scene.now + 100 * cooldown;
-    let mut scene = Scene::new(None);
-    scene.hold(0, 20 * BUDGET);
+    let pause = scene.pause();
+    let late = scene.now + 100 * pause;
     scene.ask(A, Mode::Exclusive, Wait::Until(late), 1);
-    assert_eq!(scene.pause(), cooldown);
+    assert_eq!(scene.pause(), pause);
 }

@@ -118,10 +118,31 @@ impl Scene {
         self.plan_up_to(100)
     }
 
+    /// The next batch, but for what shows others that this process waits: that succeeds at once.
     pub(super) fn plan_up_to(&mut self, cap: usize) -> Vec<Op> {
+        loop {
+            let batch = self.plan_all(cap);
+            let (shown, others): (Vec<Op>, Vec<Op>) = batch
+                .into_iter()
+                .partition(|op| matches!(op.action, Action::Announce | Action::Withdraw));
+            let is_complete = shown.is_empty() || !others.is_empty();
+            self.settle(shown, true);
+            if is_complete {
+                return others;
+            }
+        }
+    }
+
+    pub(super) fn plan_all(&mut self, cap: usize) -> Vec<Op> {
         let mut batch = Vec::new();
         self.table.plan(self.now, cap, &mut batch, &mut self.book);
         batch
+    }
+
+    /// After a while nothing is left of keys that nobody holds or waits for.
+    pub(super) fn forgets_all(&mut self) -> bool {
+        self.now += Duration::from_secs(1);
+        self.plan().is_empty() && self.table.entries.is_empty()
     }
 
     pub(super) fn settle(&mut self, batch: Vec<Op>, yes: bool) {
