@@ -44,12 +44,22 @@ impl Wait {
     }
 }
 
-/// One operation at the server. A batch has at most one for each key.
+/// One operation at the server. A batch has at most one for each [target](Op::target).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Op {
     pub(crate) key: Key,
     pub(crate) mode: Mode,
     pub(crate) action: Action,
+}
+
+impl Op {
+    /// The key of the lock that it takes or frees: for what concerns waiters, the companion.
+    pub(crate) fn target(self) -> Key {
+        match self.action {
+            Action::Announce | Action::Withdraw => self.key.waiters(),
+            _ => self.key,
+        }
+    }
 }
 
 // In the order of a batch: what frees comes first.

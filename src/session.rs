@@ -10,6 +10,7 @@
 pub(crate) mod errors;
 mod failures;
 pub(crate) mod marker;
+pub(crate) mod parked;
 mod recovery;
 pub(crate) mod sequence;
 mod statements;
@@ -28,8 +29,9 @@ use tracing::debug;
 use self::errors::{ATTEMPTS, ends_session, is_cancelled, lost};
 use self::failures::Failures;
 use self::marker::Marker;
+use self::parked::WaitNotice;
 use self::sequence::Sequence;
-use self::statements::{Branches, branches, code, number, scalar};
+use self::statements::{Branches, branches, code, scalar};
 use self::statements::{fenced_outcome, plain_outcome};
 use self::statements::{DROP_SNAPSHOT, END, LOCK, UNLOCK, UNLOCK_AND_LOCK};
 use self::transaction::Transaction;
@@ -64,14 +66,19 @@ pub(crate) struct Session {
     unlock_and_lock: Option<Statement>,
     batches: HashMap<Branches, Statement>,
     held: Option<Statement>,
+    /// How the last wait in the server's queue ended.
+    wait_notice: WaitNotice,
+    /// True unless the server has refused a wait in its queue.
+    can_park: bool,
     codes: Vec<i16>,
     numbers: Vec<i64>,
 }
 
 impl Session {
-    /// The session of `client`, which is connected and set up.
+    /// The session of `client`, which is connected and set up; its notices come to `wait_notice`.
     pub(crate) fn new(
         client: Client,
+        wait_notice: WaitNotice,
         marker: Marker,
         sequence: Option<Sequence>,
         lease: Option<Duration>,
@@ -90,6 +97,8 @@ impl Session {
             unlock_and_lock: None,
             batches: HashMap::new(),
             held: None,
+            wait_notice,
+            can_park: true,
             codes: Vec::new(),
             numbers: Vec::new(),
         }
@@ -319,7 +328,7 @@ impl Session {
         self.codes.clear();
         self.codes.extend(batch.iter().map(code));
         self.numbers.clear();
-        self.numbers.extend(batch.iter().map(number));
+        self.numbers.extend(batch.iter().map(|op| op.target().as_i64()));
         let statement = match self.batches.entry(branches(&self.codes)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {

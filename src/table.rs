@@ -34,7 +34,7 @@ use self::wait_queue::{WaitQueue, Waiter};
 use crate::backoff::Jitter;
 use crate::error::Error;
 use crate::key::Key;
-use crate::op::{Mode, Token, Wait};
+use crate::op::{Action, Mode, Op, Token, Wait};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -171,6 +171,20 @@ impl<W> Table<W> {
     /// True if a lock is kept after its guard is gone.
     pub(crate) fn is_keeping(&self) -> bool {
         self.kept.next().is_some()
+    }
+
+    /// The lock that one key's waiters wait for, if nothing else is held, awaited or to be done at
+    /// the server, and another process has it; and whether all of them know.
+    pub(crate) fn only_wait(&self) -> Option<(Op, bool)> {
+        if self.waiting == 0 || self.held > 0 || self.has_ready() {
+            return None;
+        }
+        let mut busy = self.entries.iter().filter(|(_, entry)| !entry.is_idle());
+        let (&key, entry) = busy.next().filter(|_| busy.next().is_none())?;
+        let (mode, action) = (entry.first()?.mode, Action::Lock);
+        let are_told = entry.waiters().all(|waiter| waiter.contended);
+        let is_taken = entry.is_announced && entry.server.is_none();
+        is_taken.then_some((Op { key, mode, action }, are_told))
     }
 
     /// A request for `key`: grants, refuses or queues it.
@@ -391,7 +405,8 @@ impl<W> Table<W> {
         if entry.queue.as_ref().is_some_and(|queue| queue.is_idle()) {
             self.spare.extend(entry.queue.take());
         }
-        if entry.due(now).is_some() || (entry.server.is_none() && entry.first().is_none()) {
+        let is_unwanted = entry.server.is_none() && entry.first().is_none();
+        if is_unwanted || entry.has_to_withdraw() || entry.due(now).is_some() {
             self.list(key);
         }
     }

@@ -35,6 +35,7 @@ pub(crate) mod handle;
 mod in_flight;
 mod lane;
 mod mailbox;
+mod parking;
 mod reply;
 pub(crate) mod request;
 mod responder;
@@ -50,7 +51,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 use self::alarm::Alarm;
 pub(crate) use self::connection::Starting;
 use self::connection::{Connection, Connectivity};
-use self::exchange::{Exchange, MAX_BATCH};
+use self::exchange::{Exchange, MAX_BATCH, Purpose};
 use self::handle::Handle;
 use self::in_flight::InFlight;
 use self::request::{Control, Message, Request};
@@ -231,10 +232,13 @@ impl Worker {
             Connectivity::Connected(session) => {
                 if let Some(purpose) = self.exchange.plan(&mut state, session, settings, now) {
                     self.last_batch_len = self.exchange.batch_len();
-                    state.lane.begin_exchange();
+                    match purpose {
+                        Purpose::Park(_, slice) => state.lane.begin_slice(slice),
+                        _ => state.lane.begin_exchange(),
+                    }
                     drop(state);
                     shared.alarm().ring_if_idle();
-                    let done = self.exchange.run(purpose, session, &self.in_flight);
+                    let done = self.exchange.run(purpose, session, &shared, &self.in_flight);
                     state = shared.state().lock();
                     if !self.is_in_charge(&state) {
                         return false;

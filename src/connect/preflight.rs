@@ -44,6 +44,7 @@ use super::probe;
 use crate::connect::target::Target;
 use crate::error::{Error, ErrorKind};
 use crate::session::errors::{ATTEMPTS, retry_if_cancelled};
+use crate::session::parked::WaitNotice;
 
 /// The first version with the lease (`idle_session_timeout`), and the oldest maintained.
 const FIRST: i32 = 140_000;
@@ -65,6 +66,8 @@ const POOLED_CHECKS: u32 = 4;
 /// A connection whose server and path are proven.
 pub(super) struct Proven {
     pub(super) client: Client,
+    /// Where the session's notices come to.
+    pub(super) wait_notice: WaitNotice,
     /// The server's process.
     pub(super) pid: i32,
     /// True if the session is older than the connection to it: it belongs to a pool.
@@ -80,8 +83,8 @@ pub(super) struct Proven {
 pub(super) fn connect(target: &Target) -> Result<Proven, Error> {
     for _ in 0..ATTEMPTS {
         let first = leave_probe(target)?;
-        let (client, started) = second_login(target)?;
-        if let Some(proven) = prove(client, started, &first, target)? {
+        let (login, started) = second_login(target)?;
+        if let Some(proven) = prove(login, started, &first, target)? {
             return Ok(proven);
         }
     }
@@ -104,7 +107,7 @@ struct First {
 
 fn leave_probe(target: &Target) -> Result<First, Error> {
     let started = Instant::now();
-    let mut client = login(target)?;
+    let (mut client, _) = login(target)?;
     let probe = RandomState::new()
         .hash_one("a lock for nobody")
         .cast_signed();
@@ -160,7 +163,7 @@ fn is_pooled(answer: &Answer, started: Instant) -> Result<bool, Error> {
 
 /// The second login, and when it began. If there is only one slot, the first connection's
 /// process may still occupy it.
-fn second_login(target: &Target) -> Result<(Client, Instant), Error> {
+fn second_login(target: &Target) -> Result<((Client, WaitNotice), Instant), Error> {
     let mut waiting = Waiting::new(target);
     loop {
         let started = Instant::now();
@@ -173,7 +176,7 @@ fn second_login(target: &Target) -> Result<(Client, Instant), Error> {
 
 /// `None` if the two connections are not comparable, which proves nothing.
 fn prove(
-    mut client: Client,
+    (mut client, wait_notice): (Client, WaitNotice),
     started: Instant,
     first: &First,
     target: &Target,
@@ -223,6 +226,7 @@ fn prove(
     *target.kept_probe.lock() = None;
     Ok(Some(Proven {
         client,
+        wait_notice,
         pid,
         is_pooled,
         version: first.version,

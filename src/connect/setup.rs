@@ -43,6 +43,7 @@ pub(super) fn connect_once(
 ) -> Result<Session, Error> {
     let Proven {
         mut client,
+        wait_notice,
         pid,
         is_pooled,
         version,
@@ -57,6 +58,7 @@ pub(super) fn connect_once(
     let marker = Marker::new(marker, pid, is_pooled);
     Ok(Session::new(
         client,
+        wait_notice,
         marker,
         sequence,
         settings.lease,

@@ -51,6 +51,11 @@ impl Marker {
         marker_key(self.number)
     }
 
+    /// True in this session, and for as long as it has its marker.
+    pub(super) fn expression(&self) -> &str {
+        &self.expression
+    }
+
     /// The expression that each batch has to evaluate, if it has to.
     pub(super) fn with_each_batch(&self) -> Option<&str> {
         self.is_pooled.then_some(&*self.expression)

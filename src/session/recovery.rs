@@ -65,7 +65,7 @@ impl Session {
                 .filter(|&step| self.failures.of(step, began).is_none())
                 .collect();
             match self.run_again(&left, on_round_trip)? {
-                Some(answers) => answered.extend(left.iter().map(|op| op.key).zip(answers)),
+                Some(answers) => answered.extend(left.iter().map(|op| op.target()).zip(answers)),
                 None => held = self.held(on_round_trip)?,
             }
         }
@@ -73,7 +73,7 @@ impl Session {
         let mut without_token = Vec::new();
         let mut single_steps = SingleSteps::new();
         for &op in batch {
-            let outcome = match (answered.remove(&op.key), self.rest_of(op, &held)) {
+            let outcome = match (answered.remove(&op.target()), self.rest_of(op, &held)) {
                 (Some(answer), _) => answer,
                 (None, None) => without_retry(op, &held),
                 (None, Some(unlock)) if unlock.action.is_unlock() => {
@@ -257,7 +257,7 @@ impl Session {
     }
 
     /// What the session holds, according to the server.
-    fn held(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<HashSet<(Key, Mode)>, Lost> {
+    pub(super) fn held(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<HashSet<(Key, Mode)>, Lost> {
         for attempt in 1.. {
             on_round_trip();
             let started = BootInstant::now();
@@ -332,11 +332,12 @@ fn without_retry(op: Op, held: &HashSet<(Key, Mode)>) -> Outcome {
 }
 
 fn is_done(op: Op, held: &HashSet<(Key, Mode)>) -> bool {
+    let is_held = |mode| held.contains(&(op.target(), mode));
     match op.action {
-        Action::Lock | Action::LockUnawaited | Action::Relock => held.contains(&(op.key, op.mode)),
-        Action::Unlock => !held.contains(&(op.key, op.mode)),
-        Action::Announce => held.contains(&(op.key.waiters(), Mode::Shared)),
-        Action::Withdraw => !held.contains(&(op.key.waiters(), Mode::Shared)),
+        Action::Lock | Action::LockUnawaited | Action::Relock => is_held(op.mode),
+        Action::Unlock => !is_held(op.mode),
+        Action::Announce => is_held(Mode::Shared),
+        Action::Withdraw => !is_held(Mode::Shared),
         // A token that was drawn and did not arrive is lost; a check has no lasting effect.
         Action::Draw | Action::Check => false,
     }

@@ -246,11 +246,3 @@ pub(super) fn code(op: &Op) -> i16 {
     };
     high << 2 | i16::from(op.key.is_two()) << 1 | i16::from(op.mode == Mode::Shared)
 }
-
-/// The number that the step passes to its functions.
-pub(super) fn number(op: &Op) -> i64 {
-    match op.action {
-        Action::Announce | Action::Withdraw => op.key.waiters().as_i64(),
-        _ => op.key.as_i64(),
-    }
-}

@@ -53,6 +53,10 @@ impl<W> Table<W> {
                 self.advance(key, now, self.via(key), responder);
                 continue;
             }
+            if entry.has_to_withdraw() {
+                let (mode, action) = (Mode::Shared, Action::Withdraw);
+                batch.push(Op { key, mode, action });
+            }
             let action = match entry.due(now) {
                 // The token of the next holder would not be drawn with it.
                 Some(Action::Relock) if self.limits.fenced => Action::Unlock,
@@ -301,6 +305,9 @@ impl<W> Table<W> {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
+        if entry.server.is_some() || entry.first().is_some() {
+            return;
+        }
         if let Some(until) = entry.remembered_until.filter(|_| entry.is_announced) {
             entry.queue_from(&mut self.spare);
             return self.schedule(key, Retry::at(until));

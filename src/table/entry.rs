@@ -117,7 +117,7 @@ impl<W> Entry<W> {
         self.is_closed = false;
     }
 
-    fn waiters(&self) -> impl Iterator<Item = &Waiter<W>> {
+    pub(super) fn waiters(&self) -> impl Iterator<Item = &Waiter<W>> {
         self.queue.iter().flat_map(|queue| &queue.waiters)
     }
 
@@ -188,9 +188,6 @@ impl<W> Entry<W> {
                 Some(_) => Some(Action::Lock),
             };
         };
-        if self.is_announced {
-            return Some(Action::Withdraw);
-        }
         let continues = first.is_some_and(|first| first.mode == mode);
         match self.holders {
             // Only with fencing: otherwise the lock would have been handed over.
@@ -200,6 +197,11 @@ impl<W> Entry<W> {
             Holders::Shared(_) if continues && !self.is_closed => Some(Action::Check),
             Holders::Shared(_) | Holders::Exclusive(_) => None,
         }
+    }
+
+    /// True if other sessions are still shown that this one waits, although it has the lock.
+    pub(super) fn has_to_withdraw(&self) -> bool {
+        self.is_announced && self.server.is_some()
     }
 
     /// True if the server has refused the lock, and other sessions are to be shown that this one

@@ -247,8 +247,8 @@ impl Play {
         let kept = self.world.held.values().filter_map(|held| held.kept).min();
         assert!(kept.is_none_or(|until| until > now));
         assert!(kept.is_none_or(|until| self.table.next_retry().unwrap() <= until));
-        let keys: BTreeSet<i64> = self.batch.iter().map(|op| op.key.as_i64()).collect();
-        assert_eq!(keys.len(), self.batch.len(), "two steps for one key");
+        let keys: BTreeSet<i64> = self.batch.iter().map(|op| op.target().as_i64()).collect();
+        assert_eq!(keys.len(), self.batch.len(), "two steps for one lock");
         assert!(self.batch.is_sorted_by_key(|op| op.action));
     }
 

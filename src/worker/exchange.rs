@@ -1,13 +1,15 @@
 //! Exchanges with the server: their purposes, when the next is due, and what their outcomes change.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::in_flight::InFlight;
-use super::shared::State;
+use super::shared::{Shared, State};
+use crate::backoff::Jitter;
 use crate::config::Settings;
 use crate::error::Error;
-use crate::lease::heartbeat_pause;
+use crate::lease::{heartbeat_pause, response_limit};
 use crate::op::{Op, Outcome};
+use crate::session::parked::Parked;
 use crate::session::{Lost, Session};
 
 /// The most operations in one batch, and the most requests read for it.
@@ -19,7 +21,19 @@ pub(super) enum Purpose {
     Heartbeat,
     /// The session is about to stay silent for long.
     DisarmLease,
+    /// All there is to do is to wait for one lock: in the server's queue, for so long.
+    Park(Op, Duration),
+    /// A cancel of the last wait may still come.
+    AbsorbCancel,
 }
+
+/// How long one wait in the server's queue lasts: below `deadlock_timeout`, whose default of one
+/// second is when `log_lock_waits` reports it, and short for the statements that wait for its
+/// snapshot.
+const SLICE: Duration = Duration::from_millis(950);
+
+/// Shorter ones are not worth their statement.
+const SHORTEST_SLICE: Duration = Duration::from_millis(20);
 
 pub(super) struct Exchange {
     // Reused by each exchange, to save allocations.
@@ -27,6 +41,9 @@ pub(super) struct Exchange {
     outcomes: Vec<Outcome>,
     /// When the last successful exchange began.
     last_contact: Instant,
+    /// A wait was interrupted, but ended otherwise.
+    expects_cancel: bool,
+    jitter: Jitter,
 }
 
 impl Exchange {
@@ -35,12 +52,15 @@ impl Exchange {
             ops: Vec::with_capacity(MAX_BATCH),
             outcomes: Vec::with_capacity(MAX_BATCH),
             last_contact: Instant::now(),
+            expects_cancel: false,
+            jitter: Jitter::random(),
         }
     }
 
     /// Notes a new session, which has just answered.
     pub(super) fn connected(&mut self, now: Instant) {
         self.last_contact = now;
+        self.expects_cancel = false;
     }
 
     /// The number of operations in the planned batch.
@@ -56,7 +76,21 @@ impl Exchange {
         settings: &Settings,
         now: Instant,
     ) -> Option<Purpose> {
-        self.plan_batch(state, now);
+        if self.expects_cancel {
+            return Some(Purpose::AbsorbCancel);
+        }
+        match wait_to_park_for(state, session, settings) {
+            Some((op, true, longest)) => {
+                return Some(Purpose::Park(op, self.jitter.shorten(longest)));
+            }
+            // Later waiters may not have the time of a slice.
+            Some((op, false, _)) => {
+                self.ops.clear();
+                self.outcomes.clear();
+                self.ops.push(op);
+            }
+            None => self.plan_batch(state, now),
+        }
         if !self.ops.is_empty() {
             state.events.record_batch(self.ops.len());
             return Some(Purpose::Batch);
@@ -105,7 +139,8 @@ impl Exchange {
         session: &Session,
         settings: &Settings,
     ) -> Option<Instant> {
-        if state.table.has_ready() {
+        let is_to_park = wait_to_park_for(state, session, settings).is_some();
+        if is_to_park || state.table.has_ready() || self.expects_cancel {
             return Some(Instant::now());
         }
         let contact = self.contact_due(state, session, settings);
@@ -118,6 +153,7 @@ impl Exchange {
         &mut self,
         purpose: Purpose,
         session: &mut Session,
+        shared: &Shared,
         in_flight: &InFlight,
     ) -> Result<(), Lost> {
         let on_round_trip = || in_flight.next();
@@ -126,6 +162,27 @@ impl Exchange {
             Purpose::Heartbeat => session.heartbeat(&on_round_trip)?,
             Purpose::DisarmLease => session.disarm_lease()?,
             Purpose::Batch => session.apply(&self.ops, &mut self.outcomes, &on_round_trip)?,
+            Purpose::AbsorbCancel => {
+                session.absorb_cancel()?;
+                self.expects_cancel = false;
+            }
+            Purpose::Park(op, length) => {
+                self.ops.clear();
+                self.outcomes.clear();
+                let has_messages = || shared.mailbox().has_messages();
+                let Some(slice) = shared.parking().begin(has_messages) else {
+                    return Ok(());
+                };
+                let parked = session.park(op, length, &on_round_trip);
+                let was_interrupted = shared.parking().end(slice);
+                let Parked {
+                    outcome,
+                    was_cancelled,
+                } = parked?;
+                self.expects_cancel = was_interrupted && !was_cancelled;
+                self.ops.push(op);
+                self.outcomes.push(outcome);
+            }
         }
         self.last_contact = started;
         Ok(())
@@ -159,4 +216,19 @@ impl Exchange {
         self.outcomes
             .extend(self.ops.iter().map(|_| Outcome::Done(None)));
     }
+}
+
+/// The lock to wait for in the server's queue, if that is all there is to do; whether all waiters
+/// know that it is taken; and for how long to wait at most.
+fn wait_to_park_for(
+    state: &State,
+    session: &Session,
+    settings: &Settings,
+) -> Option<(Op, bool, Duration)> {
+    // Well below what is taken for no answer.
+    let limit = response_limit(settings.lease, settings.response_timeout) / 3;
+    let longest = SLICE.min(limit);
+    let can_park = session.can_park() && longest >= SHORTEST_SLICE && !state.lane.has_unlocks();
+    let (op, are_told) = can_park.then(|| state.table.only_wait()).flatten()?;
+    Some((op, are_told, longest))
 }

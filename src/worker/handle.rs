@@ -114,7 +114,10 @@ impl Handle {
         interrupt: Option<&Receiver<Infallible>>,
     ) -> Result<(), Unsent> {
         let request = match self.queue.try_send(request) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                self.interrupt();
+                return Ok(());
+            }
             Err(TrySendError::Disconnected(_)) => return Err(Unsent::Closed),
             Err(TrySendError::Full(request)) => request,
         };
@@ -191,6 +194,19 @@ impl Handle {
     fn wake(&self) {
         let (Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) =
             self.queue.try_send(Message::Wake);
+        self.interrupt();
+    }
+
+    /// Wakes the worker if it waits in the server's queue.
+    fn interrupt(&self) {
+        let Some(slice) = self.shared.parking().interrupt() else {
+            return;
+        };
+        let canceller = self.shared.state().lock().lane.canceller();
+        if let Some(canceller) = canceller {
+            let shared = Arc::clone(&self.shared);
+            canceller.cancel_while(move || shared.parking().is_in(slice));
+        }
     }
 
     /// Shuts the manager down. False if that was done already.

@@ -32,6 +32,14 @@ impl InFlight {
         self.round_trips.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A wait of `slice` in the server's queue begins. The answer is not due before its end.
+    pub(crate) fn begin_slice(&self, slice: Duration) {
+        let due = BootInstant::now() + slice;
+        self.exchange.store(Some(due));
+        self.round_trip.store(Some(due));
+        self.round_trips.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// One more round trip of the same exchange begins.
     pub(crate) fn next(&self) {
         self.round_trip.store(Some(BootInstant::now()));

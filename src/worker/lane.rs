@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::in_flight::InFlight;
 use super::reply::Replier;
@@ -122,6 +123,17 @@ impl Lane {
 
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Notes that the worker begins to wait in the server's queue, for `slice`.
+    pub(crate) fn begin_slice(&mut self, slice: Duration) {
+        self.exchanges += 1;
+        self.in_flight.begin_slice(slice);
+    }
+
+    /// What cancels the session's statement in progress.
+    pub(crate) fn canceller(&self) -> Option<Canceller> {
+        self.canceller.clone()
     }
 
     /// Prepares for a new worker, which gets an [`InFlight`] of its own and can be abandoned with

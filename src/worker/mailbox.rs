@@ -43,6 +43,11 @@ impl Mailbox {
         &self.queue
     }
 
+    /// True if there is anything for the worker.
+    pub(crate) fn has_messages(&self) -> bool {
+        !self.queue.is_empty() || self.has_control.load(Ordering::SeqCst) || self.is_closed()
+    }
+
     /// Adds a control message. True if the worker has to be woken for it.
     #[must_use]
     pub(crate) fn post(&self, control: Control) -> bool {

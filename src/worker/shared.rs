@@ -13,6 +13,7 @@ use super::alarm::Alarm;
 use super::events::{self, Event, Events};
 use super::lane::Lane;
 use super::mailbox::Mailbox;
+use super::parking::Parking;
 use super::reply::{Replier, ReplyPool};
 use super::request::{AcquireReply, Grant, Message, UnlockReply};
 use super::responder::{Responder, Waiter};
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     acquire_replies: ReplyPool<AcquireReply>,
     unlock_replies: ReplyPool<UnlockReply>,
     state: Mutex<State>,
+    parking: Parking,
     /// Wakes the watchdog.
     alarm: Alarm,
     /// Set when the worker in charge has ended.
@@ -72,6 +74,7 @@ impl Shared {
             mailbox,
             acquire_replies: ReplyPool::new(Arc::clone(&spinning)),
             unlock_replies: ReplyPool::new(spinning),
+            parking: Parking::default(),
             alarm,
             worker_gone: Latch::default(),
         });
@@ -100,6 +103,10 @@ impl Shared {
 
     pub(super) fn state(&self) -> &Mutex<State> {
         &self.state
+    }
+
+    pub(super) fn parking(&self) -> &Parking {
+        &self.parking
     }
 
     pub(super) fn alarm(&self) -> &Alarm {

@@ -332,7 +332,7 @@ fn callers_wait_for_the_outcome_of_the_first_reconnect() {
 fn callers_are_told_when_the_first_reconnect_has_failed() {
     let proxy = Proxy::to(server()).unwrap();
     let mgr = Manager::builder(&proxy.url())
-        .connect_timeout(1500 * MS)
+        .connect_timeout(4000 * MS)
         .connect()
         .unwrap();
     let guard = mgr.lock("held").unwrap();

@@ -46,7 +46,7 @@ fn announce(key: (i32, i32)) -> Op {
 }
 
 fn withdraw(key: (i32, i32)) -> Op {
-    op(key, Mode::Exclusive, Action::Withdraw)
+    op(key, Mode::Shared, Action::Withdraw)
 }
 
 #[test]

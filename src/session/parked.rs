@@ -1,0 +1,183 @@
+//! Waits for a lock in the server's own queue, where the server serves first in, first out.
+//!
+//! The wait is a statement with a snapshot, for which VACUUM and CREATE INDEX CONCURRENTLY wait
+//! ([Routine Vacuuming]); so it is short, and repeated. A `DO` block catches its end, and that of
+//! a cancelled one, so that neither is an error in the server's log. How it ended comes as a
+//! notice, because a `DO` block has no result.
+//!
+//! That the wait has ended does not say that the lock was not granted: a timeout and a cancel may
+//! come just after the grant. So the block then looks up what the session holds.
+//!
+//! [Routine Vacuuming]: https://www.postgresql.org/docs/current/routine-vacuuming.html
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres::error::DbError;
+
+use super::errors::{is_cancelled, lost};
+use super::{Lost, OnRoundTrip, Session};
+use crate::clock::BootInstant;
+use crate::op::{Mode, Op, Outcome};
+use crate::sync::Mutex;
+
+/// What the block's notice begins with.
+const PREFIX: &str = "distlock: ";
+
+/// How long a cancel that did not end a wait is expected to arrive.
+const LATE_CANCEL: Duration = Duration::from_millis(100);
+
+/// The last notice of a wait's end; shared with the driver's callback for notices.
+#[derive(Clone, Default)]
+pub(crate) struct WaitNotice(Arc<Mutex<Option<Report>>>);
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Report {
+    is_held: bool,
+    was_cancelled: bool,
+    is_same_session: bool,
+}
+
+impl WaitNotice {
+    /// Notes `notice` if it is one of a wait's end.
+    pub(crate) fn note(&self, notice: &DbError) {
+        if let Some(report) = notice.message().strip_prefix(PREFIX) {
+            *self.0.lock() = parse(report);
+        }
+    }
+
+    fn take(&self) -> Option<Report> {
+        self.0.lock().take()
+    }
+}
+
+/// Three booleans, as the server shows them.
+fn parse(report: &str) -> Option<Report> {
+    let mut words = report.split(' ').map(|word| match word {
+        "t" => Some(true),
+        "f" => Some(false),
+        _ => None,
+    });
+    let mut next = || words.next().flatten();
+    Some(Report {
+        is_held: next()?,
+        was_cancelled: next()?,
+        is_same_session: next()?,
+    })
+}
+
+/// How a wait ended, for the worker.
+pub(crate) struct Parked {
+    pub(crate) outcome: Outcome,
+    /// True if a cancel ended the wait, and so cannot end anything else.
+    pub(crate) was_cancelled: bool,
+}
+
+impl Session {
+    /// False once the server has refused a wait in its queue.
+    pub(crate) fn can_park(&self) -> bool {
+        self.can_park
+    }
+
+    /// Waits for the lock of `op` in the server's queue, for `slice`.
+    pub(crate) fn park(
+        &mut self,
+        op: Op,
+        slice: Duration,
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<Parked, Lost> {
+        // Before a grant, which relies on it.
+        self.arm_lease(on_round_trip)?;
+        let started = BootInstant::now();
+        self.wait_notice.take();
+        let block = block(op, slice, self.marker.expression());
+        let done = self.client.batch_execute(&block);
+        let (is_held, was_cancelled) = match (done, self.wait_notice.take()) {
+            (Err(error), _) if self.is_over(&error) => return Err(lost(error)),
+            (Ok(()), Some(report)) => {
+                self.marker.answered(report.is_same_session);
+                self.marker.check().map_err(Lost)?;
+                (report.is_held, report.was_cancelled)
+            }
+            (done, _) => {
+                // It came between two statements of the block, or the server cannot do it.
+                let was_cancelled = done.as_ref().is_err_and(is_cancelled);
+                self.can_park = was_cancelled;
+                on_round_trip();
+                let held = self.held(on_round_trip)?;
+                (held.contains(&(op.key, op.mode)), was_cancelled)
+            }
+        };
+        self.lease.renew(started);
+        let outcome = match is_held {
+            true => {
+                self.locks += 1;
+                Outcome::Done(None)
+            }
+            false => Outcome::Refused,
+        };
+        Ok(Parked {
+            outcome,
+            was_cancelled,
+        })
+    }
+
+    /// Has a cancel that may still come end a statement that does nothing.
+    pub(crate) fn absorb_cancel(&mut self) -> Result<(), Lost> {
+        let seconds = LATE_CANCEL.as_secs_f64();
+        self.persist(|client| {
+            client.batch_execute(&format!(
+                "DO $$BEGIN PERFORM pg_catalog.pg_sleep({seconds}); \
+                 EXCEPTION WHEN query_canceled THEN NULL; END$$"
+            ))
+        })
+    }
+}
+
+/// The statement that waits for the lock of `op`, and reports how that ended; `same_session` is an
+/// expression.
+fn block(op: Op, slice: Duration, same_session: &str) -> String {
+    let number = op.key.as_i64();
+    let (class, object) = (number >> 32, number & 0xFFFF_FFFF);
+    let (arguments, subid) = match op.key.is_two() {
+        true => (format!("{class}, {}", number << 32 >> 32), 2),
+        false => (format!("'{number}'::int8"), 1),
+    };
+    let class = class & 0xFFFF_FFFF;
+    let (function, mode) = match op.mode {
+        Mode::Exclusive => ("pg_advisory_lock", "ExclusiveLock"),
+        Mode::Shared => ("pg_advisory_lock_shared", "ShareLock"),
+    };
+    let millis = slice.as_millis().max(1);
+    format!(
+        "DO $$DECLARE held bool := true; cancelled bool := false; \
+         BEGIN PERFORM pg_catalog.set_config('lock_timeout', '{millis}', true); \
+         BEGIN PERFORM pg_catalog.{function}({arguments}); \
+         EXCEPTION WHEN lock_not_available THEN held := false; \
+         WHEN query_canceled THEN held := false; cancelled := true; END; \
+         IF NOT held THEN held := EXISTS (SELECT FROM pg_catalog.pg_locks \
+         WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted \
+         AND classid = {class}::oid AND objid = {object}::oid AND objsubid = {subid} \
+         AND mode = '{mode}'); END IF; \
+         RAISE INFO '{PREFIX}% % %', held, cancelled, {same_session}; END$$"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_understood_or_not_believed() {
+        let report = Report {
+            is_held: true,
+            was_cancelled: false,
+            is_same_session: true,
+        };
+        assert_eq!(parse("t f t"), Some(report));
+        for broken in ["", "t", "t f", "t f <NULL>", "true f t"] {
+            assert_eq!(parse(broken), None, "{broken}");
+        }
+    }
+}

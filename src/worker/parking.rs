@@ -1,0 +1,132 @@
+//! How callers interrupt a worker that waits in the server's queue.
+//!
+//! The worker parks only if its mailbox is empty after it has said so; callers look whether it is
+//! parked only after they have left their message. So one of the two notices the other, and no
+//! message waits for the end of a slice.
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// Whether the worker is parked. Its slices are numbered from 1; the lowest bit is set once one
+/// has been interrupted.
+#[derive(Default)]
+pub(crate) struct Parking {
+    /// Zero: the worker is not parked.
+    slice: AtomicU64,
+    slices: AtomicU64,
+}
+
+/// A slice of the worker's, which ends with [`Parking::end`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slice(u64);
+
+impl Parking {
+    /// Parks, unless `has_messages` afterwards.
+    pub(crate) fn begin(&self, has_messages: impl FnOnce() -> bool) -> Option<Slice> {
+        let slice = 2 * (self.slices.fetch_add(1, Ordering::Relaxed) + 1);
+        self.slice.store(slice, Ordering::SeqCst);
+        let slice = Slice(slice);
+        if has_messages() {
+            self.end(slice);
+            return None;
+        }
+        Some(slice)
+    }
+
+    /// Ends `slice`. True if it was interrupted.
+    pub(crate) fn end(&self, slice: Slice) -> bool {
+        // A worker that was replaced does not end its successor's.
+        let end = |current| (current | 1 == slice.0 | 1).then_some(0);
+        let (set, fetch) = (Ordering::SeqCst, Ordering::SeqCst);
+        self.slice
+            .fetch_update(set, fetch, end)
+            .is_ok_and(|ended| ended & 1 == 1)
+    }
+
+    /// After a message was left: the slice to interrupt, if the worker is parked and nobody else
+    /// interrupts it.
+    pub(crate) fn interrupt(&self) -> Option<Slice> {
+        let slice = self.slice.load(Ordering::SeqCst);
+        if slice == 0 || slice & 1 == 1 {
+            return None;
+        }
+        let (set, failed) = (Ordering::SeqCst, Ordering::SeqCst);
+        let is_ours = self.slice.compare_exchange(slice, slice | 1, set, failed);
+        is_ours.is_ok().then_some(Slice(slice))
+    }
+
+    /// True until `slice` has ended.
+    pub(crate) fn is_in(&self, slice: Slice) -> bool {
+        self.slice.load(Ordering::SeqCst) | 1 == slice.0 | 1
+    }
+}
+
+#[cfg(all(test, not(distlock_model)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_is_interrupted_once_and_ends_by_itself() {
+        let parking = Parking::default();
+        assert_eq!(parking.interrupt(), None);
+        assert_eq!(parking.begin(|| true), None);
+        assert_eq!(parking.interrupt(), None);
+        let slice = parking.begin(|| false).expect("there is no message");
+        assert!(parking.is_in(slice));
+        assert_eq!(parking.interrupt(), Some(slice));
+        assert_eq!(parking.interrupt(), None);
+        assert!(parking.is_in(slice));
+        assert!(parking.end(slice));
+        assert!(!parking.is_in(slice));
+        let next = parking.begin(|| false).expect("there is no message");
+        assert!(!parking.end(slice), "it is another one");
+        assert!(!parking.end(next));
+    }
+}
+
+#[cfg(all(test, distlock_model))]
+mod model {
+    use std::sync::Arc;
+
+    use shuttle::thread;
+
+    use super::*;
+    use crate::sync::atomic::AtomicUsize;
+    use crate::sync::try_schedules;
+
+    /// A worker that parks again and again until it has read all messages: one that is parked
+    /// without an interrupt, with a message unread and nobody left to interrupt it, would park for
+    /// ever, which shuttle reports.
+    #[test]
+    fn no_message_waits_for_a_parked_worker() {
+        try_schedules(|| {
+            const CALLERS: usize = 3;
+            let (parking, mailbox) = (Arc::new(Parking::default()), Arc::new(AtomicUsize::new(0)));
+            let callers: Vec<_> = (0..CALLERS)
+                .map(|_| {
+                    let (parking, mailbox) = (Arc::clone(&parking), Arc::clone(&mailbox));
+                    thread::spawn(move || {
+                        mailbox.fetch_add(1, Ordering::SeqCst);
+                        parking.interrupt();
+                    })
+                })
+                .collect();
+            let mut read = 0;
+            while read < CALLERS {
+                read += mailbox.swap(0, Ordering::SeqCst);
+                let has_messages = || mailbox.load(Ordering::SeqCst) > 0;
+                if read < CALLERS
+                    && let Some(slice) = parking.begin(has_messages)
+                {
+                    // The server would wait for the cancel.
+                    while parking.slice.load(Ordering::SeqCst) & 1 == 0 {
+                        thread::yield_now();
+                    }
+                    assert!(parking.end(slice));
+                }
+            }
+            for caller in callers {
+                caller.join().expect("it does not panic");
+            }
+        });
+    }
+}
