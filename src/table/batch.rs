@@ -67,7 +67,7 @@ impl<W> Table<W> {
                 }
             };
             if !action.is_lock() {
-                let mode = entry.server.unwrap_or(Mode::Exclusive);
+                let mode = entry.server.unwrap_or(Mode::Shared);
                 batch.push(Op { key, mode, action });
                 continue;
             }

@@ -42,7 +42,7 @@ fn relock(key: (i32, i32)) -> Op {
 }
 
 fn announce(key: (i32, i32)) -> Op {
-    op(key, Mode::Exclusive, Action::Announce)
+    op(key, Mode::Shared, Action::Announce)
 }
 
 fn withdraw(key: (i32, i32)) -> Op {
