@@ -78,6 +78,15 @@ pub(crate) enum Whom {
 #[derive(Debug)]
 pub(crate) struct Stray(pub(crate) Key);
 
+/// All that there is to do.
+pub(crate) struct OnlyWait {
+    pub(crate) op: Op,
+    /// True if all waiters have been told that the lock is taken.
+    pub(crate) are_told: bool,
+    /// Of the first waiter that gives up.
+    pub(crate) deadline: Option<Instant>,
+}
+
 /// Where the table's decisions go.
 pub(crate) trait Respond<W> {
     /// Grants the lock to `waiter`. False if that has left and does not take it.
@@ -174,17 +183,20 @@ impl<W> Table<W> {
     }
 
     /// The lock that one key's waiters wait for, if nothing else is held, awaited or to be done at
-    /// the server, and another process has it; and whether all of them know.
-    pub(crate) fn only_wait(&self) -> Option<(Op, bool)> {
+    /// the server, and another process has it.
+    pub(crate) fn only_wait(&self) -> Option<OnlyWait> {
         if self.waiting == 0 || self.held > 0 || self.has_ready() {
             return None;
         }
         let mut busy = self.entries.iter().filter(|(_, entry)| !entry.is_idle());
         let (&key, entry) = busy.next().filter(|_| busy.next().is_none())?;
         let (mode, action) = (entry.first()?.mode, Action::Lock);
-        let are_told = entry.waiters().all(|waiter| waiter.contended);
         let is_taken = entry.is_announced && entry.server.is_none();
-        is_taken.then_some((Op { key, mode, action }, are_told))
+        is_taken.then(|| OnlyWait {
+            op: Op { key, mode, action },
+            are_told: entry.waiters().all(|waiter| waiter.contended),
+            deadline: entry.waiters().filter_map(|it| it.wait.deadline()).min(),
+        })
     }
 
     /// A request for `key`: grants, refuses or queues it.
@@ -211,7 +223,7 @@ impl<W> Table<W> {
         }
         let via = entry.via();
         let queue = entry.queue_from(spare);
-        if queue.waiters.is_empty() && !queue.is_cooldown {
+        if queue.waiters.is_empty() {
             // It was when to stop being announced.
             queue.retry = None;
         }

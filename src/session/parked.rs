@@ -24,8 +24,13 @@ use crate::sync::Mutex;
 /// What the block's notice begins with.
 const PREFIX: &str = "distlock: ";
 
-/// How long a cancel that did not end a wait is expected to arrive.
-const LATE_CANCEL: Duration = Duration::from_millis(100);
+/// For how long a cancel that did not end a wait is still expected.
+const LATE_CANCEL: Duration = Duration::from_millis(20);
+
+/// Receives the second one of the two signals that the server sends for a cancel: to the process,
+/// and to its group (`signal_child` in PostgreSQL's `postmaster.c`).
+const SECOND_SIGNAL: &str = "BEGIN PERFORM pg_catalog.pg_sleep(0.001); \
+     EXCEPTION WHEN query_canceled THEN NULL; END;";
 
 /// The last notice of a wait's end; shared with the driver's callback for notices.
 #[derive(Clone, Default)]
@@ -129,7 +134,7 @@ impl Session {
         self.persist(|client| {
             client.batch_execute(&format!(
                 "DO $$BEGIN PERFORM pg_catalog.pg_sleep({seconds}); \
-                 EXCEPTION WHEN query_canceled THEN NULL; END$$"
+                 EXCEPTION WHEN query_canceled THEN {SECOND_SIGNAL} END$$"
             ))
         })
     }
@@ -155,7 +160,7 @@ fn block(op: Op, slice: Duration, same_session: &str) -> String {
          BEGIN PERFORM pg_catalog.set_config('lock_timeout', '{millis}', true); \
          BEGIN PERFORM pg_catalog.{function}({arguments}); \
          EXCEPTION WHEN lock_not_available THEN held := false; \
-         WHEN query_canceled THEN held := false; cancelled := true; END; \
+         WHEN query_canceled THEN held := false; cancelled := true; {SECOND_SIGNAL} END; \
          IF NOT held THEN held := EXISTS (SELECT FROM pg_catalog.pg_locks \
          WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted \
          AND classid = {class}::oid AND objid = {object}::oid AND objsubid = {subid} \

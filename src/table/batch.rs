@@ -1,6 +1,6 @@
 //! The table's batches: which operations are due at the server, and what their outcomes change.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::entry::Entry;
 use super::handoff::{self, BUDGET};
@@ -220,15 +220,6 @@ impl<W> Table<W> {
         };
         entry.unlocked();
         entry.remembered_until = Some(now + self.limits.retry_max);
-        if entry.is_contested {
-            // Longer than the pause of another process that has left the lock to this one, which
-            // has not announced itself.
-            let held = entry.budget.map_or(Duration::ZERO, |start| now - start);
-            let (min, max) = (self.limits.retry_min, self.limits.retry_max);
-            let pause = backoff::proportional(held.min(BUDGET), min, max) * 5 / 4;
-            entry.queue_from(&mut self.spare).is_cooldown = true;
-            self.schedule(key, Retry::at(now + pause));
-        }
         // Also if there is nothing left to do: the iteration for that keeps the worker awake for
         // the next request of the caller that released the lock.
         self.list(key);
@@ -280,9 +271,6 @@ impl<W> Table<W> {
             not_before: now + pause.mul_f64(0.75),
             not_after: now + self.jitter.shorten(pause),
         };
-        if let Some(queue) = self.queue(key) {
-            queue.is_cooldown = false;
-        }
         self.schedule(key, retry);
         true
     }

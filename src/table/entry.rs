@@ -144,12 +144,10 @@ impl<W> Entry<W> {
         }
     }
 
-    /// True if it is certain that the lock is taken, or during the cooldown, when other processes
-    /// may take it. If false, an attempt for the waiters may still be in flight.
+    /// True if it is certain that the lock is taken. If false, an attempt for the waiters may still be in flight.
     pub(super) fn is_known_taken(&self) -> bool {
         self.holders != Holders::None
             || self.first().is_some_and(|first| first.contended)
-            || self.queue.as_ref().is_some_and(|queue| queue.is_cooling_down())
     }
 
     /// True if the first waiter may have the lock, which the session holds already.

@@ -25,9 +25,6 @@ pub(super) struct WaitQueue<W> {
     pub(super) waiters: VecDeque<Waiter<W>>,
     /// When to ask the server again. `None`: at once.
     pub(super) retry: Option<Retry>,
-    /// True during the cooldown: until that retry other processes may take the lock, and new
-    /// waiters wait, too.
-    pub(super) is_cooldown: bool,
     /// True if other sessions are to be shown that this one waits.
     pub(super) announces: bool,
 }
@@ -37,7 +34,6 @@ impl<W> WaitQueue<W> {
         Box::new(WaitQueue {
             waiters: VecDeque::new(),
             retry: None,
-            is_cooldown: false,
             announces: false,
         })
     }
@@ -45,17 +41,12 @@ impl<W> WaitQueue<W> {
     /// Prepares it for another key. Keeps its memory.
     pub(super) fn reset(&mut self) {
         self.retry = None;
-        self.is_cooldown = false;
         self.announces = false;
     }
 
-    pub(super) fn is_cooling_down(&self) -> bool {
-        self.is_cooldown && self.retry.is_some()
-    }
-
-    /// True if there are no waiters, and no cooldown for which a new one would have to wait.
+    /// True if there are no waiters, and other sessions need not be shown any.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiters.is_empty() && !self.is_cooling_down() && !self.announces
+        self.waiters.is_empty() && !self.announces
     }
 
     /// True if the next attempt at the server has to wait; false if any waiter tries once.

@@ -11,6 +11,7 @@ use crate::lease::{heartbeat_pause, response_limit};
 use crate::op::{Op, Outcome};
 use crate::session::parked::Parked;
 use crate::session::{Lost, Session};
+use crate::table::OnlyWait;
 
 /// The most operations in one batch, and the most requests read for it.
 pub(super) const MAX_BATCH: usize = 1024;
@@ -79,17 +80,22 @@ impl Exchange {
         if self.expects_cancel {
             return Some(Purpose::AbsorbCancel);
         }
-        match wait_to_park_for(state, session, settings) {
-            Some((op, true, longest)) => {
-                return Some(Purpose::Park(op, self.jitter.shorten(longest)));
-            }
-            // Later waiters may not have the time of a slice.
-            Some((op, false, _)) => {
+        let wait = only_wait(state, session);
+        if let Some(wait) = &wait
+            && wait.are_told
+            && let Some(longest) = longest_slice(wait, settings, now)
+        {
+            state.events.record_batch(1);
+            return Some(Purpose::Park(wait.op, self.jitter.shorten(longest)));
+        }
+        match wait {
+            // A later waiter may not have the time of a slice.
+            Some(wait) if !wait.are_told => {
                 self.ops.clear();
                 self.outcomes.clear();
-                self.ops.push(op);
+                self.ops.push(wait.op);
             }
-            None => self.plan_batch(state, now),
+            _ => self.plan_batch(state, now),
         }
         if !self.ops.is_empty() {
             state.events.record_batch(self.ops.len());
@@ -139,9 +145,13 @@ impl Exchange {
         session: &Session,
         settings: &Settings,
     ) -> Option<Instant> {
-        let is_to_park = wait_to_park_for(state, session, settings).is_some();
-        if is_to_park || state.table.has_ready() || self.expects_cancel {
-            return Some(Instant::now());
+        let now = Instant::now();
+        let parks = |wait: OnlyWait| longest_slice(&wait, settings, now).is_some();
+        if state.table.has_ready()
+            || self.expects_cancel
+            || only_wait(state, session).is_some_and(parks)
+        {
+            return Some(now);
         }
         let contact = self.contact_due(state, session, settings);
         state.table.next_retry().into_iter().chain(contact).min()
@@ -218,17 +228,17 @@ impl Exchange {
     }
 }
 
-/// The lock to wait for in the server's queue, if that is all there is to do; whether all waiters
-/// know that it is taken; and for how long to wait at most.
-fn wait_to_park_for(
-    state: &State,
-    session: &Session,
-    settings: &Settings,
-) -> Option<(Op, bool, Duration)> {
-    // Well below what is taken for no answer.
+/// What there is to wait for, if that is all, and the server's queue is the place for it.
+fn only_wait(state: &State, session: &Session) -> Option<OnlyWait> {
+    let can_park = session.can_park() && !state.lane.has_unlocks();
+    can_park.then(|| state.table.only_wait()).flatten()
+}
+
+/// How long `wait` may last in the server's queue, if that is worth it. It ends well before it is
+/// taken for no answer, and before a waiter gives up: who does so interrupts it.
+fn longest_slice(wait: &OnlyWait, settings: &Settings, now: Instant) -> Option<Duration> {
     let limit = response_limit(settings.lease, settings.response_timeout) / 3;
-    let longest = SLICE.min(limit);
-    let can_park = session.can_park() && longest >= SHORTEST_SLICE && !state.lane.has_unlocks();
-    let (op, are_told) = can_park.then(|| state.table.only_wait()).flatten()?;
-    Some((op, are_told, longest))
+    let left = wait.deadline.map(|at| at.saturating_duration_since(now) / 2);
+    let longest = left.into_iter().fold(SLICE.min(limit), Duration::min);
+    (longest >= SHORTEST_SLICE).then_some(longest)
 }

@@ -169,7 +169,7 @@ fn only_so_many_released_keys_are_remembered() {
 }
 
 #[test]
-fn after_a_contested_hold_others_have_time_and_are_asked_for() {
+fn after_a_contested_hold_others_are_asked_for() {
     let mut scene = Scene::new(None);
     scene.wait(A, 0..1);
     scene.refuse(lock(A));
@@ -179,13 +179,6 @@ fn after_a_contested_hold_others_have_time_and_are_asked_for() {
     scene.release_last(A);
     scene.answer(unlock(A), Outcome::Done(None));
     scene.wait(A, 1..2);
-    // One that cannot wait does not get in between.
-    scene.once(A, 2);
-    assert_eq!(scene.book.refused, [(2, Refusal::Busy)]);
-    assert_eq!(scene.plan_all(10), []);
-    let pause = scene.pause();
-    assert!((MS..3 * MS).contains(&pause), "{pause:?}");
-    scene.now += pause;
     scene.answer(lock_unawaited(A), Outcome::Done(None));
     assert_eq!(scene.book.granted, [0, 1]);
     // Nobody else was there: as if it had never been contested.
