@@ -44,5 +44,6 @@ mod surroundings;
 #[cfg(feature = "tls")]
 mod tls;
 mod transient;
+mod turns;
 mod waiting;
 mod with_lock;
