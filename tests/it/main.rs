@@ -40,6 +40,7 @@ mod preflight;
 mod sessions;
 mod source_suite;
 mod stalled;
+mod standing_by;
 mod surroundings;
 #[cfg(feature = "tls")]
 mod tls;
