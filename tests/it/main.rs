@@ -40,9 +40,11 @@ mod preflight;
 mod sessions;
 mod source_suite;
 mod stalled;
+mod standing_by;
 mod surroundings;
 #[cfg(feature = "tls")]
 mod tls;
 mod transient;
+mod turns;
 mod waiting;
 mod with_lock;

@@ -15,11 +15,14 @@ mod pair;
 mod pgbench;
 mod plots;
 mod process;
+mod readers;
 mod session;
 mod setup;
+mod standby;
 mod stats;
 mod table;
 mod throughput;
+mod turns;
 mod waiting;
 
 use std::fs;
@@ -40,6 +43,10 @@ struct Args {
     /// A smoke run of about a minute: every scenario, but with imprecise figures.
     #[arg(long)]
     quick: bool,
+
+    /// Only target 8, how processes wait for each other, in two minutes. Nothing is written.
+    #[arg(long)]
+    turns: bool,
 
     /// Where the table, the raw figures and the plots are written.
     #[arg(long, default_value = "benches/results")]
@@ -65,23 +72,29 @@ fn main() -> Result<()> {
 #[expect(clippy::print_stdout, reason = "the table is what the program is for")]
 fn report(args: &Args) -> Result<()> {
     let start = Instant::now();
-    allocator::install()?;
-    fs::create_dir_all(&args.results)?;
     let mut setup = Setup::start(args.quick, args.results.clone())?;
-    allocations::run(&mut setup)?;
-    pair::fencing(&mut setup)?;
-    session::memory(&mut setup)?;
-    session::idle(&mut setup)?;
-    waiting::polling(&mut setup)?;
+    if !args.turns {
+        allocator::install()?;
+        fs::create_dir_all(&args.results)?;
+        allocations::run(&mut setup)?;
+        pair::fencing(&mut setup)?;
+        session::memory(&mut setup)?;
+        session::idle(&mut setup)?;
+    }
     for placement in Placement::ALL {
         setup.placement = placement;
         let placed = placement.apply(&setup.server)?;
-        pair::latency(&mut setup)?;
-        throughput::run(&mut setup)?;
-        waiting::run(&mut setup)?;
-        session::loss(&mut setup)?;
-        session::held(&mut setup)?;
-        session::acquire_many(&mut setup)?;
+        if !args.turns {
+            pair::latency(&mut setup)?;
+            throughput::run(&mut setup)?;
+            waiting::run(&mut setup)?;
+            session::loss(&mut setup)?;
+            session::held(&mut setup)?;
+            session::acquire_many(&mut setup)?;
+        }
+        standby::run(&mut setup)?;
+        turns::run(&mut setup)?;
+        readers::run(&mut setup)?;
         drop(placed);
     }
 
@@ -105,6 +118,9 @@ fn report(args: &Args) -> Result<()> {
     );
     let table = table::draw(&setup.rows, UTF8_FULL_CONDENSED);
     println!("{table}\n{about}\n{sum}");
+    if args.turns {
+        return Ok(());
+    }
     let mut table = table::draw(&setup.rows, ASCII_MARKDOWN);
     let text = format!("{about}\n\n{}\n\n{sum}\n", table.force_no_tty());
     fs::write(args.results.join("table.md"), text)?;

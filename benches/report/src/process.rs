@@ -3,7 +3,6 @@
 
 use std::io::{BufRead, BufReader, Lines, Write, stdin};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -19,8 +18,6 @@ pub(crate) enum Order {
     /// Locks it, and answers with the time of the grant.
     Lock,
     Unlock,
-    /// Waits for it in the background.
-    Wait,
     /// Answers with the number of round trips so far.
     RoundTrips,
     /// Locks and unlocks it for that many milliseconds, and answers with the time of each grant,
@@ -79,7 +76,6 @@ impl Drop for Process {
 pub(crate) fn serve(url: &str, key: i64) -> Result<()> {
     let mgr = Manager::connect(url)?;
     let mut guard: Option<Guard> = None;
-    let mut waits = Vec::new();
     let result = stdin().lines().try_for_each(|line| {
         match serde_json::from_str(&line?)? {
             Order::Lock => {
@@ -90,19 +86,12 @@ pub(crate) fn serve(url: &str, key: i64) -> Result<()> {
                 Some(guard) => guard.unlock()?,
                 None => bail!("there is nothing to unlock"),
             },
-            Order::Wait => {
-                let mgr = mgr.clone();
-                waits.push(thread::spawn(move || drop(mgr.lock(key))));
-            }
             Order::RoundTrips => answer(&mgr.stats().round_trips)?,
             Order::Turns(millis) => answer(&turns(&mgr, key, Duration::from_millis(millis))?)?,
         }
         Ok(())
     });
     mgr.close()?;
-    for wait in waits {
-        wait.join().ok();
-    }
     result
 }
 

@@ -232,36 +232,3 @@ fn long_waits(setup: &mut Setup) -> Result<()> {
         .ratio_at_most(1.0);
     setup.keep("waited and late, ms", figures)
 }
-
-/// Target 4, the load on the database with very many waiters.
-pub(crate) fn polling(setup: &mut Setup) -> Result<()> {
-    let count = if setup.quick { 10 } else { 100 };
-    let mgr = setup.manager()?;
-    let guard = mgr.lock(KEY)?;
-    let mut others = (0..count)
-        .map(|_| Process::start(&setup.server.url(), KEY))
-        .collect::<Result<Vec<_>>>()?;
-    for process in &mut others {
-        process.order(Order::Wait)?;
-    }
-    let mut round_trips = || -> Result<u64> {
-        others
-            .iter_mut()
-            .map(|process| process.ask::<u64>(Order::RoundTrips))
-            .sum()
-    };
-    // The pauses have grown to the maximum by then.
-    round_trips()?;
-    thread::sleep(setup.millis(1500));
-    let (start, before) = (Instant::now(), round_trips()?);
-    thread::sleep(setup.millis(3000));
-    let rate = (round_trips()? - before) as f64 / start.elapsed().as_secs_f64();
-    drop(guard);
-    drop(others);
-    mgr.close()?;
-    setup
-        .row(4, &format!("statements/s while {count} processes wait"))
-        .figure(format!("{rate:.0} ({:.0} each)", rate / f64::from(count)));
-    let figures = json!({ "processes": count, "rate": rate });
-    setup.keep("polling, statements/s", figures)
-}

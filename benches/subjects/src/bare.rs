@@ -42,6 +42,19 @@ impl BareClient {
         })
     }
 
+    /// Waits for `key` in the server's queue.
+    pub fn lock(&mut self, key: i64) -> Result<()> {
+        self.client
+            .execute("SELECT pg_advisory_lock($1)", &[&key])?;
+        Ok(())
+    }
+
+    /// Gives `key` back.
+    pub fn unlock(&mut self, key: i64) -> Result<()> {
+        self.client.execute(&self.statements[1], &[&key])?;
+        Ok(())
+    }
+
     /// Locks all of `keys` until the connection ends.
     pub fn hold(&mut self, keys: Range<i64>) -> Result<()> {
         let take = "SELECT pg_advisory_lock(n) FROM generate_series($1::int8, $2::int8) n";
