@@ -32,8 +32,8 @@ use self::marker::Marker;
 use self::parked::WaitNotice;
 use self::sequence::Sequence;
 use self::statements::{Branches, branches, code, scalar};
-use self::statements::{fenced_outcome, plain_outcome};
 use self::statements::{DROP_SNAPSHOT, END, LOCK, UNLOCK, UNLOCK_AND_LOCK};
+use self::statements::{fenced_outcome, plain_outcome};
 use self::transaction::Transaction;
 use crate::clock::BootInstant;
 use crate::error::Error;
@@ -328,7 +328,8 @@ impl Session {
         self.codes.clear();
         self.codes.extend(batch.iter().map(code));
         self.numbers.clear();
-        self.numbers.extend(batch.iter().map(|op| op.target().as_i64()));
+        self.numbers
+            .extend(batch.iter().map(|op| op.target().as_i64()));
         let statement = match self.batches.entry(branches(&self.codes)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {

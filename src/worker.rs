@@ -238,7 +238,9 @@ impl Worker {
                     }
                     drop(state);
                     shared.alarm().ring_if_idle();
-                    let done = self.exchange.run(purpose, session, &shared, &self.in_flight);
+                    let done = self
+                        .exchange
+                        .run(purpose, session, &shared, &self.in_flight);
                     state = shared.state().lock();
                     if !self.is_in_charge(&state) {
                         return false;

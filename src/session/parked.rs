@@ -27,10 +27,17 @@ const PREFIX: &str = "distlock: ";
 /// For how long a cancel that did not end a wait is still expected.
 const LATE_CANCEL: Duration = Duration::from_millis(20);
 
-/// Receives the second one of the two signals that the server sends for a cancel: to the process,
-/// and to its group (`signal_child` in PostgreSQL's `postmaster.c`).
-const SECOND_SIGNAL: &str = "BEGIN PERFORM pg_catalog.pg_sleep(0.001); \
-     EXCEPTION WHEN query_canceled THEN NULL; END;";
+/// Runs `statements`, until they end or are cancelled, which sets `cancelled`. The server sends two
+/// signals for a cancel, to the process and to its group (`signal_child` in PostgreSQL's
+/// `postmaster.c`): the second one ends the first one's handler, within its pause.
+fn cancellable(statements: &str) -> String {
+    format!(
+        "BEGIN BEGIN {statements} \
+         EXCEPTION WHEN lock_not_available THEN NULL; \
+         WHEN query_canceled THEN cancelled := true; PERFORM pg_catalog.pg_sleep(0.001); END; \
+         EXCEPTION WHEN query_canceled THEN cancelled := true; END;"
+    )
+}
 
 /// The last notice of a wait's end; shared with the driver's callback for notices.
 #[derive(Clone, Default)]
@@ -130,12 +137,13 @@ impl Session {
 
     /// Has a cancel that may still come end a statement that does nothing.
     pub(crate) fn absorb_cancel(&mut self) -> Result<(), Lost> {
-        let seconds = LATE_CANCEL.as_secs_f64();
+        let sleep = format!(
+            "PERFORM pg_catalog.pg_sleep({});",
+            LATE_CANCEL.as_secs_f64()
+        );
+        let sleep = cancellable(&sleep);
         self.persist(|client| {
-            client.batch_execute(&format!(
-                "DO $$BEGIN PERFORM pg_catalog.pg_sleep({seconds}); \
-                 EXCEPTION WHEN query_canceled THEN {SECOND_SIGNAL} END$$"
-            ))
+            client.batch_execute(&format!("DO $$DECLARE cancelled bool; BEGIN {sleep} END$$"))
         })
     }
 }
@@ -155,12 +163,12 @@ fn block(op: Op, slice: Duration, same_session: &str) -> String {
         Mode::Shared => ("pg_advisory_lock_shared", "ShareLock"),
     };
     let millis = slice.as_millis().max(1);
+    let wait = cancellable(&format!(
+        "PERFORM pg_catalog.{function}({arguments}); held := true;"
+    ));
     format!(
-        "DO $$DECLARE held bool := true; cancelled bool := false; \
-         BEGIN PERFORM pg_catalog.set_config('lock_timeout', '{millis}', true); \
-         BEGIN PERFORM pg_catalog.{function}({arguments}); \
-         EXCEPTION WHEN lock_not_available THEN held := false; \
-         WHEN query_canceled THEN held := false; cancelled := true; {SECOND_SIGNAL} END; \
+        "DO $$DECLARE held bool := false; cancelled bool := false; \
+         BEGIN PERFORM pg_catalog.set_config('lock_timeout', '{millis}', true); {wait} \
          IF NOT held THEN held := EXISTS (SELECT FROM pg_catalog.pg_locks \
          WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted \
          AND classid = {class}::oid AND objid = {object}::oid AND objsubid = {subid} \

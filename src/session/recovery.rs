@@ -257,7 +257,10 @@ impl Session {
     }
 
     /// What the session holds, according to the server.
-    pub(super) fn held(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<HashSet<(Key, Mode)>, Lost> {
+    pub(super) fn held(
+        &mut self,
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<HashSet<(Key, Mode)>, Lost> {
         for attempt in 1.. {
             on_round_trip();
             let started = BootInstant::now();

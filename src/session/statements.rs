@@ -190,7 +190,9 @@ fn branch(code: i16, answers: &Answers<'_>) -> String {
         (_, action::LOCK) => format!("CASE WHEN {lock} THEN {locked} ELSE {refused} END"),
         (_, action::UNLOCK) => format!("CASE WHEN {unlock} THEN {done} ELSE {refused} END"),
         (_, action::LOCK_UNAWAITED) => lock_unawaited,
-        (_, action::RELOCK) => format!("CASE WHEN {unlock} THEN {lock_unawaited} ELSE {not_held} END"),
+        (_, action::RELOCK) => {
+            format!("CASE WHEN {unlock} THEN {lock_unawaited} ELSE {not_held} END")
+        }
         (_, action::CHECK) => format!("CASE WHEN {unawaited} THEN {done} ELSE {refused} END"),
         _ => unreachable!("there is no such code"),
     }

@@ -146,8 +146,7 @@ impl<W> Entry<W> {
 
     /// True if it is certain that the lock is taken. If false, an attempt for the waiters may still be in flight.
     pub(super) fn is_known_taken(&self) -> bool {
-        self.holders != Holders::None
-            || self.first().is_some_and(|first| first.contended)
+        self.holders != Holders::None || self.first().is_some_and(|first| first.contended)
     }
 
     /// True if the first waiter may have the lock, which the session holds already.

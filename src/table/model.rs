@@ -344,7 +344,10 @@ impl Play {
         }
         assert!(self.world.waiting.is_empty(), "a waiter was forgotten");
         assert!(self.world.ours.is_empty(), "a lock was left at the server");
-        assert!(self.world.announced.is_empty(), "a waiter that is gone is announced");
+        assert!(
+            self.world.announced.is_empty(),
+            "a waiter that is gone is announced"
+        );
         assert!(self.world.held.is_empty());
         // Released keys are remembered for a while.
         self.world.now += Duration::from_secs(1);

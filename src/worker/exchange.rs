@@ -238,7 +238,9 @@ fn only_wait(state: &State, session: &Session) -> Option<OnlyWait> {
 /// taken for no answer, and before a waiter gives up: who does so interrupts it.
 fn longest_slice(wait: &OnlyWait, settings: &Settings, now: Instant) -> Option<Duration> {
     let limit = response_limit(settings.lease, settings.response_timeout) / 3;
-    let left = wait.deadline.map(|at| at.saturating_duration_since(now) / 2);
+    let left = wait
+        .deadline
+        .map(|at| at.saturating_duration_since(now) / 2);
     let longest = left.into_iter().fold(SLICE.min(limit), Duration::min);
     (longest >= SHORTEST_SLICE).then_some(longest)
 }
