@@ -1,6 +1,7 @@
 //! [`Builder`]: the settings of a manager, as its user makes them, and the calls that connect.
 
 mod connect;
+mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
@@ -169,57 +170,6 @@ impl Builder {
     pub fn reconnect_backoff(mut self, first: Duration, longest: Duration) -> Builder {
         self.settings.reconnect_min = first;
         self.settings.reconnect_max = longest;
-        self
-    }
-
-    /// What an acquire does while the database is away: fail at once (`false`), or wait for it
-    /// within its own deadline (`true`; `try_lock` does not wait and fails).
-    ///
-    /// In both cases requests that find the connection just broken wait for the outcome of
-    /// one reconnect, within their own deadline: `try_lock` and `lock` for up to the
-    /// [`connect_timeout`](Builder::connect_timeout), for each host. If it fails, they return
-    /// its error, of the same kind and with its text: those of [`connect`](Builder::connect).
-    ///
-    /// Default: `false`.
-    pub fn wait_while_unavailable(mut self, wait: bool) -> Builder {
-        self.settings.wait_while_unavailable = wait;
-        self
-    }
-
-    /// How long any wait for a lock may last, whatever the call's own limit: an acquire that
-    /// would wait longer, forever or until its own deadline, fails with
-    /// [`WaitLimit`](crate::ErrorKind::WaitLimit) and the key's number. So a deadlock, which is
-    /// not detected, ends in an error that names the lock. Set it well above the normal waiting
-    /// times. A wait for the database ends at this limit with
-    /// [`Unavailable`](crate::ErrorKind::Unavailable), also that of `try_lock`. `None` turns it
-    /// off; zero is refused.
-    ///
-    /// Default: none.
-    ///
-    /// ```no_run
-    /// # fn main() -> Result<(), distlock::Error> {
-    /// use std::time::Duration;
-    ///
-    /// let mgr = distlock::Manager::builder("host=localhost user=app")
-    ///     .wait_limit(Duration::from_secs(600))
-    ///     .connect()?;
-    /// let _guard = mgr.lock("nightly-report")?; // an error after ten minutes
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn wait_limit(mut self, limit: impl Into<Option<Duration>>) -> Builder {
-        self.settings.wait_limit = limit.into();
-        self
-    }
-
-    /// How often to retry a lock that another process holds. The interval grows with the
-    /// time already waited, of which it stays below a tenth, from `first` up to `longest`.
-    /// Zero is refused.
-    ///
-    /// Default: 1 ms to 50 ms.
-    pub fn retry_interval(mut self, first: Duration, longest: Duration) -> Builder {
-        self.settings.retry_min = first;
-        self.settings.retry_max = longest;
         self
     }
 

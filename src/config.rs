@@ -106,6 +106,7 @@ pub(crate) struct Settings {
     pub(crate) reconnect_max: Duration,
     pub(crate) wait_while_unavailable: bool,
     pub(crate) wait_limit: Option<Duration>,
+    pub(crate) warn_after: Option<Duration>,
     pub(crate) retry_min: Duration,
     pub(crate) retry_max: Duration,
     pub(crate) lease: Option<Duration>,
@@ -132,6 +133,7 @@ impl Default for Settings {
             reconnect_max: Duration::from_secs(5),
             wait_while_unavailable: false,
             wait_limit: None,
+            warn_after: None,
             retry_min: Duration::from_millis(1),
             retry_max: Duration::from_millis(500),
             lease: Some(Duration::from_secs(10)),
@@ -201,6 +203,10 @@ impl Settings {
                 "reconnect_backoff must be longer than zero",
             ),
             (self.retry_min, "retry_interval must be longer than zero"),
+            (
+                self.warn_after.unwrap_or(FOREVER),
+                "warn_after must be longer than zero; leave it unset for no warnings",
+            ),
             (
                 self.wait_limit.unwrap_or(FOREVER),
                 "wait_limit must be longer than zero; leave it unset for no limit",

@@ -1,5 +1,7 @@
 //! [`Key`]: what is locked, a number in one of Postgres's two advisory key spaces.
 
+pub(crate) mod names;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -90,7 +92,9 @@ impl Key {
     pub fn fnv1a64(name: &str) -> Key {
         let mut hasher = FnvHasher::default();
         hasher.write(name.as_bytes());
-        Key::from(hasher.finish().cast_signed())
+        let number = hasher.finish().cast_signed();
+        names::note(number, name);
+        Key::from(number)
     }
 
     /// The key as one number.
@@ -102,6 +106,14 @@ impl Key {
     /// [`pg_locks`]: https://www.postgresql.org/docs/current/view-pg-locks.html
     pub fn as_i64(&self) -> i64 {
         self.number
+    }
+
+    /// For the log: with the name that it was made from, if that is [kept](names).
+    pub(crate) fn described(&self) -> String {
+        match names::get(self.number).filter(|_| !self.is_two()) {
+            Some(name) => format!("{name:?} ({self})"),
+            None => self.to_string(),
+        }
     }
 
     /// The inverse of [`as_i64`](Key::as_i64), for what the server reports.
@@ -132,7 +144,9 @@ impl Key {
                     .chain_update(digest)
                     .chain_update(self.number.to_be_bytes())
                     .finalize();
-                Key::from(leading_i64(&digest))
+                let number = leading_i64(&digest);
+                names::alias(number, self.number);
+                Key::from(number)
             }
             _ => self,
         }
@@ -157,8 +171,10 @@ fn leading_i64(digest: &[u8]) -> i64 {
 
 impl From<&str> for Key {
     fn from(name: &str) -> Self {
+        let number = leading_i64(&Sha256::digest(name.as_bytes()));
+        names::note(number, name);
         Key {
-            number: leading_i64(&Sha256::digest(name.as_bytes())),
+            number,
             space: Space::Named,
         }
     }

@@ -10,6 +10,7 @@
 pub(crate) mod errors;
 mod failures;
 pub(crate) mod marker;
+pub(crate) mod others;
 pub(crate) mod parked;
 mod recovery;
 pub(crate) mod sequence;

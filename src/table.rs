@@ -20,59 +20,26 @@
 mod batch;
 mod entry;
 mod handoff;
+mod holders;
 mod kept;
+pub(crate) mod late;
+mod respond;
 mod retry_queue;
 mod wait_queue;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use self::entry::{Entry, Holders};
+use self::entry::Entry;
+use self::holders::Holder;
 use self::kept::Kept;
+pub(crate) use self::respond::{Caller, Granted, Refusal, Respond, Via, Whom};
 use self::retry_queue::RetryQueue;
 use self::wait_queue::{WaitQueue, Waiter};
 use crate::backoff::Jitter;
 use crate::error::Error;
 use crate::key::Key;
-use crate::op::{Action, Mode, Op, Token, Wait};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The lock is held.
-    Busy,
-    /// The manager holds its maximum of locks, which is this many.
-    LimitReached(usize),
-}
-
-/// How a holder got its lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Via {
-    /// From the server, or as a share beside other holders of the manager.
-    Server,
-    /// From another holder of the manager; the session has kept it.
-    Handoff,
-}
-
-/// What a waiter is given.
-pub(crate) struct Granted {
-    pub(crate) key: Key,
-    pub(crate) mode: Mode,
-    /// Unique among the holds of the table.
-    pub(crate) id: u64,
-    /// With fencing.
-    pub(crate) token: Option<Token>,
-    /// Since the request was queued.
-    pub(crate) waited: Duration,
-    pub(crate) via: Via,
-}
-
-/// Which waiters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whom {
-    All,
-    /// Only those that try once.
-    Tries,
-}
+use crate::op::{Action, Mode, Op, Wait};
 
 /// The session does not hold the lock of this key, which it was to release.
 #[derive(Debug)]
@@ -85,24 +52,6 @@ pub(crate) struct OnlyWait {
     pub(crate) are_told: bool,
     /// Of the first waiter that gives up.
     pub(crate) deadline: Option<Instant>,
-}
-
-/// Where the table's decisions go.
-pub(crate) trait Respond<W> {
-    /// Grants the lock to `waiter`. False if that has left and does not take it.
-    fn grant(&mut self, waiter: W, granted: Granted) -> bool;
-
-    fn refuse(&mut self, waiter: W, refusal: Refusal);
-
-    /// The server could not do what `waiter` asked for, or is away.
-    fn fail(&mut self, waiter: W, error: &Error);
-
-    /// The hold of `key` with number `id` has ended: its lock was released, or the time for which
-    /// it was kept is over.
-    fn released(&mut self, key: Key, id: u64);
-
-    /// An acquire found its lock held, here or at the server; called once for each.
-    fn contended(&mut self, waiter: &W, key: Key, mode: Mode);
 }
 
 /// Up to this many keys without waiters may stay listed without a session.
@@ -137,7 +86,7 @@ pub(crate) struct Table<W> {
     jitter: Jitter,
 }
 
-impl<W> Table<W> {
+impl<W: Caller> Table<W> {
     pub(crate) fn new(limits: Limits, jitter: Jitter) -> Self {
         Table {
             limits,
@@ -233,6 +182,8 @@ impl<W> Table<W> {
             wait,
             since: now,
             contended: false,
+            is_reported: false,
+            is_examined: false,
         });
         self.waiting += 1;
         if let Wait::Until(deadline) = wait {
@@ -254,17 +205,14 @@ impl<W> Table<W> {
         let Some(entry) = self.entries.get_mut(&key) else {
             return false;
         };
-        let left = match entry.holders {
-            Holders::Exclusive(holder) if holder == id => Holders::None,
-            Holders::Shared(1) => Holders::None,
-            Holders::Shared(count) => Holders::Shared(count - 1),
-            Holders::None | Holders::Exclusive(_) => return false,
-        };
+        if !entry.holders.has(id) {
+            return false;
+        }
         if let Some(until) = keep_until.filter(|&until| until > now) {
             self.kept.put(until, id, key);
             return true;
         }
-        entry.holders = left;
+        entry.holders.remove(id);
         self.held -= 1;
         responder.released(key, id);
         self.advance(key, now, Via::Handoff, responder);
@@ -282,14 +230,14 @@ impl<W> Table<W> {
     pub(crate) fn is_awaited(&self, key: Key) -> bool {
         self.entries
             .get(&key)
-            .is_some_and(|entry| entry.holders != Holders::None && entry.first().is_some())
+            .is_some_and(|entry| !entry.holders.is_none() && entry.first().is_some())
     }
 
     /// True if the session holds `key` without a holder.
     pub(crate) fn is_unlock_due(&self, key: Key) -> bool {
         self.entries
             .get(&key)
-            .is_some_and(|entry| entry.server.is_some() && entry.holders == Holders::None)
+            .is_some_and(|entry| entry.server.is_some() && entry.holders.is_none())
     }
 
     /// Removes the waiters of `key` that have left.
@@ -388,20 +336,23 @@ impl<W> Table<W> {
                     waited: now.saturating_duration_since(waiter.since),
                     via,
                 };
+                let thread = waiter.inner.thread();
                 if responder.grant(waiter.inner, granted) {
                     self.held += 1;
                     entry.was_held = true;
                     entry.token = None;
-                    entry.holders = match (waiter.mode, entry.holders) {
-                        (Mode::Exclusive, _) => Holders::Exclusive(id),
-                        (Mode::Shared, Holders::Shared(count)) => Holders::Shared(count + 1),
-                        (Mode::Shared, _) => Holders::Shared(1),
+                    let holder = Holder {
+                        id,
+                        thread,
+                        since: now,
+                        is_reported: false,
                     };
+                    entry.holders.add(waiter.mode, holder);
                 }
             }
             // A later holder needs a later token.
             entry.token = None;
-            if entry.holders == Holders::None {
+            if entry.holders.is_none() {
                 break;
             }
             let refused = entry.tell_taken(|waiter, mode| responder.contended(waiter, key, mode));

@@ -37,6 +37,7 @@ mod lane;
 mod mailbox;
 mod parking;
 mod reply;
+mod reports;
 pub(crate) mod request;
 mod responder;
 mod shared;
@@ -54,6 +55,7 @@ use self::connection::{Connection, Connectivity};
 use self::exchange::{Exchange, MAX_BATCH, Purpose};
 use self::handle::Handle;
 use self::in_flight::InFlight;
+use self::reports::Reports;
 use self::request::{Control, Message, Request};
 use self::responder::Waiter;
 use self::shared::{Shared, State};
@@ -112,6 +114,7 @@ struct Worker {
     /// The outcome of a connect, for the next iteration.
     outcome: Option<Result<Session, Error>>,
     exchange: Exchange,
+    reports: Reports,
     /// When the next iteration is due without a request. `None`: not at all.
     next: Option<Instant>,
     // Kept between iterations to reuse their memory.
@@ -134,6 +137,7 @@ impl Worker {
             connection,
             outcome: None,
             exchange: Exchange::new(),
+            reports: Reports::new(),
             next: Some(Instant::now()),
             requests: Vec::with_capacity(MAX_BATCH),
             control: Vec::new(),
@@ -228,6 +232,8 @@ impl Worker {
         }
         self.take_in(&mut state, now);
         let settings = shared.settings();
+        let late = self.reports.look(&mut state, settings, now);
+        self.exchange.look_up(late);
         match self.connection.connectivity() {
             Connectivity::Connected(session) => {
                 if let Some(purpose) = self.exchange.plan(&mut state, session, settings, now) {
@@ -261,6 +267,8 @@ impl Worker {
                 self.connection.next_poll(settings, &state)
             }
         };
+        let look = self.reports.next(&state, settings);
+        self.next = self.next.into_iter().chain(look).min();
         let has_events = state.events.is_pending();
         drop(state);
         if has_events {

@@ -11,6 +11,7 @@ use crate::connect::Dialer;
 use crate::connect::dsn::Environment;
 use crate::connect::target::{ConnectConfig, Target};
 use crate::error::Error;
+use crate::key::names;
 use crate::manager::Manager;
 use crate::worker::handle::Handle;
 use crate::worker::{self, Starting};
@@ -134,6 +135,9 @@ impl Builder {
     /// caller's thread, where the driver may panic (in an asynchronous runtime).
     fn start(self, starting: Option<Starting>) -> Result<Arc<Handle>, Error> {
         let settings = self.settings.checked()?;
+        if settings.warn_after.is_some() {
+            names::keep();
+        }
         let variable = |name: &str| env::var_os(name);
         let variables: Environment<'_> = &variable;
         let environment = self.reads_environment.then_some(variables);

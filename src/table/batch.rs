@@ -5,12 +5,12 @@ use std::time::Instant;
 use super::entry::Entry;
 use super::handoff::{self, BUDGET};
 use super::retry_queue::Retry;
-use super::{MOST_REMEMBERED, Refusal, Respond, Stray, Table, Via};
+use super::{Caller, MOST_REMEMBERED, Refusal, Respond, Stray, Table, Via};
 use crate::backoff;
 use crate::key::Key;
 use crate::op::{Action, Mode, Op, Outcome, Token};
 
-impl<W> Table<W> {
+impl<W: Caller> Table<W> {
     /// Puts the steps that are due at the server now into `batch`, at most `cap`. The outcome of
     /// each must be passed to [`settle`](Table::settle) before the next plan.
     pub(crate) fn plan(

@@ -4,15 +4,9 @@ use std::time::Instant;
 
 use super::Via;
 use super::handoff;
+use super::holders::Holders;
 use super::wait_queue::{WaitQueue, Waiter};
 use crate::op::{Action, Mode, Token};
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holders {
-    None,
-    Exclusive(u64),
-    Shared(usize),
-}
 
 pub(super) struct Entry<W> {
     /// What the session holds at the server.
@@ -85,7 +79,7 @@ impl<W> Entry<W> {
     /// True if the lock has neither holders nor waiters here, and the session holds nothing for it.
     pub(super) fn is_idle(&self) -> bool {
         self.server.is_none()
-            && self.holders == Holders::None
+            && self.holders.is_none()
             && !self.is_announced
             && self.first().is_none()
     }
@@ -124,7 +118,7 @@ impl<W> Entry<W> {
     /// The lock has holders here: calls `tell` for each waiter that was not told so before, and
     /// removes those of them that try once and cannot share it.
     pub(super) fn tell_taken(&mut self, tell: impl FnMut(&W, Mode)) -> Vec<W> {
-        let may_join = matches!(self.holders, Holders::Shared(_)) && !self.is_closed;
+        let may_join = self.holders.is_shared() && !self.is_closed;
         let Some(queue) = self.queue.as_mut() else {
             return Vec::new();
         };
@@ -135,9 +129,9 @@ impl<W> Entry<W> {
     /// True if no holder and no waiter here keeps a request that tries once from being attempted.
     pub(super) fn is_open_to(&self, mode: Mode) -> bool {
         match mode {
-            Mode::Exclusive => self.holders == Holders::None && self.first().is_none(),
+            Mode::Exclusive => self.holders.is_none() && self.first().is_none(),
             Mode::Shared => {
-                !matches!(self.holders, Holders::Exclusive(_))
+                !self.holders.is_exclusive()
                     && !self.is_closed
                     && self.waiters().all(Waiter::is_shared)
             }
@@ -146,7 +140,7 @@ impl<W> Entry<W> {
 
     /// True if it is certain that the lock is taken. If false, an attempt for the waiters may still be in flight.
     pub(super) fn is_known_taken(&self) -> bool {
-        self.holders != Holders::None || self.first().is_some_and(|first| first.contended)
+        !self.holders.is_none() || self.first().is_some_and(|first| first.contended)
     }
 
     /// True if the first waiter may have the lock, which the session holds already.
@@ -155,7 +149,7 @@ impl<W> Entry<W> {
             return false;
         };
         self.server == Some(first.mode)
-            && !matches!(self.holders, Holders::Exclusive(_))
+            && !self.holders.is_exclusive()
             && !self.is_closed
             && !self.is_budget_spent(now)
     }

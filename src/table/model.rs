@@ -151,15 +151,14 @@ impl Play {
             }
             Step::Release { which, twice, keep } if self.world.guards().next().is_some() => {
                 let waiter = *which.get(&self.world.guards().collect::<Vec<_>>());
-                let Held { key, id, mode, .. } = self.world.held[&waiter];
+                let Held { key, id, .. } = self.world.held[&waiter];
                 // A lock that is to be kept goes to the worker, not to the next waiter.
                 if out && (keep.is_some() || !self.table.is_awaited(key)) {
                     return;
                 }
                 let keep = keep.map(|millis| self.world.now + Duration::from_millis(millis));
                 assert!(self.release(waiter, keep));
-                // The table counts shared holders and does not tell them apart.
-                if twice && mode == Mode::Exclusive && !self.world.held.contains_key(&waiter) {
+                if twice && !self.world.held.contains_key(&waiter) {
                     let now = self.world.now;
                     assert!(!self.table.release(key, id, None, now, &mut self.world));
                 }

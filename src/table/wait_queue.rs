@@ -13,6 +13,10 @@ pub(super) struct Waiter<W> {
     pub(super) since: Instant,
     /// True once the waiter has been told that the lock is taken.
     pub(super) contended: bool,
+    /// True once it has been reported that the wait lasts long.
+    pub(super) is_reported: bool,
+    /// True once it has been looked for a cycle of waits with this one in it.
+    pub(super) is_examined: bool,
 }
 
 impl<W> Waiter<W> {

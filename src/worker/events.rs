@@ -17,7 +17,10 @@ use crate::lease::Ended;
 use crate::observer::{
     Acquired, Connected, Disconnected, Lost, Observer, Released, Retried, Waited,
 };
+use crate::session::others::OtherSession;
 use crate::stats::Stats;
+use crate::sync::thread::Thread;
+use crate::table::late::{Late, Matter, Since, Waits};
 
 pub(crate) enum Event {
     Waited(Waited),
@@ -43,6 +46,13 @@ pub(crate) enum Event {
         cause: Error,
         lasted: Duration,
     },
+    /// A wait or a hold has lasted long; `others` hold what is waited for.
+    Late {
+        late: Late,
+        others: Vec<OtherSession>,
+    },
+    /// Threads wait for each other's locks.
+    Cycle(Vec<Waits>),
 }
 
 /// Which connect an event is about.
@@ -94,7 +104,10 @@ impl Events {
                 stats.reconnects += u64::from(*occasion == Occasion::Reconnect);
                 true
             }
-            Event::Retried { .. } | Event::StillAway { .. } => true,
+            Event::Retried { .. }
+            | Event::StillAway { .. }
+            | Event::Late { .. }
+            | Event::Cycle(_) => true,
         };
         if is_logged || self.is_observed {
             self.pending.push(event);
@@ -168,7 +181,7 @@ fn notify(event: &Event, observer: &dyn Observer) {
         }
         Event::Connected { event, .. } => observer.connected(event),
         Event::Retried { event, .. } => observer.retried(event),
-        Event::StillAway { .. } => {}
+        Event::StillAway { .. } | Event::Late { .. } | Event::Cycle(_) => {}
     }
 }
 
@@ -215,5 +228,44 @@ fn log(event: &Event, server: &postgres::Config) {
             let error = cause as &dyn StdError;
             warn!(error, ?lasted, "the database is still away");
         }
+        Event::Late { late, others } => log_late(late, others),
+        Event::Cycle(waits) => {
+            let waits: Vec<String> = waits
+                .iter()
+                .map(|Waits { thread, key }| format!("{} for {}", name(thread), key.described()))
+                .collect();
+            let waits = waits.join(", ");
+            warn!(%waits, "threads wait for each other's locks, each for one that the next holds");
+        }
+    }
+}
+
+fn log_late(late: &Late, others: &[OtherSession]) {
+    let Late {
+        matter,
+        key,
+        mode,
+        who: Since { thread, lasted },
+        holders,
+    } = late;
+    let (key, thread) = (key.described(), name(thread));
+    match matter {
+        Matter::Hold => warn!(%key, ?mode, held = ?lasted, thread, "a lock is held for long"),
+        Matter::Wait => {
+            let here = holders
+                .iter()
+                .map(|holder| format!("{}, for {:?}", name(&holder.thread), holder.lasted));
+            let holders: Vec<String> = here.chain(others.iter().map(ToString::to_string)).collect();
+            let holders = holders.join("; ");
+            warn!(%key, ?mode, waited = ?lasted, thread, %holders, "a thread waits long for a lock");
+        }
+    }
+}
+
+/// For the log.
+fn name(thread: &Thread) -> String {
+    match thread.name() {
+        Some(name) => format!("thread {name:?}"),
+        None => format!("{:?}", thread.id()),
     }
 }

@@ -1,17 +1,22 @@
 //! Exchanges with the server: their purposes, when the next is due, and what their outcomes change.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::events::Event;
 use super::in_flight::InFlight;
 use super::shared::{Shared, State};
 use crate::backoff::Jitter;
 use crate::config::Settings;
 use crate::error::Error;
+use crate::key::Key;
 use crate::lease::{heartbeat_pause, response_limit};
 use crate::op::{Op, Outcome};
+use crate::session::others::OtherSession;
 use crate::session::parked::Parked;
 use crate::session::{Lost, Session};
 use crate::table::OnlyWait;
+use crate::table::late::Late;
 
 /// The most operations in one batch, and the most requests read for it.
 pub(super) const MAX_BATCH: usize = 1024;
@@ -26,6 +31,8 @@ pub(super) enum Purpose {
     Park(Op, Duration),
     /// A cancel of the last wait may still come.
     AbsorbCancel,
+    /// Somebody waits for long.
+    LookUp(Key),
 }
 
 /// How long one wait in the server's queue lasts: below `deadlock_timeout`, whose default of one
@@ -36,14 +43,22 @@ const SLICE: Duration = Duration::from_millis(950);
 /// Shorter ones are not worth their statement.
 const SHORTEST_SLICE: Duration = Duration::from_millis(20);
 
+/// Nor are those shorter than so many round trips: to interrupt a wait takes several.
+const ROUND_TRIPS: u32 = 20;
+
 pub(super) struct Exchange {
     // Reused by each exchange, to save allocations.
     ops: Vec<Op>,
     outcomes: Vec<Outcome>,
     /// When the last successful exchange began.
     last_contact: Instant,
+    /// How long batches take, smoothed.
+    round_trip: Duration,
     /// A wait was interrupted, but ended otherwise.
     expects_cancel: bool,
+    /// Waits for which to look up who has the lock; with the answer, for the first one.
+    lookups: VecDeque<Late>,
+    others: Option<Vec<OtherSession>>,
     jitter: Jitter,
 }
 
@@ -53,7 +68,10 @@ impl Exchange {
             ops: Vec::with_capacity(MAX_BATCH),
             outcomes: Vec::with_capacity(MAX_BATCH),
             last_contact: Instant::now(),
+            round_trip: Duration::ZERO,
             expects_cancel: false,
+            lookups: VecDeque::new(),
+            others: None,
             jitter: Jitter::random(),
         }
     }
@@ -62,6 +80,11 @@ impl Exchange {
     pub(super) fn connected(&mut self, now: Instant) {
         self.last_contact = now;
         self.expects_cancel = false;
+    }
+
+    /// Has the server asked who has the locks that are waited for.
+    pub(super) fn look_up(&mut self, waits: Vec<Late>) {
+        self.lookups.extend(waits);
     }
 
     /// The number of operations in the planned batch.
@@ -80,10 +103,13 @@ impl Exchange {
         if self.expects_cancel {
             return Some(Purpose::AbsorbCancel);
         }
+        if let Some(wait) = self.lookups.front() {
+            return Some(Purpose::LookUp(wait.key));
+        }
         let wait = only_wait(state, session);
         if let Some(wait) = &wait
             && wait.are_told
-            && let Some(longest) = longest_slice(wait, settings, now)
+            && let Some(longest) = self.longest_slice(wait, settings, now)
         {
             state.events.record_batch(1);
             return Some(Purpose::Park(wait.op, self.jitter.shorten(longest)));
@@ -111,6 +137,23 @@ impl Exchange {
             true => Some(Purpose::Heartbeat),
             false => Some(Purpose::DisarmLease),
         }
+    }
+
+    /// How long `wait` may last in the server's queue, if that is worth it. It ends well before it is
+    /// taken for no answer, and before a waiter gives up: who does so interrupts it.
+    fn longest_slice(
+        &self,
+        wait: &OnlyWait,
+        settings: &Settings,
+        now: Instant,
+    ) -> Option<Duration> {
+        let limit = response_limit(settings.lease, settings.response_timeout) / 3;
+        let left = wait
+            .deadline
+            .map(|at| at.saturating_duration_since(now) / 2);
+        let longest = left.into_iter().fold(SLICE.min(limit), Duration::min);
+        let shortest = SHORTEST_SLICE.max(self.round_trip * ROUND_TRIPS);
+        (longest >= shortest).then_some(longest)
     }
 
     pub(super) fn plan_batch(&mut self, state: &mut State, now: Instant) {
@@ -146,9 +189,10 @@ impl Exchange {
         settings: &Settings,
     ) -> Option<Instant> {
         let now = Instant::now();
-        let parks = |wait: OnlyWait| longest_slice(&wait, settings, now).is_some();
+        let parks = |wait: OnlyWait| self.longest_slice(&wait, settings, now).is_some();
         if state.table.has_ready()
             || self.expects_cancel
+            || !self.lookups.is_empty()
             || only_wait(state, session).is_some_and(parks)
         {
             return Some(now);
@@ -171,7 +215,11 @@ impl Exchange {
         match purpose {
             Purpose::Heartbeat => session.heartbeat(&on_round_trip)?,
             Purpose::DisarmLease => session.disarm_lease()?,
-            Purpose::Batch => session.apply(&self.ops, &mut self.outcomes, &on_round_trip)?,
+            Purpose::Batch => {
+                session.apply(&self.ops, &mut self.outcomes, &on_round_trip)?;
+                self.round_trip = (3 * self.round_trip + started.elapsed()) / 4;
+            }
+            Purpose::LookUp(key) => self.others = Some(session.others_with(key)?),
             Purpose::AbsorbCancel => {
                 session.absorb_cancel()?;
                 self.expects_cancel = false;
@@ -202,6 +250,11 @@ impl Exchange {
     /// session can no longer be trusted.
     pub(super) fn settle(&mut self, state: &mut State) -> Result<(), Error> {
         let now = Instant::now();
+        if let Some(others) = self.others.take()
+            && let Some(late) = self.lookups.pop_front()
+        {
+            state.events.record(Event::Late { late, others });
+        }
         let (table, mut responder) = state.table_and_responder();
         let mut settled = Ok(());
         for (op, outcome) in self.ops.drain(..).zip(self.outcomes.drain(..)) {
@@ -232,15 +285,4 @@ impl Exchange {
 fn only_wait(state: &State, session: &Session) -> Option<OnlyWait> {
     let can_park = session.can_park() && !state.lane.has_unlocks();
     can_park.then(|| state.table.only_wait()).flatten()
-}
-
-/// How long `wait` may last in the server's queue, if that is worth it. It ends well before it is
-/// taken for no answer, and before a waiter gives up: who does so interrupts it.
-fn longest_slice(wait: &OnlyWait, settings: &Settings, now: Instant) -> Option<Duration> {
-    let limit = response_limit(settings.lease, settings.response_timeout) / 3;
-    let left = wait
-        .deadline
-        .map(|at| at.saturating_duration_since(now) / 2);
-    let longest = left.into_iter().fold(SLICE.min(limit), Duration::min);
-    (longest >= SHORTEST_SLICE).then_some(longest)
 }

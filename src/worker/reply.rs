@@ -162,6 +162,11 @@ impl<T> Replier<T> {
         self.caller.unpark();
     }
 
+    /// The thread that waits for the answer.
+    pub(crate) fn caller(&self) -> Thread {
+        self.caller.clone()
+    }
+
     /// True if the caller has left.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.slot.ticket.load(Ordering::Acquire) != self.ticket | OPEN

@@ -10,10 +10,17 @@ use crate::key::Key;
 use crate::lease::Lease;
 use crate::observer::{Acquired, Released, Waited};
 use crate::op::Mode;
-use crate::table::{Granted, Refusal, Respond, Via};
+use crate::sync::thread::Thread;
+use crate::table::{Caller, Granted, Refusal, Respond, Via};
 
 /// The table's waiter: the worker's end of a caller's reply.
 pub(crate) type Waiter = Replier<AcquireReply>;
+
+impl Caller for Waiter {
+    fn thread(&self) -> Thread {
+        self.caller()
+    }
+}
 
 pub(crate) struct Responder<'a> {
     lease: Option<&'a Arc<Lease>>,

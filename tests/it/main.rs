@@ -47,4 +47,5 @@ mod tls;
 mod transient;
 mod turns;
 mod waiting;
+mod warnings;
 mod with_lock;

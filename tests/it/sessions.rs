@@ -63,7 +63,7 @@ fn a_session_begins_clean_whatever_the_last_client_left(server: Server) {
         .batch_execute(
             "CREATE TEMP TABLE pg_locks (); LISTEN something; SET search_path = pg_temp, pg_catalog; \
              SET default_transaction_read_only = on; SET default_transaction_isolation = serializable; \
-             SET idle_session_timeout = 1000; SET jit_above_cost = 0; SET statement_timeout = 1",
+             SET idle_session_timeout = 20000; SET jit_above_cost = 0; SET statement_timeout = 1",
         )
         .unwrap();
     std::mem::forget(statement); // not closed at the server

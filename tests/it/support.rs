@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::sync::OnceLock;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use distlock::{Builder, Manager};
@@ -146,14 +146,29 @@ pub(crate) fn asleep(name: &str) -> usize {
         .count()
 }
 
+/// Ends the waits of a test that fails, which would otherwise hang.
+pub(crate) struct Unblock<'a>(pub(crate) &'a Manager);
+
+impl Drop for Unblock<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.close().ok();
+        }
+    }
+}
+
 /// The advisory locks on the server, as `Key::as_i64` numbers; except the markers that managers'
-/// sessions hold until they end, whose first half is `dlck` in ASCII.
+/// sessions hold until they end, whose first half is `dlck` in ASCII, and the companions of keys
+/// that are held.
 pub(crate) fn advisory_locks(client: &mut Client) -> Vec<i64> {
     client
         .query(
-            "SELECT (classid::int8 << 32) | objid::int8 FROM pg_locks \
-             WHERE locktype = 'advisory' AND granted \
-             AND NOT (objsubid = 2 AND classid::int8 = x'646c636b'::int8)",
+            "WITH held AS (SELECT (classid::int8 << 32) | objid::int8 AS n, objsubid, mode \
+             FROM pg_locks WHERE locktype = 'advisory' AND granted) \
+             SELECT n FROM held WHERE NOT (objsubid = 2 AND n >> 32 = x'646c636b'::int8) \
+             AND NOT (objsubid = 1 AND mode = 'ShareLock' AND EXISTS (SELECT FROM held AS key \
+             WHERE held.n = key.n # CASE key.objsubid \
+             WHEN 1 THEN x'646c776169746269'::int8 ELSE x'646c776169746969'::int8 END))",
             &[],
         )
         .unwrap()

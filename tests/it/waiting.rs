@@ -13,17 +13,6 @@ use crate::support::*;
 /// A retry interval so long that no retry ends a wait in a test.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
-/// Ends the waits of a test that fails, which would otherwise hang.
-struct Unblock<'a>(&'a Manager);
-
-impl Drop for Unblock<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.close().ok();
-        }
-    }
-}
-
 type Take = fn(&Manager) -> Guard;
 
 /// Runs `takes` on threads that enqueue one after the other, and returns the order in which they

@@ -1,8 +1,13 @@
 //! A table with a record of its decisions, and a clock and a server that the test drives.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Mutex;
+use std::thread;
 
 use super::*;
+use crate::op::Token;
+use crate::sync::thread::Thread;
 
 pub(super) const MS: Duration = Duration::from_millis(1);
 /// The hand-off budget, as documented.
@@ -51,6 +56,16 @@ impl Respond<u32> for Book {
 
     fn contended(&mut self, _: &u32, _: Key, _: Mode) {
         self.contended += 1;
+    }
+}
+
+/// Each waiter is a thread of its own.
+impl Caller for u32 {
+    fn thread(&self) -> Thread {
+        static THREADS: Mutex<BTreeMap<u32, Thread>> = Mutex::new(BTreeMap::new());
+        let mut threads = THREADS.lock().unwrap();
+        let ended = || thread::spawn(|| {}).thread().clone();
+        threads.entry(*self % 64).or_insert_with(ended).clone()
     }
 }
 

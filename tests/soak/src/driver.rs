@@ -188,7 +188,7 @@ fn holders(server: &Server) -> anyhow::Result<Vec<u32>> {
     let rows = server.client().query(
         "SELECT DISTINCT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) \
          WHERE locktype = 'advisory' AND granted AND application_name LIKE 'soak-%' \
-         AND objsubid = 1 AND objid::int8 >= $1",
+         AND objsubid = 1 AND classid = 0 AND objid::int8 >= $1",
         &[&i64::from(LASTING.start)],
     )?;
     rows.iter()

@@ -1,0 +1,79 @@
+//! Which other sessions hold a lock.
+
+use std::fmt;
+
+use postgres::{SimpleQueryMessage, SimpleQueryRow};
+
+use super::errors::lost;
+use super::{Lost, Session};
+use crate::clock::BootInstant;
+use crate::key::Key;
+
+/// A session of another process, as far as this role may see it.
+#[derive(Clone, Debug)]
+pub(crate) struct OtherSession {
+    pid: String,
+    application: Option<String>,
+    address: Option<String>,
+}
+
+impl OtherSession {
+    fn read(row: &SimpleQueryRow) -> Option<Self> {
+        let text = |column| Some(row.try_get(column).ok()??.to_owned());
+        Some(OtherSession {
+            pid: text(0)?,
+            application: text(1),
+            address: text(2),
+        })
+    }
+}
+
+impl fmt::Display for OtherSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the session with backend process {}", self.pid)?;
+        if let Some(application) = &self.application {
+            write!(f, " of {application:?}")?;
+        }
+        match &self.address {
+            Some(address) => write!(f, " at {address}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Session {
+    /// Some of the other sessions that hold `key`; none if that cannot be found out.
+    pub(crate) fn others_with(&mut self, key: Key) -> Result<Vec<OtherSession>, Lost> {
+        let started = BootInstant::now();
+        match self.client.simple_query(&statement(key)) {
+            Ok(rows) => {
+                self.lease.renew(started);
+                let rows = rows.iter().filter_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => OtherSession::read(row),
+                    _ => None,
+                });
+                Ok(rows.collect())
+            }
+            Err(error) if self.is_over(&error) => Err(lost(error)),
+            Err(_) => {
+                self.end_failed_transaction()?;
+                Ok(Vec::new())
+            }
+        }
+    }
+}
+
+fn statement(key: Key) -> String {
+    let number = key.as_i64().cast_unsigned();
+    let (class, object) = (number >> 32, number & 0xFFFF_FFFF);
+    let subid = if key.is_two() { 2 } else { 1 };
+    format!(
+        "SELECT l.pid, a.application_name, a.client_addr::text FROM pg_catalog.pg_locks l \
+         LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+         WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid() \
+         AND l.database = (SELECT oid FROM pg_catalog.pg_database \
+         WHERE datname = pg_catalog.current_database()) \
+         AND l.classid = {class}::oid AND l.objid = {object}::oid AND l.objsubid = {subid} \
+         LIMIT 3"
+    )
+}

@@ -1,0 +1,73 @@
+//! Who holds a lock in this process.
+
+use std::time::Instant;
+
+use crate::op::Mode;
+use crate::sync::thread::Thread;
+
+pub(super) struct Holder {
+    pub(super) id: u64,
+    /// Where the lock was acquired. The guard may have moved to another thread since.
+    pub(super) thread: Thread,
+    pub(super) since: Instant,
+    /// True once it has been reported that the hold lasts long.
+    pub(super) is_reported: bool,
+}
+
+pub(super) enum Holders {
+    None,
+    Exclusive(Holder),
+    Shared(Vec<Holder>),
+}
+
+impl Holders {
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self, Holders::None)
+    }
+
+    pub(super) fn is_exclusive(&self) -> bool {
+        matches!(self, Holders::Exclusive(_))
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Holders::Shared(_))
+    }
+
+    pub(super) fn all(&self) -> &[Holder] {
+        match self {
+            Holders::None => &[],
+            Holders::Exclusive(holder) => std::slice::from_ref(holder),
+            Holders::Shared(holders) => holders,
+        }
+    }
+
+    pub(super) fn all_mut(&mut self) -> &mut [Holder] {
+        match self {
+            Holders::None => &mut [],
+            Holders::Exclusive(holder) => std::slice::from_mut(holder),
+            Holders::Shared(holders) => holders,
+        }
+    }
+
+    pub(super) fn add(&mut self, mode: Mode, holder: Holder) {
+        match (mode, self) {
+            (Mode::Shared, Holders::Shared(holders)) => holders.push(holder),
+            (Mode::Shared, none) => *none = Holders::Shared(vec![holder]),
+            (Mode::Exclusive, none) => *none = Holders::Exclusive(holder),
+        }
+    }
+
+    pub(super) fn has(&self, id: u64) -> bool {
+        self.all().iter().any(|holder| holder.id == id)
+    }
+
+    pub(super) fn remove(&mut self, id: u64) {
+        match self {
+            Holders::Shared(holders) => holders.retain(|holder| holder.id != id),
+            Holders::None | Holders::Exclusive(_) => {}
+        }
+        if self.all().is_empty() || self.is_exclusive() {
+            *self = Holders::None;
+        }
+    }
+}
