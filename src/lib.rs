@@ -46,11 +46,12 @@
 //! the faults one by one, with the test that shows each promise.
 //!
 //! *Waiting.* Threads of one manager are served first in, first out. A released lock is handed to
-//! the next of them without the server for up to 20 ms at a stretch; then this process leaves the
-//! lock alone for long enough that a waiter of another process gets it. A lock held by another
-//! process is retried at intervals that stay below a tenth of the time waited and, by default,
-//! below 50 ms, for all waiters of a process in one statement. With the heartbeats in between that
-//! is about 45 statements a second for each process that waits.
+//! the next of them without the server for up to 20 ms at a stretch; then the server is asked
+//! whether another process waits, which is then let have it before this one has it again. A manager
+//! that holds nothing and waits for one lock waits in the server's queue, which costs about one
+//! statement a second. Otherwise it asks again at intervals that stay below a tenth of the time
+//! waited and, by default, below 500 ms, for all its waiters in one statement. [Capacity](capacity)
+//! has what a manager costs the server, and how many it can have.
 //!
 //! # Recipes
 //!
@@ -380,8 +381,9 @@
 //! # Limits
 //!
 //! * Locks are not reentrant: a thread that requests a lock it holds waits for itself.
-//! * Deadlocks are not detected: take several locks in one order everywhere, and see
-//!   [`Builder::wait_limit`].
+//! * Deadlocks are not resolved: take several locks in one order everywhere, and see
+//!   [`Builder::wait_limit`]. Those between threads of one manager are
+//!   [logged](Builder::warn_after).
 //! * All clients must use the same *database*: advisory locks of two databases of a server are
 //!   different locks, and a standby has its own.
 //! * The connection must be a session of its own. A pooler in transaction or statement mode lends
@@ -389,8 +391,8 @@
 //!   locks are released when their client disconnects and stay while it is connected. It is
 //!   [refused](ErrorKind::Pooler), as are a pool in session mode that does not reset its sessions
 //!   and a [standby](ErrorKind::Standby).
-//! * Processes that wait are served in random order. Readers of one process whose shares overlap
-//!   without a gap keep a writer of another process waiting.
+//! * Processes that wait in the server's queue are served first in, first out; between those that
+//!   ask at intervals it is chance who is the next.
 //! * From 256 locks on the session is `idle in transaction`, in a transaction that is renewed
 //!   every second or two. A statement's snapshot stays with it until the next statement or
 //!   heartbeat, so it holds VACUUM back for a heartbeat at most (30 ms by default). CREATE
@@ -460,6 +462,10 @@ pub use crate::with_lock::WithLockError;
 #[cfg(doc)]
 #[doc = include_str!("../docs/guarantees.md")]
 pub mod guarantees {}
+
+#[cfg(doc)]
+#[doc = include_str!("../docs/capacity.md")]
+pub mod capacity {}
 
 /// Compiles the README's examples.
 #[cfg(doctest)]

@@ -34,6 +34,7 @@ mod network;
 mod observer;
 mod outages;
 mod ownership;
+mod parked;
 mod path;
 mod pooler;
 mod preflight;
