@@ -45,7 +45,7 @@ newest: setup ## Run the integration suite on a fetched PostgreSQL 18
 MODEL := RUSTFLAGS="--cfg distlock_model" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/models
 
 models: setup ## Check the hand-offs between threads in many interleavings
-	$(MODEL) $(CARGO) test --locked -p distlock --lib -- lease::model reply::model worker::model
+	$(MODEL) $(CARGO) test --locked -p distlock --lib -- lease::model reply::model parking::model worker::model
 
 soak: setup ## Run workers under random faults for SOAK_MINUTES (10), check the history
 	$(CARGO) run --release --locked -p soak -- --minutes $(SOAK_MINUTES)

@@ -144,6 +144,11 @@ fn strike(
         }
         Kind::FreezeProcess => freeze(&[process.child.id().cast_signed()], past_the_lease),
         Kind::FreezeBackend => freeze(&backends(server, target)?, past_the_lease),
+        Kind::FreezeParked => {
+            let parked = await_parked(server, target)?;
+            from = now();
+            freeze(&parked, past_the_lease);
+        }
         Kind::Partition => {
             process.proxy.silence(true);
             thread::sleep(past_the_lease);
@@ -181,6 +186,23 @@ fn backends(server: &Server, process: u32) -> anyhow::Result<Vec<i32>> {
         &[&format!("soak-{process}")],
     )?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The sessions of `process` that wait in the queue of a lock: at most times there is one.
+fn await_parked(server: &Server, process: u32) -> anyhow::Result<Vec<i32>> {
+    let mut client = server.client();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let rows = client.query(
+            "SELECT pid FROM pg_stat_activity JOIN pg_locks USING (pid) \
+             WHERE application_name = $1 AND locktype = 'advisory' AND NOT granted",
+            &[&format!("soak-{process}")],
+        )?;
+        if !rows.is_empty() || Instant::now() >= deadline {
+            return Ok(rows.iter().map(|row| row.get(0)).collect());
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
 }
 
 /// The processes that hold one of the lasting locks.

@@ -21,6 +21,9 @@ pub enum Kind {
     FreezeProcess,
     /// SIGSTOP of a process's session at the server for longer than the lease.
     FreezeBackend,
+    /// SIGSTOP, for longer than the lease, of a process's session at the server while that waits in
+    /// the queue of a lock.
+    FreezeParked,
     /// The network between a process and the server forwards nothing for longer than
     /// the lease.
     Partition,
@@ -35,7 +38,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Terminate,
         Kind::Cancel,
         Kind::Crash,
@@ -44,6 +47,7 @@ impl Kind {
         Kind::Kill,
         Kind::FreezeProcess,
         Kind::FreezeBackend,
+        Kind::FreezeParked,
         Kind::Partition,
         Kind::Slow,
         Kind::Cut,

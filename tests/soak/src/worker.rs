@@ -1,6 +1,7 @@
 //! One process that acquires and releases locks, and records when each counted as held.
 
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,9 +20,9 @@ pub const HEARTBEAT: Duration = Duration::from_millis(30);
 /// The first half of all keys.
 pub(crate) const SPACE: i32 = 7700;
 /// Held briefly by most threads, again and again.
-const BRIEF: std::ops::Range<i32> = 0..3;
+const BRIEF: Range<i32> = 0..3;
 /// Held for seconds by the first thread of each process: the targets of the faults.
-pub(crate) const LASTING: std::ops::Range<i32> = 100..102;
+pub(crate) const LASTING: Range<i32> = 100..102;
 /// How long it may take until all locks are released.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a holder checks whether it has lost its lock.
@@ -54,20 +55,27 @@ pub struct Role {
 /// Works until standard input closes. `DATABASE_URL` names the database.
 pub fn run(role: &Role) -> anyhow::Result<()> {
     let url = std::env::var("DATABASE_URL").context("DATABASE_URL is missing")?;
-    let mgr = Manager::builder(&url)
-        .application_name(&application_name(role))
-        .heartbeat(HEARTBEAT)
-        .lease(LEASE)
-        .fencing("public.distlock_token")
-        .reconnect_backoff(Duration::from_millis(20), Duration::from_millis(200))
-        .connect()?;
+    let connect = || {
+        Manager::builder(&url)
+            .application_name(&application_name(role))
+            .heartbeat(HEARTBEAT)
+            .lease(LEASE)
+            .fencing("public.distlock_token")
+            .reconnect_backoff(Duration::from_millis(20), Duration::from_millis(200))
+            .connect()
+    };
+    let mgr = connect()?;
+    // It holds nothing else, and so waits in the server's queue.
+    let standby = connect()?;
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let threads: Vec<_> = (0..role.threads)
             .map(|number| {
                 let (mgr, over) = (&mgr, &over);
-                scope.spawn(move || work(role, number, mgr, over))
+                let keys = if number == 0 { LASTING } else { BRIEF };
+                scope.spawn(move || work(role, number, mgr, keys, over))
             })
+            .chain([scope.spawn(|| work(role, role.threads, &standby, LASTING, &over))])
             .collect();
         // The driver closes its end when the worker is to end, or when it ends itself.
         let ended = std::io::stdin().read_to_end(&mut Vec::new());
@@ -77,12 +85,13 @@ pub fn run(role: &Role) -> anyhow::Result<()> {
         }
         ended.map(drop).context("standard input")
     })?;
-    await_released(&mgr, &url, role)?;
-    mgr.close().context("close")
+    await_released(&[&mgr, &standby], &url, role)?;
+    mgr.close().context("close")?;
+    standby.close().context("close")
 }
 
 /// All guards are dropped, so all locks must be released before the session's end frees them.
-fn await_released(mgr: &Manager, url: &str, role: &Role) -> anyhow::Result<()> {
+fn await_released(managers: &[&Manager], url: &str, role: &Role) -> anyhow::Result<()> {
     let mut client = Client::connect(url, NoTls)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -93,13 +102,13 @@ fn await_released(mgr: &Manager, url: &str, role: &Role) -> anyhow::Result<()> {
                 &[&application_name(role)],
             )?
             .get(0);
-        let stats = mgr.stats();
-        if left == 0 && stats.held == 0 {
+        let held: u64 = managers.iter().map(|mgr| mgr.stats().held).sum();
+        if left == 0 && held == 0 {
             return Ok(());
         }
         ensure!(
             Instant::now() < deadline,
-            "{left} locks were never released: {stats:?}"
+            "{left} locks were never released, {held} by the managers' count"
         );
         thread::sleep(POLL_INTERVAL);
     }
@@ -109,11 +118,16 @@ fn application_name(role: &Role) -> String {
     format!("soak-{}", role.process)
 }
 
-fn work(role: &Role, number: usize, mgr: &Manager, over: &AtomicBool) -> anyhow::Result<()> {
+fn work(
+    role: &Role,
+    number: usize,
+    mgr: &Manager,
+    keys: Range<i32>,
+    over: &AtomicBool,
+) -> anyhow::Result<()> {
     let mut rng = fastrand::Rng::with_seed(
         role.seed ^ (u64::from(role.process) << 32 | u64::from(role.life) << 16 | number as u64),
     );
-    let keys = if number == 0 { LASTING } else { BRIEF };
     let space = match role.broken {
         Some(Broken::NoExclusion) => SPACE + role.process.cast_signed(),
         _ => SPACE,
