@@ -399,7 +399,7 @@ impl<W: Caller> Table<W> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(distlock_model)))]
 mod model;
-#[cfg(test)]
+#[cfg(all(test, not(distlock_model)))]
 mod tests;
