@@ -22,8 +22,8 @@ const UNSTABLE: [&str; 3] = [
     "core::marker::UnsafeUnpin",
 ];
 
-/// A page of the documentation, which exists in nothing but the documentation.
-const PAGE: &str = "pub mod distlock::guarantees";
+/// Pages of the documentation, which exist in nothing but the documentation.
+const PAGES: [&str; 2] = ["pub mod distlock::guarantees", "pub mod distlock::capacity"];
 
 fn main() -> anyhow::Result<ExitCode> {
     let write = match &std::env::args().skip(1).collect::<Vec<_>>()[..] {
@@ -97,8 +97,9 @@ fn list(json: &Path) -> anyhow::Result<String> {
         .omit_blanket_impls(true)
         .build()?;
     let items = api.items().map(|item| format!("{item}\n"));
-    let is_listed =
-        |item: &String| item.trim_end() != PAGE && !UNSTABLE.iter().any(|name| item.contains(name));
+    let is_listed = |item: &String| {
+        !PAGES.contains(&item.trim_end()) && !UNSTABLE.iter().any(|name| item.contains(name))
+    };
     Ok(items.filter(is_listed).collect())
 }
 
