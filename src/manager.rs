@@ -73,7 +73,8 @@ impl Manager {
         self.acquire(key).lock()
     }
 
-    /// Takes the lock if it is free now. `Ok(None)`: it is held.
+    /// Takes the lock if it is free now. `Ok(None)`: it is held, or this process has had its turn
+    /// and leaves it to another one that waits for it.
     ///
     /// # Errors
     ///
