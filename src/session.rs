@@ -65,7 +65,8 @@ pub(crate) struct Session {
     lock: Option<Statement>,
     unlock: Option<Statement>,
     unlock_and_lock: Option<Statement>,
-    batches: HashMap<Branches, Statement>,
+    /// By what they do, and whether they verify the session.
+    batches: HashMap<(Branches, bool), Statement>,
     held: Option<Statement>,
     /// How the last wait in the server's queue ended.
     wait_notice: WaitNotice,
@@ -181,16 +182,16 @@ impl Session {
 
     /// Shows each side that the other one is alive.
     pub(crate) fn heartbeat(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
-        match (self.marker.due(), self.transaction.begun()) {
-            (Some(verify), _) => self.verify(&verify)?,
-            (None, None) => self.persist(|client| client.check_connection())?,
-            (None, Some(_)) => self.query(|client| client.batch_execute(DROP_SNAPSHOT))?,
+        match (self.marker.is_due(), self.transaction.begun()) {
+            (true, _) => self.verify()?,
+            (false, None) => self.persist(|client| client.check_connection())?,
+            (false, Some(_)) => self.query(|client| client.batch_execute(DROP_SNAPSHOT))?,
         }
         self.update_transaction(on_round_trip)
     }
 
-    fn verify(&mut self, statement: &str) -> Result<(), Lost> {
-        let statement = format!("{statement}; {DROP_SNAPSHOT}");
+    fn verify(&mut self) -> Result<(), Lost> {
+        let statement = format!("SELECT {}; {DROP_SNAPSHOT}", self.marker.expression());
         let answer = self.query(|client| client.simple_query(&statement))?;
         let is_true = |message: &SimpleQueryMessage| match message {
             // The second statement's row has no column.
@@ -291,9 +292,9 @@ impl Session {
     /// The round trip of a batch. On an error `outcomes` is unchanged.
     fn run(&mut self, batch: &[Op], outcomes: &mut Vec<Outcome>) -> Result<(), postgres::Error> {
         // Only the general statement can also verify the session.
-        let is_verified = self.marker.with_each_batch().is_some();
+        let is_verified = self.marker.is_due_in_batch();
         if self.sequence.is_some() {
-            let row = self.run_batch(batch)?;
+            let row = self.run_batch(batch, is_verified)?;
             let answers: &str = row.try_get(0)?;
             outcomes.extend(answers.split(',').map(fenced_outcome));
         } else if !is_verified
@@ -317,7 +318,7 @@ impl Session {
             outcomes.push(outcome_of(matches!(rows, 1 | 3)));
             outcomes.push(outcome_of(matches!(rows, 1 | 2)));
         } else {
-            let row = self.run_batch(batch)?;
+            let row = self.run_batch(batch, is_verified)?;
             let answers: &str = row.try_get(0)?;
             outcomes.extend(answers.bytes().map(plain_outcome));
         }
@@ -325,24 +326,25 @@ impl Session {
     }
 
     /// The general statement's one row, with the answers to all steps.
-    fn run_batch(&mut self, batch: &[Op]) -> Result<Row, postgres::Error> {
+    fn run_batch(&mut self, batch: &[Op], is_verified: bool) -> Result<Row, postgres::Error> {
         self.codes.clear();
         self.codes.extend(batch.iter().map(code));
         self.numbers.clear();
         self.numbers
             .extend(batch.iter().map(|op| op.target().as_i64()));
-        let statement = match self.batches.entry(branches(&self.codes)) {
+        let branches = branches(&self.codes);
+        let statement = match self.batches.entry((branches, is_verified)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let sequence = self.sequence.as_ref().map(|sequence| sequence.number);
-                let verified = self.marker.with_each_batch();
-                let sql = statements::batch(*new.key(), sequence, verified);
+                let verified = is_verified.then(|| self.marker.expression());
+                let sql = statements::batch(branches, sequence, verified);
                 new.insert(self.client.prepare(&sql)?)
             }
         };
         let params: [&(dyn ToSql + Sync); 2] = [&self.codes, &self.numbers];
         let row = self.client.query_one(statement, &params)?;
-        if self.marker.with_each_batch().is_some() {
+        if is_verified {
             let is_the_one: Option<bool> = row.try_get(1)?;
             self.marker.answered(is_the_one == Some(true));
         }

@@ -4,7 +4,7 @@
 //! undetected because another of its clients released the preflight's probe. So the session keeps
 //! checking that the same server process answers, and that it still holds the marker. Behind a pool
 //! every batch and every heartbeat checks this, in its own statement; where no pool was detected,
-//! one heartbeat a second does.
+//! one of them does in a second, a batch if there is any.
 
 use std::time::Duration;
 
@@ -56,15 +56,14 @@ impl Marker {
         &self.expression
     }
 
-    /// The expression that each batch has to evaluate, if it has to.
-    pub(super) fn with_each_batch(&self) -> Option<&str> {
-        self.is_pooled.then_some(&*self.expression)
+    /// True if a check is due, in a statement of its own.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_pooled || self.last.elapsed() >= INTERVAL
     }
 
-    /// The statement for a heartbeat, if a check is due.
-    pub(super) fn due(&self) -> Option<String> {
-        let is_due = self.is_pooled || self.last.elapsed() >= INTERVAL;
-        is_due.then(|| format!("SELECT {}", self.expression))
+    /// True if a check is due in a batch: earlier, to save that statement.
+    pub(super) fn is_due_in_batch(&self) -> bool {
+        self.is_pooled || self.last.elapsed() >= INTERVAL / 2
     }
 
     /// Notes a check's answer.
