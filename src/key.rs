@@ -26,7 +26,8 @@ use sha2::{Digest, Sha256};
 /// session holds one of them for its life, as a marker. Each key has a companion, a `bigint`
 /// that those who wait for the key hold shared meanwhile, so that its holder can tell whether
 /// somebody waits: the key's number XOR 7236289961542312553 if it is one `bigint` (`dlwaitbi` in
-/// ASCII), XOR 7236289961542314345 if it is two `integer`s (`dlwaitii`).
+/// ASCII), XOR 7236289961542314345 if it is two `integer`s (`dlwaitii`). A program that chooses
+/// numbers itself must not lock one that is another key's companion.
 ///
 /// Any string is a valid name: empty, with NUL bytes, a megabyte long. Any program that
 /// can run SQL can compute the number of a name and take the same lock:

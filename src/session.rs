@@ -27,7 +27,7 @@ use postgres::types::ToSql;
 use postgres::{CancelToken, Client, Row, SimpleQueryMessage, Statement};
 use tracing::debug;
 
-use self::errors::{ATTEMPTS, ends_session, is_cancelled, lost};
+use self::errors::{ATTEMPTS, ends_session, is_cancelled, lost, retry_if_cancelled};
 use self::failures::Failures;
 use self::marker::Marker;
 use self::parked::WaitNotice;
@@ -70,8 +70,8 @@ pub(crate) struct Session {
     held: Option<Statement>,
     /// How the last wait in the server's queue ended.
     wait_notice: WaitNotice,
-    /// True unless the server has refused a wait in its queue.
-    can_park: bool,
+    /// Not to wait in the server's queue before this: it was not able to.
+    parks_from: BootInstant,
     codes: Vec<i16>,
     numbers: Vec<i64>,
 }
@@ -100,7 +100,7 @@ impl Session {
             batches: HashMap::new(),
             held: None,
             wait_notice,
-            can_park: true,
+            parks_from: BootInstant::now(),
             codes: Vec::new(),
             numbers: Vec::new(),
         }
@@ -155,6 +155,7 @@ impl Session {
             [] => self.client.check_connection(),
             batch => self.run(batch, outcomes),
         };
+        let has_failed = done.is_err();
         match done {
             Ok(()) => {
                 self.marker.check().map_err(Lost)?;
@@ -173,7 +174,9 @@ impl Session {
                 | (Action::Relock, Outcome::Refused | Outcome::Awaited) => self.locks -= 1,
                 _ => {}
             }
-            if matches!(outcome, Outcome::Done(_)) {
+            // After an error some steps were not tried again.
+            let is_tried = !has_failed || op.action.is_lock() || op.action.is_unlock();
+            if is_tried && matches!(outcome, Outcome::Done(_)) {
                 self.failures.done(op);
             }
         }
@@ -274,7 +277,9 @@ impl Session {
             Some(_) => self.client.batch_execute(END),
             None => Ok(()),
         };
-        if let Err(error) = ended.and_then(|()| self.client.batch_execute("DISCARD ALL")) {
+        // A cancel of its last wait for a lock may come only now.
+        let mut discard = || retry_if_cancelled(|| self.client.batch_execute("DISCARD ALL"));
+        if let Err(error) = ended.and_then(|()| discard()) {
             let error = &error as &dyn std::error::Error;
             debug!(error, "the session was not reset at its end");
         }

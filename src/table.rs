@@ -148,6 +148,18 @@ impl<W: Caller> Table<W> {
         })
     }
 
+    /// The only wait goes on in the server's queue: it needs no retries.
+    pub(crate) fn parks(&mut self) {
+        self.retries.clear();
+        for queue in self
+            .entries
+            .values_mut()
+            .filter_map(|entry| entry.queue.as_mut())
+        {
+            queue.retry = None;
+        }
+    }
+
     /// A request for `key`: grants, refuses or queues it.
     pub(crate) fn acquire(
         &mut self,

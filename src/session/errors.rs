@@ -158,17 +158,19 @@ pub(super) fn is_sequence_gone(error: &postgres::Error) -> bool {
     )
 }
 
+/// The error for a full lock table, if `error` says that it is.
+pub(super) fn full(error: &postgres::Error) -> Option<Error> {
+    let is_full = error.code() == Some(&SqlState::OUT_OF_MEMORY);
+    is_full.then(|| {
+        let message = "the server's lock table is full; raise max_locks_per_transaction";
+        Error::new(ErrorKind::LockTableFull, message)
+    })
+}
+
 /// The error for a failed lock step.
 pub(super) fn lock_error(error: postgres::Error) -> Error {
-    if error.code() == Some(&SqlState::OUT_OF_MEMORY) {
-        Error::new(
-            ErrorKind::LockTableFull,
-            "the server's lock table is full; raise max_locks_per_transaction",
-        )
-        .caused_by(error)
-    } else {
-        Error::new(ErrorKind::Database, "the server could not take the lock").caused_by(error)
-    }
+    let other = || Error::new(ErrorKind::Database, "the server could not take the lock");
+    full(&error).unwrap_or_else(other).caused_by(error)
 }
 
 /// The error of a look-up or creation of the sequence `name`.

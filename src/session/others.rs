@@ -6,7 +6,6 @@ use postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::errors::lost;
 use super::{Lost, Session};
-use crate::clock::BootInstant;
 use crate::key::Key;
 
 /// A session of another process, as far as this role may see it.
@@ -44,10 +43,9 @@ impl fmt::Display for OtherSession {
 impl Session {
     /// Some of the other sessions that hold `key`; none if that cannot be found out.
     pub(crate) fn others_with(&mut self, key: Key) -> Result<Vec<OtherSession>, Lost> {
-        let started = BootInstant::now();
         match self.client.simple_query(&statement(key)) {
+            // It does not show that this is still the same session.
             Ok(rows) => {
-                self.lease.renew(started);
                 let rows = rows.iter().filter_map(|message| match message {
                     SimpleQueryMessage::Row(row) => OtherSession::read(row),
                     _ => None,

@@ -24,6 +24,9 @@ use crate::sync::Mutex;
 /// What the block's notice begins with.
 const PREFIX: &str = "distlock: ";
 
+/// How long to ask at intervals instead after the server has failed to do it.
+const AFTER_FAILURE: Duration = Duration::from_secs(60);
+
 /// For how long a cancel that did not end a wait is still expected.
 const LATE_CANCEL: Duration = Duration::from_millis(20);
 
@@ -87,9 +90,11 @@ pub(crate) struct Parked {
 }
 
 impl Session {
-    /// False once the server has refused a wait in its queue.
+    /// False for a while after the server was not able to do it, and with fencing: a cancel that
+    /// comes too late could end a commit's wait for the synchronous standby, which makes its token
+    /// durable.
     pub(crate) fn can_park(&self) -> bool {
-        self.can_park
+        self.sequence.is_none() && BootInstant::now() >= self.parks_from
     }
 
     /// Waits for the lock of `op` in the server's queue, for `slice`.
@@ -115,7 +120,9 @@ impl Session {
             (done, _) => {
                 // It came between two statements of the block, or the server cannot do it.
                 let was_cancelled = done.as_ref().is_err_and(is_cancelled);
-                self.can_park = was_cancelled;
+                if !was_cancelled {
+                    self.parks_from = BootInstant::now() + AFTER_FAILURE;
+                }
                 on_round_trip();
                 let held = self.held(on_round_trip)?;
                 (held.contains(&(op.key, op.mode)), was_cancelled)

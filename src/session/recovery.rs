@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use postgres::error::SqlState;
 
-use super::errors::{ATTEMPTS, draw_error, is_cancelled, is_sequence_gone, lock_error, lost};
+use super::errors::{ATTEMPTS, full, is_cancelled, is_sequence_gone, lost};
+use super::errors::{draw_error, lock_error};
 use super::failures::{Kind, SingleSteps};
 use super::sequence::Missing;
 use super::statements::HELD;
@@ -39,9 +40,16 @@ impl Session {
             mode: Mode::Exclusive,
             action: Action::Unlock,
         };
-        let left = batch.iter().map(free).filter(|&op| !is_done(op, &held));
+        let mut seen = HashSet::new();
+        let left = batch.iter().map(free);
+        let left = left.filter(|&op| !is_done(op, &held) && seen.insert(op.key));
         let left: Vec<Op> = left.collect();
         self.release_all(&left, on_round_trip)?;
+        if let Some(&op) = batch.iter().find(|op| !is_retried(op.action))
+            && let Some(error) = full(error)
+        {
+            self.failures.add(op, &error);
+        }
         let began = BootInstant::now();
         // In a transaction that had failed already, no step was tried.
         let untried = error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
@@ -145,7 +153,7 @@ impl Session {
     /// What is left to do of a step. `None` if it is done, or need not be.
     fn rest_of(&self, op: Op, held: &HashSet<(Key, Mode)>) -> Option<Op> {
         let action = match op.action {
-            Action::Relock | Action::Announce | Action::Check => return None,
+            action if !is_retried(action) => return None,
             action if !is_done(op, held) => action,
             action if action.is_lock() && self.sequence.is_some() => Action::Draw,
             _ => return None,
@@ -322,6 +330,11 @@ fn not_held() -> Lost {
     Lost(Error::unavailable(
         "the session did not hold a lock that it had just taken",
     ))
+}
+
+/// False for steps that need not be done after an error.
+fn is_retried(action: Action) -> bool {
+    !matches!(action, Action::Relock | Action::Announce | Action::Check)
 }
 
 /// The outcome of a step that has been done, or that failed and is not retried.

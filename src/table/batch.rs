@@ -1,6 +1,6 @@
 //! The table's batches: which operations are due at the server, and what their outcomes change.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::entry::Entry;
 use super::handoff::{self, BUDGET};
@@ -9,6 +9,12 @@ use super::{Caller, MOST_REMEMBERED, Refusal, Respond, Stray, Table, Via};
 use crate::backoff;
 use crate::key::Key;
 use crate::op::{Action, Mode, Op, Outcome, Token};
+
+/// After so many budgets in a row the lock is released for a moment, whoever waits.
+const BUDGETS: u32 = 10;
+
+/// The longest budget of a process that others leave the lock to has this power of two: ten seconds.
+const MOST_IGNORED: u32 = 9;
 
 impl<W: Caller> Table<W> {
     /// Puts the steps that are due at the server now into `batch`, at most `cap`. The outcome of
@@ -60,6 +66,8 @@ impl<W: Caller> Table<W> {
             let action = match entry.due(now) {
                 // The token of the next holder would not be drawn with it.
                 Some(Action::Relock) if self.limits.fenced => Action::Unlock,
+                // Clients that ask now and then, and are not seen to wait, have a chance.
+                Some(Action::Relock) if entry.budgets >= BUDGETS => Action::Unlock,
                 Some(action) => action,
                 None => {
                     self.retire(key, now);
@@ -117,7 +125,7 @@ impl<W: Caller> Table<W> {
                 self.relinquished(op.key);
                 self.awaited(op.key, now, responder);
             }
-            (Action::Check, Outcome::Refused) => self.closed(op.key, responder),
+            (Action::Check, Outcome::Refused) => self.closed(op.key, now, responder),
             (Action::Draw, Outcome::Done(token)) => self.drawn(op.key, token, now, responder),
             (Action::Draw, Outcome::Refused) => self.drawn(op.key, None, now, responder),
             (Action::Lock | Action::LockUnawaited | Action::Draw, Outcome::Failed(error)) => {
@@ -145,12 +153,19 @@ impl<W: Caller> Table<W> {
         };
         entry.server = Some(op.mode);
         entry.token = token;
-        entry.yields_until = None;
+        let is_ignored = entry.yields_until.take().is_some() && op.action == Action::Lock;
+        if is_ignored {
+            entry.ignored = (entry.ignored + 1).min(MOST_IGNORED);
+        } else if op.action == Action::LockUnawaited {
+            entry.ignored = 0;
+        }
         if let Some(queue) = &mut entry.queue {
             queue.reset();
         }
         entry.is_contested = entry.is_announced;
         entry.budget = Some(match (entry.budget, op.action) {
+            // They do not take it: they are asked for less and less often.
+            _ if is_ignored => now + BUDGET * ((1 << entry.ignored) - 1),
             (Some(start), Action::Lock) if !entry.is_announced => handoff::resume(start, now),
             _ => now,
         });
@@ -161,18 +176,19 @@ impl<W: Caller> Table<W> {
     fn resumed(&mut self, key: Key, now: Instant, responder: &mut impl Respond<W>) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.budget = Some(now);
+            entry.budgets += 1;
+            entry.ignored = 0;
             entry.is_contested = false;
             entry.is_closed = false;
             self.advance(key, now, Via::Server, responder);
         }
     }
 
-    /// Others wait for a lock that has shared holders here: nobody joins them any more.
-    fn closed(&mut self, key: Key, responder: &mut impl Respond<W>) {
+    /// Others wait for a lock that has shared holders here: nobody joins them, as long as they do.
+    fn closed(&mut self, key: Key, now: Instant, responder: &mut impl Respond<W>) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.is_closed = true;
-            self.refuse_tries(key, responder);
-            self.list(key);
+            self.defer(key, now, responder);
         }
     }
 
@@ -220,6 +236,13 @@ impl<W: Caller> Table<W> {
         };
         entry.unlocked();
         entry.remembered_until = Some(now + self.limits.retry_max);
+        if entry.budgets >= BUDGETS {
+            entry.budgets = 0;
+            if entry.first().is_some() {
+                let at = now + self.limits.retry_min;
+                self.schedule(key, Retry::at(at));
+            }
+        }
         // Also if there is nothing left to do: the iteration for that keeps the worker awake for
         // the next request of the caller that released the lock.
         self.list(key);
@@ -230,10 +253,15 @@ impl<W: Caller> Table<W> {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        entry.forget();
-        // A caller that tries again and again waits, too.
+        // A caller that tries again and again waits, too: until its next attempt should have come.
         let is_persistent = !entry.is_over(now);
-        entry.remembered_until = Some(now + BUDGET);
+        let last = entry.refused_at;
+        let gap = last.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let longest = self.limits.retry_max;
+        entry.forget();
+        entry.refused_at = Some(now);
+        entry.announced_until = Some(now + (gap * 3 / 2).min(longest).max(BUDGET));
+        entry.remembered_until = Some(now + longest.max(BUDGET));
         let is_awaited = self.defer(key, now, responder);
         if let Some(entry) = self.entries.get_mut(&key)
             && !entry.is_announced
@@ -296,7 +324,7 @@ impl<W: Caller> Table<W> {
         if entry.server.is_some() || entry.first().is_some() {
             return;
         }
-        if let Some(until) = entry.remembered_until.filter(|_| entry.is_announced) {
+        if let Some(until) = entry.announced_until.filter(|_| entry.is_announced) {
             entry.queue_from(&mut self.spare);
             return self.schedule(key, Retry::at(until));
         }

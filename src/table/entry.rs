@@ -29,6 +29,14 @@ pub(super) struct Entry<W> {
     /// Until when the lock is left to others that wait for it, unless one of them takes it or
     /// all go before.
     pub(super) yields_until: Option<Instant>,
+    /// So many times in a row they did not take it.
+    pub(super) ignored: u32,
+    /// So many budgets in a row the lock was not released for longer than a moment.
+    pub(super) budgets: u32,
+    /// When an attempt was last refused.
+    pub(super) refused_at: Option<Instant>,
+    /// Until when other sessions are shown that this one waits, if nobody waits here.
+    pub(super) announced_until: Option<Instant>,
     /// Until when this entry is remembered although the lock has neither holders nor waiters.
     pub(super) remembered_until: Option<Instant>,
     /// True if the key is in `remembered`.
@@ -51,6 +59,10 @@ impl<W> Entry<W> {
             is_closed: false,
             is_announced: false,
             yields_until: None,
+            ignored: 0,
+            budgets: 0,
+            refused_at: None,
+            announced_until: None,
             remembered_until: None,
             is_remembered: false,
             queue: None,
@@ -93,7 +105,7 @@ impl<W> Entry<W> {
         self.is_remembered = false;
         self.forget();
         if let Some(queue) = &mut self.queue {
-            queue.retry = None;
+            queue.reset();
         }
     }
 
@@ -102,6 +114,9 @@ impl<W> Entry<W> {
         self.budget = None;
         self.is_contested = false;
         self.yields_until = None;
+        self.ignored = 0;
+        self.budgets = 0;
+        self.refused_at = None;
     }
 
     /// The session has released the lock.
@@ -173,7 +188,10 @@ impl<W> Entry<W> {
         let Some(mode) = self.server else {
             return match first {
                 _ if self.has_to_announce() => Some(Action::Announce),
-                None if self.is_announced => self.is_over(now).then_some(Action::Withdraw),
+                None if self.is_announced => {
+                    let is_over = self.announced_until.is_none_or(|until| until <= now);
+                    is_over.then_some(Action::Withdraw)
+                }
                 None => None,
                 Some(_) if self.has_to_ask(now) => Some(Action::LockUnawaited),
                 Some(_) => Some(Action::Lock),
@@ -185,7 +203,9 @@ impl<W> Entry<W> {
             _ if self.can_hand_over(now) => Some(Action::Draw),
             Holders::None if continues => Some(Action::Relock),
             Holders::None => Some(Action::Unlock),
-            Holders::Shared(_) if continues && !self.is_closed => Some(Action::Check),
+            Holders::Shared(_) if continues && !(self.is_closed && self.is_deferred()) => {
+                Some(Action::Check)
+            }
             Holders::Shared(_) | Holders::Exclusive(_) => None,
         }
     }

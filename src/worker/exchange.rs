@@ -43,6 +43,10 @@ const SLICE: Duration = Duration::from_millis(950);
 /// Shorter ones are not worth their statement.
 const SHORTEST_SLICE: Duration = Duration::from_millis(20);
 
+/// For how long nothing else must have been asked after a wait was interrupted: an interrupt costs a
+/// connection.
+const UNDISTURBED: Duration = Duration::from_millis(50);
+
 /// Nor are those shorter than so many round trips: to interrupt a wait takes several.
 const ROUND_TRIPS: u32 = 20;
 
@@ -59,6 +63,12 @@ pub(super) struct Exchange {
     /// Waits for which to look up who has the lock; with the answer, for the first one.
     lookups: VecDeque<Late>,
     others: Option<Vec<OtherSession>>,
+    /// True if the last plan was a look-up.
+    looks_up: bool,
+    /// Since there are other things to do: not to wait in the server's queue before this.
+    parks_from: Instant,
+    /// True if the last exchange has shown that the session has its locks.
+    confirms: bool,
     jitter: Jitter,
 }
 
@@ -72,6 +82,9 @@ impl Exchange {
             expects_cancel: false,
             lookups: VecDeque::new(),
             others: None,
+            looks_up: false,
+            parks_from: Instant::now(),
+            confirms: false,
             jitter: Jitter::random(),
         }
     }
@@ -80,6 +93,15 @@ impl Exchange {
     pub(super) fn connected(&mut self, now: Instant) {
         self.last_contact = now;
         self.expects_cancel = false;
+        self.lookups.clear();
+        self.clear();
+    }
+
+    /// What is left of an exchange whose session has ended says nothing of the next one.
+    fn clear(&mut self) {
+        self.ops.clear();
+        self.outcomes.clear();
+        self.others = None;
     }
 
     /// Has the server asked who has the locks that are waited for.
@@ -100,27 +122,30 @@ impl Exchange {
         settings: &Settings,
         now: Instant,
     ) -> Option<Purpose> {
+        self.clear();
         if self.expects_cancel {
             return Some(Purpose::AbsorbCancel);
         }
-        if let Some(wait) = self.lookups.front() {
+        // In turn with what callers wait for.
+        self.looks_up = !self.looks_up && !self.lookups.is_empty();
+        if self.looks_up
+            && let Some(wait) = self.lookups.front()
+        {
             return Some(Purpose::LookUp(wait.key));
         }
         let wait = only_wait(state, session);
         if let Some(wait) = &wait
             && wait.are_told
+            && self.lookups.is_empty()
             && let Some(longest) = self.longest_slice(wait, settings, now)
         {
             state.events.record_batch(1);
+            state.table.parks();
             return Some(Purpose::Park(wait.op, self.jitter.shorten(longest)));
         }
         match wait {
             // A later waiter may not have the time of a slice.
-            Some(wait) if !wait.are_told => {
-                self.ops.clear();
-                self.outcomes.clear();
-                self.ops.push(wait.op);
-            }
+            Some(wait) if !wait.are_told => self.ops.push(wait.op),
             _ => self.plan_batch(state, now),
         }
         if !self.ops.is_empty() {
@@ -147,6 +172,9 @@ impl Exchange {
         settings: &Settings,
         now: Instant,
     ) -> Option<Duration> {
+        if now < self.parks_from {
+            return None;
+        }
         let limit = response_limit(settings.lease, settings.response_timeout) / 3;
         let left = wait
             .deadline
@@ -157,8 +185,7 @@ impl Exchange {
     }
 
     pub(super) fn plan_batch(&mut self, state: &mut State, now: Instant) {
-        self.ops.clear();
-        self.outcomes.clear();
+        self.clear();
         let (table, mut responder) = state.table_and_responder();
         table.plan(now, MAX_BATCH, &mut self.ops, &mut responder);
     }
@@ -189,16 +216,19 @@ impl Exchange {
         settings: &Settings,
     ) -> Option<Instant> {
         let now = Instant::now();
-        let parks = |wait: OnlyWait| self.longest_slice(&wait, settings, now).is_some();
+        let wait = only_wait(state, session);
+        let parks = |wait: &OnlyWait| self.longest_slice(wait, settings, now).is_some();
         if state.table.has_ready()
             || self.expects_cancel
             || !self.lookups.is_empty()
-            || only_wait(state, session).is_some_and(parks)
+            || wait.as_ref().is_some_and(parks)
         {
             return Some(now);
         }
         let contact = self.contact_due(state, session, settings);
-        state.table.next_retry().into_iter().chain(contact).min()
+        let parks_from = wait.map(|_| self.parks_from).filter(|&from| from > now);
+        let retry = state.table.next_retry();
+        retry.into_iter().chain(contact).chain(parks_from).min()
     }
 
     /// Runs the exchange, which may take as long as the server likes: the mutex of the shared state
@@ -211,6 +241,7 @@ impl Exchange {
         in_flight: &InFlight,
     ) -> Result<(), Lost> {
         let on_round_trip = || in_flight.next();
+        self.confirms = !matches!(purpose, Purpose::LookUp(_) | Purpose::AbsorbCancel);
         let started = Instant::now();
         match purpose {
             Purpose::Heartbeat => session.heartbeat(&on_round_trip)?,
@@ -225,8 +256,6 @@ impl Exchange {
                 self.expects_cancel = false;
             }
             Purpose::Park(op, length) => {
-                self.ops.clear();
-                self.outcomes.clear();
                 let has_messages = || shared.mailbox().has_messages();
                 let Some(slice) = shared.parking().begin(has_messages) else {
                     return Ok(());
@@ -238,6 +267,9 @@ impl Exchange {
                     was_cancelled,
                 } = parked?;
                 self.expects_cancel = was_interrupted && !was_cancelled;
+                if was_interrupted {
+                    self.parks_from = Instant::now() + UNDISTURBED;
+                }
                 self.ops.push(op);
                 self.outcomes.push(outcome);
             }
@@ -251,9 +283,14 @@ impl Exchange {
     pub(super) fn settle(&mut self, state: &mut State) -> Result<(), Error> {
         let now = Instant::now();
         if let Some(others) = self.others.take()
-            && let Some(late) = self.lookups.pop_front()
+            && let Some(key) = self.lookups.front().map(|wait| wait.key)
         {
-            state.events.record(Event::Late { late, others });
+            let (answered, left) = self.lookups.drain(..).partition(|wait| wait.key == key);
+            self.lookups = left;
+            for late in Vec::from(answered) {
+                let others = others.clone();
+                state.events.record(Event::Late { late, others });
+            }
         }
         let (table, mut responder) = state.table_and_responder();
         let mut settled = Ok(());
@@ -268,6 +305,9 @@ impl Exchange {
                 "the session did not hold the lock {} that it released",
                 stray.0
             )));
+        }
+        if !self.confirms {
+            return Ok(());
         }
         let State { table, lane, .. } = state;
         lane.confirm_unlocks(|key| table.is_unlock_due(key));

@@ -125,7 +125,10 @@ impl Handle {
         let interrupt = interrupt.unwrap_or(&no_interrupt);
         let timeout = deadline.map_or_else(never, crossbeam_channel::at);
         select! {
-            send(self.queue, request) -> sent => sent.map_err(|_| Unsent::Closed),
+            send(self.queue, request) -> sent => {
+                self.interrupt();
+                sent.map_err(|_| Unsent::Closed)
+            }
             recv(interrupt) -> _ => Err(Unsent::Interrupted),
             recv(self.shared.mailbox().closed()) -> _ => Err(Unsent::Closed),
             recv(timeout) -> _ => Err(Unsent::TimedOut),
@@ -202,7 +205,11 @@ impl Handle {
         let Some(slice) = self.shared.parking().interrupt() else {
             return;
         };
-        let canceller = self.shared.state().lock().lane.canceller();
+        let state = self.shared.state().lock();
+        // A worker that is replaced takes its slice and its session's canceller with it.
+        let is_current = self.shared.parking().is_in(slice);
+        let canceller = state.lane.canceller().filter(|_| is_current);
+        drop(state);
         if let Some(canceller) = canceller {
             let shared = Arc::clone(&self.shared);
             canceller.cancel_while(move || shared.parking().is_in(slice));

@@ -42,6 +42,11 @@ impl Parking {
             .is_ok_and(|ended| ended & 1 == 1)
     }
 
+    /// Ends the slice of a worker that is stuck in it.
+    pub(crate) fn abandon(&self) {
+        self.slice.store(0, Ordering::SeqCst);
+    }
+
     /// After a message was left: the slice to interrupt, if the worker is parked and nobody else
     /// interrupts it.
     pub(crate) fn interrupt(&self) -> Option<Slice> {
@@ -80,6 +85,9 @@ mod tests {
         let next = parking.begin(|| false).expect("there is no message");
         assert!(!parking.end(slice), "it is another one");
         assert!(!parking.end(next));
+        let stuck = parking.begin(|| false).expect("there is no message");
+        parking.abandon();
+        assert!(!parking.is_in(stuck) && parking.interrupt().is_none());
     }
 }
 

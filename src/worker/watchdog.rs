@@ -113,6 +113,7 @@ fn replace_worker(shared: &Arc<Shared>, since: BootInstant) {
     state.refuse(error, shared.settings());
     let pause = shared.dialer().pause();
     let canceller = state.lane.abandon_worker();
+    shared.parking().abandon();
     drop(state);
     start_worker(shared, pause);
     if let Some(canceller) = canceller {

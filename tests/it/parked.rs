@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use distlock::{CancelToken, ErrorKind, Key, Manager};
 use postgres::Client;
-use throwaway_postgres::{Server, Shutdown};
+use throwaway_postgres::{Proxy, Server, Shutdown};
 
 use crate::support::*;
 
@@ -220,4 +220,110 @@ fn a_close_ends_a_parked_managers_session_at_once() {
         assert_eq!(waiting.join().unwrap(), Err(ErrorKind::Closed));
         eventually(|| parked(&mut admin) == 0);
     }
+}
+
+/// A grant whose answer comes too late is settled with the session that it was made on, or not at
+/// all: whatever the next session does first, it does not have that lock.
+#[apply(isolated_test)]
+fn an_answer_of_the_last_session_is_not_taken_for_one_of_the_next() {
+    let proxy = Proxy::to(server()).unwrap();
+    let mut holder = Holder::new(server());
+    let mut admin = server().client();
+    let lease = Duration::from_secs(2);
+    let far = Manager::builder(&proxy.url())
+        .lease(lease)
+        .warn_after(lease)
+        .wait_while_unavailable(true)
+        .connect()
+        .unwrap();
+    let near = manager();
+    holder.lock();
+    let [first, second] = [&far, &near].map(|mgr| {
+        let mgr = mgr.clone();
+        let waiting = thread::spawn(move || mgr.lock("awaited").unwrap());
+        eventually(|| parked(&mut admin) > 0);
+        waiting
+    });
+    // The answer comes after nine tenths of the lease, before the session is given up.
+    proxy.silence(true);
+    holder.unlock();
+    thread::sleep(lease * 19 / 20);
+    proxy.silence(false);
+    let end = Instant::now() + 2 * lease;
+    let mut waiting = [Some(first), Some(second)];
+    let mut guards = Vec::new();
+    while Instant::now() < end {
+        for waiting in &mut waiting {
+            if let Some(granted) = waiting.take_if(|thread| thread.is_finished()) {
+                guards.push(granted.join().unwrap());
+            }
+        }
+        let inside = guards.iter().filter(|guard| !guard.is_lost()).count();
+        assert!(inside <= 1, "two inside");
+        thread::sleep(Duration::from_millis(1));
+    }
+    drop(guards);
+    for waiting in waiting.into_iter().flatten() {
+        drop(waiting.join().unwrap());
+    }
+}
+
+/// The slice of a worker that was replaced has nothing to do with its successor's session, and those
+/// who interrupt it stop.
+#[apply(isolated_test)]
+fn a_wait_that_was_given_up_cancels_nothing_later() {
+    for is_cancelled in [true, false] {
+        let proxy = Proxy::to(server()).unwrap();
+        let mut holder = Holder::new(server());
+        let mut admin = server().client();
+        let mgr = Manager::builder(&proxy.url())
+            .response_timeout(Duration::from_secs(1))
+            .connect()
+            .unwrap();
+        holder.lock();
+        let token = CancelToken::new();
+        let waiting = wait(&mgr, &token);
+        eventually(|| parked(&mut admin) == 1);
+        let paused = Paused::new(backends(&mut admin));
+        if is_cancelled {
+            token.cancel();
+        }
+        waiting.join().unwrap().unwrap_err();
+        eventually(|| mgr.try_lock("other").is_ok_and(|guard| guard.is_some()));
+        let before = proxy.accepted();
+        thread::sleep(Duration::from_secs(1));
+        // A cancel every 100 ms would be ten. A slow machine may lose a session.
+        let connections = proxy.accepted() - before;
+        assert!(
+            connections < 7,
+            "{connections} connections of an idle manager"
+        );
+        drop(paused);
+        holder.unlock();
+        eventually(|| advisory_locks(&mut admin).is_empty());
+    }
+}
+
+/// What waits for room in the queue interrupts, too.
+#[apply(isolated_test)]
+fn a_full_queue_hides_no_message_from_a_parked_worker() {
+    let mut holder = Holder::new(server());
+    let mut admin = server().client();
+    holder.lock();
+    let mgr = builder().queue_capacity(1).connect().unwrap();
+    let token = CancelToken::new();
+    let waiting = wait(&mgr, &token);
+    eventually(|| parked(&mut admin) == 1);
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            let mgr = &mgr;
+            scope.spawn(move || {
+                for round in 0..100 {
+                    assert!(mgr.try_lock((thread, round)).unwrap().is_some());
+                }
+            });
+        }
+    });
+    token.cancel();
+    assert_eq!(waiting.join().unwrap(), Err(ErrorKind::Cancelled));
 }

@@ -273,3 +273,120 @@ fn who_can_wait_for_a_moment_only_is_attempted_before_its_deadline() {
     scene.ask(A, Mode::Exclusive, Wait::Until(late), 1);
     assert_eq!(scene.pause(), pause);
 }
+
+#[test]
+fn readers_join_again_once_nobody_else_waits() {
+    let check = op(A, Mode::Shared, Action::Check);
+    let mut scene = Scene::new(None);
+    scene.share(A, 0);
+    scene.iterate();
+    scene.now += BUDGET;
+    scene.share(A, 1);
+    for _ in 0..3 {
+        scene.answer(check, Outcome::Refused);
+        assert_eq!(scene.plan_all(10), []);
+        scene.now += scene.pause();
+    }
+    scene.answer(check, Outcome::Done(None));
+    assert_eq!(scene.book.granted, [0, 1]);
+}
+
+#[test]
+fn now_and_then_a_lock_is_released_for_longer_than_a_moment() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..40);
+    scene.iterate();
+    let mut relocks = 0;
+    loop {
+        scene.now += BUDGET;
+        scene.release_last(A);
+        let batch = scene.plan_all(10);
+        if batch == [unlock(A)] {
+            scene.settle(batch, true);
+            break;
+        }
+        assert_eq!(batch, [relock(A)]);
+        scene.settle(batch, true);
+        relocks += 1;
+    }
+    assert_eq!(relocks, 10);
+    assert_eq!(scene.plan_all(10), []);
+    scene.now += scene.pause();
+    scene.answer(lock_unawaited(A), Outcome::Done(None));
+    assert_eq!(scene.book.granted.len(), 12);
+}
+
+#[test]
+fn who_asks_now_and_then_is_shown_to_wait_in_between() {
+    let gap = 40 * MS;
+    let mut scene = Scene::new(None);
+    for waiter in 0..5 {
+        scene.once(A, waiter);
+        let batch = scene.plan_all(10);
+        assert_eq!(batch, [lock(A)]);
+        scene.settle(batch, false);
+        let batch = scene.plan_all(10);
+        // From the second time on.
+        let shown: &[Op] = if waiter == 1 { &[announce(A)] } else { &[] };
+        assert_eq!(batch, shown, "{waiter}");
+        scene.settle(batch, true);
+        scene.now += gap;
+        let is_last = waiter == 4;
+        let batch = scene.plan_all(10);
+        assert_eq!(batch, [], "{waiter}");
+        if is_last {
+            scene.now += gap;
+            scene.answer(withdraw(A), Outcome::Done(None));
+        }
+    }
+}
+
+#[test]
+fn those_who_never_take_the_lock_are_asked_for_less_and_less_often() {
+    let mut scene = Scene::new(None);
+    let mut held = Duration::ZERO;
+    let start = scene.now;
+    let mut waiter = 0;
+    while scene.now - start < Duration::from_secs(30) {
+        scene.wait(A, waiter..waiter + 1);
+        waiter += 1;
+        while scene.book.granted.len() < waiter as usize {
+            let batch = scene.plan_all(10);
+            for step in batch {
+                let outcome = match step.action {
+                    Action::LockUnawaited => Outcome::Awaited,
+                    _ => Outcome::Done(None),
+                };
+                let settled = scene
+                    .table
+                    .settle(step, outcome, scene.now, &mut scene.book);
+                assert!(settled.is_ok());
+            }
+            if scene.book.granted.len() < waiter as usize {
+                scene.now += scene.pause();
+            }
+        }
+        scene.now += MS;
+        held += MS;
+        scene.release_last(A);
+        let batch = scene.plan_all(10);
+        scene.settle(batch, true);
+    }
+    let share = held.as_secs_f64() / (scene.now - start).as_secs_f64();
+    assert!(share > 0.8, "{share}");
+}
+
+#[test]
+fn a_long_wait_in_the_servers_queue_leaves_no_retries() {
+    let mut scene = Scene::new(None);
+    scene.wait(A, 0..1);
+    scene.refused_iteration();
+    scene.plan();
+    for _ in 0..1000 {
+        let wait = scene.table.only_wait().unwrap();
+        scene.table.parks();
+        assert_eq!(scene.table.next_retry(), None);
+        scene.now += 700 * MS;
+        scene.settle(vec![wait.op], false);
+    }
+}

@@ -16,7 +16,7 @@ use crate::fault::{Fault, Kind};
 use crate::history::{History, now};
 use crate::schedule::Schedule;
 use crate::store::Store;
-use crate::worker::{Broken, HEARTBEAT, LASTING, LEASE, store_path};
+use crate::worker::{Broken, HEARTBEAT, LASTING, LEASE, SPACE, store_path};
 
 /// How long the processes may take to work again after a fault.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -210,8 +210,8 @@ fn holders(server: &Server) -> anyhow::Result<Vec<u32>> {
     let rows = server.client().query(
         "SELECT DISTINCT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) \
          WHERE locktype = 'advisory' AND granted AND application_name LIKE 'soak-%' \
-         AND objsubid = 1 AND classid = 0 AND objid::int8 >= $1",
-        &[&i64::from(LASTING.start)],
+         AND objsubid = 2 AND classid::int8 = $1 AND objid::int8 >= $2",
+        &[&i64::from(SPACE), &i64::from(LASTING.start)],
     )?;
     rows.iter()
         .map(|row| Ok(row.get::<_, &str>(0).trim_start_matches("soak-").parse()?))
