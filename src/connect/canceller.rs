@@ -33,10 +33,15 @@ impl Canceller {
         spawn(move || self.send());
     }
 
-    /// Cancels again and again, as long as `is_wanted`: a cancel that arrives before its statement
-    /// has no effect.
-    pub(crate) fn cancel_while(self, is_wanted: impl Fn() -> bool + Send + 'static) {
+    /// Cancels after `pause`, again and again, as long as `is_wanted`: a cancel that arrives before
+    /// its statement has no effect.
+    pub(crate) fn cancel_while(
+        self,
+        pause: Duration,
+        is_wanted: impl Fn() -> bool + Send + 'static,
+    ) {
         spawn(move || {
+            thread::sleep(pause);
             while is_wanted() {
                 self.send();
                 let again = Instant::now() + AGAIN;

@@ -1,6 +1,7 @@
 //! Exchanges with the server: their purposes, when the next is due, and what their outcomes change.
 
 use std::collections::VecDeque;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::events::Event;
@@ -42,6 +43,9 @@ const SLICE: Duration = Duration::from_millis(950);
 
 /// Shorter ones are not worth their statement.
 const SHORTEST_SLICE: Duration = Duration::from_millis(20);
+
+/// How long to wait for a cancel to be sent that is still expected.
+const SENDING: Duration = Duration::from_millis(200);
 
 /// For how long nothing else must have been asked after a wait was interrupted: an interrupt costs a
 /// connection.
@@ -252,6 +256,10 @@ impl Exchange {
             }
             Purpose::LookUp(key) => self.others = Some(session.others_with(key)?),
             Purpose::AbsorbCancel => {
+                let end = started + SENDING;
+                while shared.parking().is_cancelling() && Instant::now() < end {
+                    thread::sleep(Duration::from_millis(1));
+                }
                 session.absorb_cancel()?;
                 self.expects_cancel = false;
             }

@@ -22,6 +22,10 @@ use crate::sync::Latch;
 /// How long a close waits for the worker to end the connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a wait in the server's queue has begun before it is cancelled: before it waits, its
+/// statement would fail.
+const EARLIEST_CANCEL: Duration = Duration::from_millis(5);
+
 /// When the last one is dropped, the queue disconnects, and the worker ends once it
 /// [keeps](crate::Acquire::hold_at_least) no lock any more.
 pub(crate) struct Handle {
@@ -212,7 +216,12 @@ impl Handle {
         drop(state);
         if let Some(canceller) = canceller {
             let shared = Arc::clone(&self.shared);
-            canceller.cancel_while(move || shared.parking().is_in(slice));
+            let cancelling = shared.parking().cancelling();
+            let pause = EARLIEST_CANCEL.saturating_sub(self.shared.parking().age());
+            canceller.cancel_while(pause, move || {
+                let _until_its_end = &cancelling;
+                shared.parking().is_in(slice)
+            });
         }
     }
 

@@ -4,7 +4,11 @@
 //! parked only after they have left their message. So one of the two notices the other, and no
 //! message waits for the end of a slice.
 
-use crate::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{AtomicBootInstant, BootInstant};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Whether the worker is parked. Its slices are numbered from 1; the lowest bit is set once one
 /// has been interrupted.
@@ -13,6 +17,19 @@ pub(crate) struct Parking {
     /// Zero: the worker is not parked.
     slice: AtomicU64,
     slices: AtomicU64,
+    /// When the last slice began.
+    began: AtomicBootInstant,
+    /// Threads that send cancels.
+    cancels: Arc<AtomicUsize>,
+}
+
+/// A thread that sends a cancel, until this is dropped.
+pub(crate) struct Cancelling(Arc<AtomicUsize>);
+
+impl Drop for Cancelling {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A slice of the worker's, which ends with [`Parking::end`].
@@ -23,6 +40,7 @@ impl Parking {
     /// Parks, unless `has_messages` afterwards.
     pub(crate) fn begin(&self, has_messages: impl FnOnce() -> bool) -> Option<Slice> {
         let slice = 2 * (self.slices.fetch_add(1, Ordering::Relaxed) + 1);
+        self.began.store(Some(BootInstant::now()));
         self.slice.store(slice, Ordering::SeqCst);
         let slice = Slice(slice);
         if has_messages() {
@@ -57,6 +75,23 @@ impl Parking {
         let (set, failed) = (Ordering::SeqCst, Ordering::SeqCst);
         let is_ours = self.slice.compare_exchange(slice, slice | 1, set, failed);
         is_ours.is_ok().then_some(Slice(slice))
+    }
+
+    /// How long ago the last slice began.
+    pub(crate) fn age(&self) -> Duration {
+        let began = self.began.load();
+        began.map_or(Duration::ZERO, BootInstant::elapsed)
+    }
+
+    /// Notes that a cancel will be sent.
+    pub(crate) fn cancelling(&self) -> Cancelling {
+        self.cancels.fetch_add(1, Ordering::SeqCst);
+        Cancelling(Arc::clone(&self.cancels))
+    }
+
+    /// True if a cancel has still to be sent.
+    pub(crate) fn is_cancelling(&self) -> bool {
+        self.cancels.load(Ordering::SeqCst) > 0
     }
 
     /// True until `slice` has ended.
