@@ -265,7 +265,11 @@ impl Exchange {
             }
             Purpose::Park(op, length) => {
                 let has_messages = || shared.mailbox().has_messages();
+                self.ops.push(op);
                 let Some(slice) = shared.parking().begin(has_messages) else {
+                    // As after a slice that was interrupted at once.
+                    self.outcomes.push(Outcome::Refused);
+                    self.confirms = false;
                     return Ok(());
                 };
                 let parked = session.park(op, length, &on_round_trip);
@@ -278,7 +282,6 @@ impl Exchange {
                 if was_interrupted {
                     self.parks_from = Instant::now() + UNDISTURBED;
                 }
-                self.ops.push(op);
                 self.outcomes.push(outcome);
             }
         }
