@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 use super::entry::Entry;
 use super::handoff::{self, BUDGET};
 use super::retry_queue::Retry;
+use super::wait_queue::Waiter;
 use super::{Caller, MOST_REMEMBERED, Refusal, Respond, Stray, Table, Via};
 use crate::backoff;
 use crate::key::Key;
 use crate::op::{Action, Mode, Op, Outcome, Token};
+
+/// A little longer than a process that tries in a loop is shown to wait after it has stopped.
+const MOMENT: Duration = Duration::from_millis(25);
 
 /// After so many budgets in a row the lock is released for a moment, whoever waits.
 const BUDGETS: u32 = 10;
@@ -253,15 +257,14 @@ impl<W: Caller> Table<W> {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        // A caller that tries again and again waits, too: until its next attempt should have come.
-        let is_persistent = !entry.is_over(now);
-        let last = entry.refused_at;
-        let gap = last.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        let longest = self.limits.retry_max;
+        // A caller that tries in a loop waits, too, but not one that tries now and then: others
+        // would leave the lock to somebody who does not come for it.
+        let since = |at| now.saturating_duration_since(at) <= BUDGET;
+        let is_persistent = entry.budget.is_some() || entry.refused_at.is_some_and(since);
         entry.forget();
         entry.refused_at = Some(now);
-        entry.announced_until = Some(now + (gap * 3 / 2).min(longest).max(BUDGET));
-        entry.remembered_until = Some(now + longest.max(BUDGET));
+        entry.announced_until = Some(now + BUDGET);
+        entry.remembered_until = Some(now + BUDGET);
         let is_awaited = self.defer(key, now, responder);
         if let Some(entry) = self.entries.get_mut(&key)
             && !entry.is_announced
@@ -281,7 +284,14 @@ impl<W: Caller> Table<W> {
             let until = now + self.limits.retry_max * 2;
             entry.yields_until.get_or_insert(until);
             entry.remembered_until = entry.yields_until;
-            self.defer(key, now, responder);
+            // Those who tried in a loop are shown to wait for a moment after they have stopped:
+            // for them alone the lock is not said to be taken.
+            let is_new = |waiter: &Waiter<W>| waiter.wait.is_try() && now < waiter.since + MOMENT;
+            let are_new = entry.waiters().all(is_new);
+            match are_new {
+                true => self.retry_later(key, now),
+                false => self.defer(key, now, responder),
+            };
         }
     }
 
@@ -289,6 +299,11 @@ impl<W: Caller> Table<W> {
     /// none.
     fn defer(&mut self, key: Key, now: Instant, responder: &mut impl Respond<W>) -> bool {
         self.refuse_tries(key, responder);
+        self.retry_later(key, now)
+    }
+
+    /// Schedules the next attempt. False if there is nobody to make it for.
+    fn retry_later(&mut self, key: Key, now: Instant) -> bool {
         let Some(first) = self.entries.get(&key).and_then(Entry::first) else {
             self.list(key);
             return false;

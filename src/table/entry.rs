@@ -238,6 +238,8 @@ impl<W> Entry<W> {
 
     /// True if the next attempt at the server has to wait.
     pub(super) fn is_deferred(&self) -> bool {
-        self.queue.as_ref().is_some_and(|queue| queue.is_deferred())
+        let is_yielding = self.yields_until.is_some();
+        let is_deferred = |queue: &WaitQueue<W>| queue.is_deferred(is_yielding);
+        self.queue.as_deref().is_some_and(is_deferred)
     }
 }

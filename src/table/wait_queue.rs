@@ -53,11 +53,12 @@ impl<W> WaitQueue<W> {
         self.waiters.is_empty() && !self.announces
     }
 
-    /// True if the next attempt at the server has to wait; false if any waiter tries once.
-    pub(super) fn is_deferred(&self) -> bool {
+    /// True if the next attempt at the server has to wait; false if any waiter tries once, unless
+    /// the lock is left to others.
+    pub(super) fn is_deferred(&self, is_yielding: bool) -> bool {
         self.retry.is_some()
             && !self.is_idle()
-            && self.waiters.iter().all(|waiter| !waiter.wait.is_try())
+            && (is_yielding || self.waiters.iter().all(|waiter| !waiter.wait.is_try()))
     }
 
     /// Removes the waiters for which `is_meant` is true, in their order; the others keep theirs.

@@ -52,7 +52,7 @@ fn storm(call: impl Fn(&Manager, i64, &mut Dice) -> Option<Guard> + Sync) {
     });
     // Both must happen often, or nothing was tested.
     let (got, missed) = (got.into_inner(), missed.into_inner());
-    assert!(got > 100 && missed > 100, "{got} got, {missed} missed");
+    assert!(got > 20 && missed > 20, "{got} got, {missed} missed");
 
     let mut client = server().client();
     for mgr in &managers {
@@ -73,7 +73,7 @@ fn storm(call: impl Fn(&Manager, i64, &mut Dice) -> Option<Guard> + Sync) {
 }
 
 fn about_a_round_trip(dice: &mut Dice) -> Duration {
-    Duration::from_micros(dice.below(401))
+    Duration::from_micros(dice.below(1001))
 }
 
 /// With a timeout below a round trip it is unknown whether the lock is taken.

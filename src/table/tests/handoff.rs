@@ -317,27 +317,14 @@ fn now_and_then_a_lock_is_released_for_longer_than_a_moment() {
 }
 
 #[test]
-fn who_asks_now_and_then_is_shown_to_wait_in_between() {
-    let gap = 40 * MS;
+fn who_asks_now_and_then_does_not_wait() {
     let mut scene = Scene::new(None);
     for waiter in 0..5 {
         scene.once(A, waiter);
-        let batch = scene.plan_all(10);
-        assert_eq!(batch, [lock(A)]);
-        scene.settle(batch, false);
-        let batch = scene.plan_all(10);
-        // From the second time on.
-        let shown: &[Op] = if waiter == 1 { &[announce(A)] } else { &[] };
-        assert_eq!(batch, shown, "{waiter}");
-        scene.settle(batch, true);
-        scene.now += gap;
-        let is_last = waiter == 4;
-        let batch = scene.plan_all(10);
-        assert_eq!(batch, [], "{waiter}");
-        if is_last {
-            scene.now += gap;
-            scene.answer(withdraw(A), Outcome::Done(None));
-        }
+        assert_eq!(scene.plan_all(10), [lock(A)]);
+        scene.settle(vec![lock(A)], false);
+        assert_eq!(scene.plan_all(10), []);
+        scene.now += 2 * BUDGET;
     }
 }
 
@@ -389,4 +376,34 @@ fn a_long_wait_in_the_servers_queue_leaves_no_retries() {
         scene.now += 700 * MS;
         scene.settle(vec![wait.op], false);
     }
+}
+
+#[test]
+fn a_lock_is_not_said_to_be_taken_because_others_have_just_tried_in_a_loop() {
+    let mut scene = Scene::new(None);
+    scene.hold(0, BUDGET);
+    scene.once(A, 1);
+    let end = scene.now + BUDGET;
+    while scene.now < end {
+        scene.answer(lock_unawaited(A), Outcome::Awaited);
+        assert_eq!(scene.plan_all(10), []);
+        scene.now += scene.pause();
+    }
+    assert_eq!(scene.book.refused, []);
+    scene.answer(lock_unawaited(A), Outcome::Done(None));
+    assert_eq!(scene.book.granted, [0, 1]);
+    // It is, if others go on waiting.
+    scene.now += BUDGET;
+    scene.release_last(A);
+    scene.iterate();
+    scene.once(A, 2);
+    let start = scene.now;
+    while scene.book.refused.is_empty() {
+        scene.answer(lock_unawaited(A), Outcome::Awaited);
+        if scene.book.refused.is_empty() {
+            scene.now += scene.pause();
+        }
+    }
+    assert_eq!(scene.book.refused, [(2, Refusal::Busy)]);
+    assert!(scene.now - start < 2 * BUDGET);
 }
