@@ -327,6 +327,7 @@ impl Exchange {
 
     #[cfg(all(test, distlock_model))]
     pub(super) fn succeed(&mut self) {
+        self.confirms = true;
         self.outcomes
             .extend(self.ops.iter().map(|_| Outcome::Done(None)));
     }
