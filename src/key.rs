@@ -63,9 +63,9 @@ pub struct Key {
 }
 
 /// What the companion of a key of one `bigint` differs by.
-const WAITERS_OF_ONE: i64 = i64::from_be_bytes(*b"dlwaitbi");
+pub(crate) const WAITERS_OF_ONE: i64 = i64::from_be_bytes(*b"dlwaitbi");
 /// What the companion of a key of two `integer`s differs by.
-const WAITERS_OF_TWO: i64 = i64::from_be_bytes(*b"dlwaitii");
+pub(crate) const WAITERS_OF_TWO: i64 = i64::from_be_bytes(*b"dlwaitii");
 
 /// Which of Postgres's two key spaces the number is in.
 #[derive(Clone, Copy, PartialEq, Eq)]

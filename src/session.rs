@@ -14,7 +14,7 @@ pub(crate) mod others;
 pub(crate) mod parked;
 mod recovery;
 pub(crate) mod sequence;
-mod statements;
+pub(crate) mod statements;
 mod transaction;
 
 use std::collections::HashMap;

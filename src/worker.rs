@@ -238,10 +238,10 @@ impl Worker {
             Connectivity::Connected(session) => {
                 if let Some(purpose) = self.exchange.plan(&mut state, session, settings, now) {
                     self.last_batch_len = self.exchange.batch_len();
-                    match purpose {
-                        Purpose::Park(_, slice) => state.lane.begin_slice(slice),
-                        _ => state.lane.begin_exchange(),
-                    }
+                    state.lane.begin_exchange(match purpose {
+                        Purpose::Park(_, slice) => slice,
+                        _ => Duration::ZERO,
+                    });
                     drop(state);
                     shared.alarm().ring_if_idle();
                     let done = self

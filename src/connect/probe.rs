@@ -4,7 +4,9 @@
 //! disabling a role's or database's `statement_timeout`, for itself alone. All functions and
 //! operators are qualified with their schema: the session's `search_path` is not set yet.
 
-use crate::session::marker::MARKER_CLASS;
+use crate::key::Key;
+use crate::session::marker::{MARKER_CLASS, marker_key};
+use crate::session::statements::is_of;
 
 /// The functions that a session calls to lock and unlock.
 const FUNCTIONS: [&str; 8] = [
@@ -74,18 +76,15 @@ pub(super) fn mark(probe: i64, marker: i32) -> String {
 /// How many locks this session holds, whether the marker is one of them, and whether the server
 /// process `first`, which was started at `born`, is still running.
 pub(super) fn find(marker: i32, first: i32, born: i64) -> String {
-    let half = marker.cast_unsigned();
     format!(
         "{LIMITLESS} \
          SELECT {PID} AS pid, EXISTS (SELECT FROM pg_catalog.pg_stat_activity \
          WHERE pid OPERATOR(pg_catalog.=) {first} \
          AND {start} OPERATOR(pg_catalog.=) {born}) AS survived, \
-         pg_catalog.count(*) AS locks, pg_catalog.bool_or( \
-         classid OPERATOR(pg_catalog.=) {MARKER_CLASS}::pg_catalog.oid \
-         AND objid OPERATOR(pg_catalog.=) {half}::pg_catalog.oid \
-         AND objsubid OPERATOR(pg_catalog.=) 2) AS marked \
+         pg_catalog.count(*) AS locks, pg_catalog.bool_or({is_marker}) AS marked \
          FROM pg_catalog.pg_locks WHERE {ADVISORY} AND {OWN}",
         start = micros("backend_start"),
+        is_marker = is_of(marker_key(marker)),
     )
 }
 
@@ -108,14 +107,8 @@ pub(super) fn unmark(marker: i32, pid: i32) -> String {
 
 /// The rows of `pg_locks` for the holders of the key `number`.
 fn holders_of(number: i64) -> String {
-    let number = number.cast_unsigned();
-    let (high, low) = (number >> 32, number & 0xFFFF_FFFF);
-    format!(
-        "FROM pg_catalog.pg_locks WHERE {ADVISORY} \
-         AND classid OPERATOR(pg_catalog.=) {high}::pg_catalog.oid \
-         AND objid OPERATOR(pg_catalog.=) {low}::pg_catalog.oid \
-         AND objsubid OPERATOR(pg_catalog.=) 1"
-    )
+    let is_of_key = is_of(Key::from(number));
+    format!("FROM pg_catalog.pg_locks WHERE {ADVISORY} AND {is_of_key}")
 }
 
 /// When this session began (`born`), and the server's `time`.

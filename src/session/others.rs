@@ -5,6 +5,7 @@ use std::fmt;
 use postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::errors::lost;
+use super::statements::is_of;
 use super::{Lost, Session};
 use crate::key::Key;
 
@@ -62,16 +63,13 @@ impl Session {
 }
 
 fn statement(key: Key) -> String {
-    let number = key.as_i64().cast_unsigned();
-    let (class, object) = (number >> 32, number & 0xFFFF_FFFF);
-    let subid = if key.is_two() { 2 } else { 1 };
     format!(
         "SELECT l.pid, a.application_name, a.client_addr::text FROM pg_catalog.pg_locks l \
          LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
          WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid() \
          AND l.database = (SELECT oid FROM pg_catalog.pg_database \
          WHERE datname = pg_catalog.current_database()) \
-         AND l.classid = {class}::oid AND l.objid = {object}::oid AND l.objsubid = {subid} \
-         LIMIT 3"
+         AND {} LIMIT 3",
+        is_of(key)
     )
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use postgres::error::DbError;
 
 use super::errors::{is_cancelled, lost};
+use super::statements::is_of;
 use super::{Lost, OnRoundTrip, Session};
 use crate::clock::BootInstant;
 use crate::op::{Mode, Op, Outcome};
@@ -123,7 +124,6 @@ impl Session {
                 if !was_cancelled {
                     self.parks_from = BootInstant::now() + AFTER_FAILURE;
                 }
-                on_round_trip();
                 let held = self.held(on_round_trip)?;
                 (held.contains(&(op.key, op.mode)), was_cancelled)
             }
@@ -159,12 +159,11 @@ impl Session {
 /// expression.
 fn block(op: Op, slice: Duration, same_session: &str) -> String {
     let number = op.key.as_i64();
-    let (class, object) = (number >> 32, number & 0xFFFF_FFFF);
-    let (arguments, subid) = match op.key.is_two() {
-        true => (format!("{class}, {}", number << 32 >> 32), 2),
-        false => (format!("'{number}'::int8"), 1),
+    let arguments = match op.key.is_two() {
+        // The shifts extend the sign of each half.
+        true => format!("{}, {}", number >> 32, number << 32 >> 32),
+        false => format!("'{number}'::int8"),
     };
-    let class = class & 0xFFFF_FFFF;
     let (function, mode) = match op.mode {
         Mode::Exclusive => ("pg_advisory_lock", "ExclusiveLock"),
         Mode::Shared => ("pg_advisory_lock_shared", "ShareLock"),
@@ -178,9 +177,9 @@ fn block(op: Op, slice: Duration, same_session: &str) -> String {
          BEGIN PERFORM pg_catalog.set_config('lock_timeout', '{millis}', true); {wait} \
          IF NOT held THEN held := EXISTS (SELECT FROM pg_catalog.pg_locks \
          WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted \
-         AND classid = {class}::oid AND objid = {object}::oid AND objsubid = {subid} \
-         AND mode = '{mode}'); END IF; \
-         RAISE INFO '{PREFIX}% % %', held, cancelled, {same_session}; END$$"
+         AND {is_of_key} AND mode = '{mode}'); END IF; \
+         RAISE INFO '{PREFIX}% % %', held, cancelled, {same_session}; END$$",
+        is_of_key = is_of(op.key),
     )
 }
 

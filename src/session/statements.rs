@@ -1,5 +1,6 @@
 //! The SQL of batches, transactions and recovery, and which steps each statement can do.
 
+use crate::key::{Key, WAITERS_OF_ONE, WAITERS_OF_TWO};
 use crate::op::{Action, Mode, Op, Outcome, Token};
 
 // A row only if the function returned true: the caller counts rows and reads none.
@@ -110,11 +111,11 @@ pub(super) fn fenced_outcome(number: &str) -> Outcome {
     }
 }
 
-/// The functions for the number `n` of one mode and key space, and the number's companion.
+/// The functions for the number `n` of one mode and key space, and what its companion differs by.
 struct Functions {
     lock: &'static str,
     unlock: &'static str,
-    waiters: &'static str,
+    waiters: i64,
 }
 
 /// Indexed by the lowest two bits of a step's [`code`].
@@ -140,10 +141,6 @@ const FUNCTIONS: [Functions; 4] = [
         waiters: WAITERS_OF_TWO,
     },
 ];
-
-// As in `Key::waiters`.
-const WAITERS_OF_ONE: &str = "n # 7236289961542312553";
-const WAITERS_OF_TWO: &str = "n # 7236289961542314345";
 
 /// The bits of a step's [`code`] above those of its functions.
 mod action {
@@ -174,8 +171,8 @@ fn branch(code: i16, answers: &Answers<'_>) -> String {
     } = &FUNCTIONS[usize::from(code.cast_unsigned() & 3)];
     // Taken for a moment: only if nobody else has it shared.
     let unawaited = format!(
-        "CASE WHEN pg_catalog.pg_try_advisory_lock({waiters}) \
-         THEN pg_catalog.pg_advisory_unlock({waiters}) ELSE false END"
+        "CASE WHEN pg_catalog.pg_try_advisory_lock(n # {waiters}) \
+         THEN pg_catalog.pg_advisory_unlock(n # {waiters}) ELSE false END"
     );
     // Looked for only once the lock is taken: if others wait, it is given back.
     let lock_unawaited = format!(
@@ -208,6 +205,18 @@ fn step(branches: Branches, answers: &Answers<'_>) -> String {
 
 const STEPS: &str = "ROWS FROM (pg_catalog.unnest($1::int2[]), pg_catalog.unnest($2::int8[])) \
      AS step(code, n)";
+
+/// The condition for rows of `pg_locks` to be of `key`. It does not rely on the `search_path`.
+pub(crate) fn is_of(key: Key) -> String {
+    let number = key.as_i64().cast_unsigned();
+    let (class, object) = (number >> 32, number & 0xFFFF_FFFF);
+    let subid = if key.is_two() { 2 } else { 1 };
+    format!(
+        "classid OPERATOR(pg_catalog.=) {class}::pg_catalog.oid \
+         AND objid OPERATOR(pg_catalog.=) {object}::pg_catalog.oid \
+         AND objsubid OPERATOR(pg_catalog.=) {subid}"
+    )
+}
 
 /// What this session holds.
 pub(super) const HELD: &str = "SELECT (classid::int8 << 32) | objid::int8, objsubid = 2, \

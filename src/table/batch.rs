@@ -263,7 +263,6 @@ impl<W: Caller> Table<W> {
         let is_persistent = entry.budget.is_some() || entry.refused_at.is_some_and(since);
         entry.forget();
         entry.refused_at = Some(now);
-        entry.announced_until = Some(now + BUDGET);
         entry.remembered_until = Some(now + BUDGET);
         let is_awaited = self.defer(key, now, responder);
         if let Some(entry) = self.entries.get_mut(&key)
@@ -339,7 +338,7 @@ impl<W: Caller> Table<W> {
         if entry.server.is_some() || entry.first().is_some() {
             return;
         }
-        if let Some(until) = entry.announced_until.filter(|_| entry.is_announced) {
+        if let Some(until) = entry.announced_until() {
             entry.queue_from(&mut self.spare);
             return self.schedule(key, Retry::at(until));
         }

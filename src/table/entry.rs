@@ -33,10 +33,9 @@ pub(super) struct Entry<W> {
     pub(super) ignored: u32,
     /// So many budgets in a row the lock was not released for longer than a moment.
     pub(super) budgets: u32,
-    /// When an attempt was last refused.
+    /// When an attempt was last refused. For a budget from then on other sessions are shown that
+    /// this one waits, although nobody waits here any more.
     pub(super) refused_at: Option<Instant>,
-    /// Until when other sessions are shown that this one waits, if nobody waits here.
-    pub(super) announced_until: Option<Instant>,
     /// Until when this entry is remembered although the lock has neither holders nor waiters.
     pub(super) remembered_until: Option<Instant>,
     /// True if the key is in `remembered`.
@@ -62,7 +61,6 @@ impl<W> Entry<W> {
             ignored: 0,
             budgets: 0,
             refused_at: None,
-            announced_until: None,
             remembered_until: None,
             is_remembered: false,
             queue: None,
@@ -153,7 +151,8 @@ impl<W> Entry<W> {
         }
     }
 
-    /// True if it is certain that the lock is taken. If false, an attempt for the waiters may still be in flight.
+    /// True if it is certain that the lock is taken. If false, an attempt for the waiters may still
+    /// be in flight.
     pub(super) fn is_known_taken(&self) -> bool {
         !self.holders.is_none() || self.first().is_some_and(|first| first.contended)
     }
@@ -189,7 +188,7 @@ impl<W> Entry<W> {
             return match first {
                 _ if self.has_to_announce() => Some(Action::Announce),
                 None if self.is_announced => {
-                    let is_over = self.announced_until.is_none_or(|until| until <= now);
+                    let is_over = self.announced_until().is_none_or(|until| until <= now);
                     is_over.then_some(Action::Withdraw)
                 }
                 None => None,
@@ -208,6 +207,12 @@ impl<W> Entry<W> {
             }
             Holders::Shared(_) | Holders::Exclusive(_) => None,
         }
+    }
+
+    /// Until when other sessions are shown that this one waits, if nobody waits here.
+    pub(super) fn announced_until(&self) -> Option<Instant> {
+        let refused_at = self.refused_at.filter(|_| self.is_announced);
+        refused_at.map(|at| at + handoff::BUDGET)
     }
 
     /// True if other sessions are still shown that this one waits, although it has the lock.

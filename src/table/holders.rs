@@ -61,13 +61,14 @@ impl Holders {
         self.all().iter().any(|holder| holder.id == id)
     }
 
+    /// The hold with number `id`, which is one of them, has ended.
     pub(super) fn remove(&mut self, id: u64) {
-        match self {
-            Holders::Shared(holders) => holders.retain(|holder| holder.id != id),
-            Holders::None | Holders::Exclusive(_) => {}
+        if let Holders::Shared(holders) = self {
+            holders.retain(|holder| holder.id != id);
+            if !holders.is_empty() {
+                return;
+            }
         }
-        if self.all().is_empty() || self.is_exclusive() {
-            *self = Holders::None;
-        }
+        *self = Holders::None;
     }
 }

@@ -1,6 +1,5 @@
 //! Exchanges with the server: their purposes, when the next is due, and what their outcomes change.
 
-use std::collections::VecDeque;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,7 +64,7 @@ pub(super) struct Exchange {
     /// A wait was interrupted, but ended otherwise.
     expects_cancel: bool,
     /// Waits for which to look up who has the lock; with the answer, for the first one.
-    lookups: VecDeque<Late>,
+    lookups: Vec<Late>,
     others: Option<Vec<OtherSession>>,
     /// True if the last plan was a look-up.
     looks_up: bool,
@@ -84,7 +83,7 @@ impl Exchange {
             last_contact: Instant::now(),
             round_trip: Duration::ZERO,
             expects_cancel: false,
-            lookups: VecDeque::new(),
+            lookups: Vec::new(),
             others: None,
             looks_up: false,
             parks_from: Instant::now(),
@@ -98,10 +97,10 @@ impl Exchange {
         self.last_contact = now;
         self.expects_cancel = false;
         self.lookups.clear();
-        self.clear();
     }
 
-    /// What is left of an exchange whose session has ended says nothing of the next one.
+    /// What is left of an exchange that was not settled, because its session has ended, says nothing
+    /// of the next one.
     fn clear(&mut self) {
         self.ops.clear();
         self.outcomes.clear();
@@ -133,7 +132,7 @@ impl Exchange {
         // In turn with what callers wait for.
         self.looks_up = !self.looks_up && !self.lookups.is_empty();
         if self.looks_up
-            && let Some(wait) = self.lookups.front()
+            && let Some(wait) = self.lookups.first()
         {
             return Some(Purpose::LookUp(wait.key));
         }
@@ -189,7 +188,6 @@ impl Exchange {
     }
 
     pub(super) fn plan_batch(&mut self, state: &mut State, now: Instant) {
-        self.clear();
         let (table, mut responder) = state.table_and_responder();
         table.plan(now, MAX_BATCH, &mut self.ops, &mut responder);
     }
@@ -294,11 +292,9 @@ impl Exchange {
     pub(super) fn settle(&mut self, state: &mut State) -> Result<(), Error> {
         let now = Instant::now();
         if let Some(others) = self.others.take()
-            && let Some(key) = self.lookups.front().map(|wait| wait.key)
+            && let Some(key) = self.lookups.first().map(|wait| wait.key)
         {
-            let (answered, left) = self.lookups.drain(..).partition(|wait| wait.key == key);
-            self.lookups = left;
-            for late in Vec::from(answered) {
+            for late in self.lookups.extract_if(.., |wait| wait.key == key) {
                 let others = others.clone();
                 state.events.record(Event::Late { late, others });
             }

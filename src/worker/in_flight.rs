@@ -24,16 +24,9 @@ impl InFlight {
         }
     }
 
-    /// An exchange begins, and its first round trip.
-    pub(crate) fn begin(&self) {
-        let now = BootInstant::now();
-        self.exchange.store(Some(now));
-        self.round_trip.store(Some(now));
-        self.round_trips.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A wait of `slice` in the server's queue begins. The answer is not due before its end.
-    pub(crate) fn begin_slice(&self, slice: Duration) {
+    /// An exchange begins, and its first round trip. The server answers after `slice`: a wait in its
+    /// queue counts as unanswered from then on.
+    pub(crate) fn begin(&self, slice: Duration) {
         let due = BootInstant::now() + slice;
         self.exchange.store(Some(due));
         self.round_trip.store(Some(due));

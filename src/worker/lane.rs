@@ -115,20 +115,14 @@ impl Lane {
         &self.in_flight
     }
 
-    /// Notes that the worker begins an exchange with the server.
-    pub(crate) fn begin_exchange(&mut self) {
+    /// Notes that the worker begins an exchange with the server, whose answer is due after `slice`.
+    pub(crate) fn begin_exchange(&mut self, slice: Duration) {
         self.exchanges += 1;
-        self.in_flight.begin();
+        self.in_flight.begin(slice);
     }
 
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
-    }
-
-    /// Notes that the worker begins to wait in the server's queue, for `slice`.
-    pub(crate) fn begin_slice(&mut self, slice: Duration) {
-        self.exchanges += 1;
-        self.in_flight.begin_slice(slice);
     }
 
     /// What cancels the session's statement in progress.

@@ -54,7 +54,7 @@ impl Worker {
             let now = state.table.next_retry().map_or(now, |retry| retry.max(now));
             self.take_in(&mut state, now);
             self.exchange.plan_batch(&mut state, now);
-            state.lane.begin_exchange();
+            state.lane.begin_exchange(Duration::ZERO);
             drop(state);
             thread::yield_now();
             let mut state = shared.state().lock();

@@ -292,8 +292,7 @@ fn a_token_is_drawn_after_its_lock(server: Server) {
         .batch_execute("SELECT pg_advisory_lock(1, 1); INSERT INTO imposed DEFAULT VALUES")
         .unwrap();
     let wait = thread::spawn(move || token(&slow));
-    let waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-    eventually(|| client.execute(waiting, &[]).unwrap() == 1);
+    eventually(|| queued(&mut client) == 1);
     client.batch_execute("DELETE FROM imposed").unwrap();
     let before = quick.lock("other").unwrap().token().unwrap();
     client

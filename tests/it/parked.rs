@@ -33,12 +33,6 @@ impl Holder {
     }
 }
 
-/// How many sessions wait in the server's queue.
-fn parked(admin: &mut Client) -> usize {
-    let waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-    usize::try_from(admin.execute(waiting, &[]).unwrap()).unwrap()
-}
-
 /// Waits for the lock with `mgr` on another thread.
 fn wait(mgr: &Manager, token: &CancelToken) -> thread::JoinHandle<Result<(), ErrorKind>> {
     let (mgr, token) = (mgr.clone(), token.clone());
@@ -48,6 +42,27 @@ fn wait(mgr: &Manager, token: &CancelToken) -> thread::JoinHandle<Result<(), Err
             .and_then(distlock::Guard::unlock)
             .map_err(|error| error.kind())
     })
+}
+
+/// Waits for the lock, which `holder` takes before, with `mgr` on another thread, until it is parked.
+fn park(
+    mgr: &Manager,
+    token: &CancelToken,
+    holder: &mut Holder,
+    admin: &mut Client,
+) -> thread::JoinHandle<Result<(), ErrorKind>> {
+    holder.lock();
+    let waiting = wait(mgr, token);
+    eventually(|| queued(admin) == 1);
+    waiting
+}
+
+/// Keeps the processor busy, which is more exact than to sleep.
+fn spin(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        std::hint::spin_loop();
+    }
 }
 
 /// The grants come around the end of a slice, which is short here. A grant that was overlooked would
@@ -62,13 +77,8 @@ fn a_grant_at_the_end_of_a_slice_is_not_overlooked() {
         .connect()
         .unwrap();
     for round in 0..300 {
-        holder.lock();
-        let waiting = wait(&mgr, &CancelToken::new());
-        eventually(|| parked(&mut admin) == 1);
-        let end = Instant::now() + Duration::from_micros(331 * round % 100_000);
-        while Instant::now() < end {
-            std::hint::spin_loop();
-        }
+        let waiting = park(&mgr, &CancelToken::new(), &mut holder, &mut admin);
+        spin(Duration::from_micros(331 * round % 100_000));
         holder.unlock();
         // A short lease may expire on a busy machine.
         let outcome = waiting.join().unwrap();
@@ -92,14 +102,11 @@ fn a_grant_that_meets_a_cancel_leaves_no_lock() {
         let token = CancelToken::new();
         let waiting = wait(&mgr, &token);
         if round % 3 > 0 {
-            eventually(|| parked(&mut admin) == 1);
+            eventually(|| queued(&mut admin) == 1);
         }
         thread::scope(|scope| {
             scope.spawn(|| {
-                let end = Instant::now() + Duration::from_micros(round * 7 % 3000);
-                while Instant::now() < end {
-                    std::hint::spin_loop();
-                }
+                spin(Duration::from_micros(round * 7 % 3000));
                 token.cancel();
             });
             holder.unlock();
@@ -138,7 +145,7 @@ fn both_modes_and_key_spaces_wait_in_the_queue() {
                     let acquire = if shared { acquire.shared() } else { acquire };
                     acquire.lock().unwrap().unlock()
                 });
-                eventually(|| parked(&mut admin) == 1);
+                eventually(|| queued(&mut admin) == 1);
                 guard.unlock().unwrap();
                 waiting.join().unwrap().unwrap();
             });
@@ -155,7 +162,7 @@ fn a_parked_manager_gets_its_lock_although_its_backend_is_terminated() {
     holder.lock();
     let waiting = wait(&mgr, &CancelToken::new());
     for reconnects in 0..3 {
-        eventually(|| parked(&mut admin) == 1);
+        eventually(|| queued(&mut admin) == 1);
         assert_eq!(mgr.stats().reconnects, reconnects);
         terminate_sessions(&mut admin);
         eventually(|| mgr.stats().reconnects > reconnects);
@@ -175,7 +182,7 @@ fn a_parked_manager_waits_on_over_a_restart_if_it_is_to(server: Server) {
         holder.lock();
         let waiting = wait(&mgr, &CancelToken::new());
         let mut admin = server.client();
-        eventually(|| parked(&mut admin) == 1);
+        eventually(|| queued(&mut admin) == 1);
         server.restart(shutdown).unwrap();
         assert_eq!(waiting.join().unwrap(), Ok(()));
     }
@@ -189,10 +196,8 @@ fn a_parked_manager_answers_while_its_backend_is_stopped() {
         .response_timeout(Duration::from_secs(2))
         .connect()
         .unwrap();
-    holder.lock();
     let token = CancelToken::new();
-    let waiting = wait(&mgr, &token);
-    eventually(|| parked(&mut admin) == 1);
+    let waiting = park(&mgr, &token, &mut holder, &mut admin);
     let paused = Paused::new(backends(&mut admin));
     let error = mgr.try_lock_for("other", Duration::from_millis(20));
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Unavailable);
@@ -215,10 +220,10 @@ fn a_close_ends_a_parked_managers_session_at_once() {
     for _ in 0..20 {
         let mgr = manager();
         let waiting = wait(&mgr, &CancelToken::new());
-        eventually(|| parked(&mut admin) == 1);
+        eventually(|| queued(&mut admin) == 1);
         mgr.close().unwrap();
         assert_eq!(waiting.join().unwrap(), Err(ErrorKind::Closed));
-        eventually(|| parked(&mut admin) == 0);
+        eventually(|| queued(&mut admin) == 0);
     }
 }
 
@@ -241,7 +246,7 @@ fn an_answer_of_the_last_session_is_not_taken_for_one_of_the_next() {
     let [first, second] = [&far, &near].map(|mgr| {
         let mgr = mgr.clone();
         let waiting = thread::spawn(move || mgr.lock("awaited").unwrap());
-        eventually(|| parked(&mut admin) > 0);
+        eventually(|| queued(&mut admin) > 0);
         waiting
     });
     // The answer comes after nine tenths of the lease, before the session is given up.
@@ -280,10 +285,8 @@ fn a_wait_that_was_given_up_cancels_nothing_later() {
             .response_timeout(Duration::from_secs(1))
             .connect()
             .unwrap();
-        holder.lock();
         let token = CancelToken::new();
-        let waiting = wait(&mgr, &token);
-        eventually(|| parked(&mut admin) == 1);
+        let waiting = park(&mgr, &token, &mut holder, &mut admin);
         let paused = Paused::new(backends(&mut admin));
         if is_cancelled {
             token.cancel();
@@ -313,7 +316,7 @@ fn a_full_queue_hides_no_message_from_a_parked_worker() {
     let mgr = builder().queue_capacity(1).connect().unwrap();
     let token = CancelToken::new();
     let waiting = wait(&mgr, &token);
-    eventually(|| parked(&mut admin) == 1);
+    eventually(|| queued(&mut admin) == 1);
     thread::scope(|scope| {
         for thread in 0..8 {
             let mgr = &mgr;

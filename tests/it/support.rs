@@ -177,6 +177,12 @@ pub(crate) fn advisory_locks(client: &mut Client) -> Vec<i64> {
         .collect()
 }
 
+/// How many sessions wait in the server's queue of an advisory lock.
+pub(crate) fn queued(client: &mut Client) -> usize {
+    let waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    usize::try_from(client.execute(waiting, &[]).unwrap()).unwrap()
+}
+
 /// Ends the sessions of all managers, as an administrator would.
 pub(crate) fn terminate_sessions(client: &mut Client) -> usize {
     client

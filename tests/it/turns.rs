@@ -191,7 +191,6 @@ fn a_writer_is_served_while_the_shares_of_two_other_processes_overlap() {
 fn of_ten_processes_that_wait_each_is_served_before_any_is_served_twice() {
     const PROCESSES: usize = 10;
     let number = Key::from("queue").as_i64();
-    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
     let (mut holder, mut admin) = (server().client(), server().client());
     holder
         .execute("SELECT pg_advisory_lock($1)", &[&number])
@@ -209,11 +208,7 @@ fn of_ten_processes_that_wait_each_is_served_before_any_is_served_twice() {
                     guard.unlock().unwrap();
                 }
             });
-            all_waited = all_waited
-                && within(FOREVER / 6, || {
-                    let waiting: i64 = admin.query_one(waiting, &[]).unwrap().get(0);
-                    waiting == process as i64 + 1
-                });
+            all_waited = all_waited && within(FOREVER / 6, || queued(&mut admin) == process + 1);
         }
         holder
             .execute("SELECT pg_advisory_unlock($1)", &[&number])
