@@ -184,7 +184,9 @@ fn a_parked_manager_waits_on_over_a_restart_if_it_is_to(server: Server) {
         let mut admin = server.client();
         eventually(|| queued(&mut admin) == 1);
         server.restart(shutdown).unwrap();
-        assert_eq!(waiting.join().unwrap(), Ok(()));
+        // The holder's session may end first, so that the lock is ours for the server's last moment.
+        let waited = waiting.join().unwrap();
+        assert!(matches!(waited, Ok(()) | Err(ErrorKind::Lost)), "{waited:?}");
     }
 }
 
