@@ -8,8 +8,12 @@ use throwaway_postgres::{PoolMode, Pooler, Server};
 
 use crate::support::*;
 
-/// A pool whose sessions lose their locks between clients and nothing else.
-const LOCKS_ONLY: (&str, &str) = ("server_reset_query", "SELECT pg_advisory_unlock_all()");
+/// A pool whose sessions lose their locks between clients and nothing else. A timeout that a client
+/// has left must not end the reset: then the locks stay, and the pool is refused.
+const LOCKS_ONLY: (&str, &str) = (
+    "server_reset_query",
+    "SET LOCAL statement_timeout = 0; SELECT pg_advisory_unlock_all()",
+);
 
 #[test]
 #[serial]
@@ -63,7 +67,7 @@ fn a_session_begins_clean_whatever_the_last_client_left(server: Server) {
         .batch_execute(
             "CREATE TEMP TABLE pg_locks (); LISTEN something; SET search_path = pg_temp, pg_catalog; \
              SET default_transaction_read_only = on; SET default_transaction_isolation = serializable; \
-             SET idle_session_timeout = 20000; SET jit_above_cost = 0; SET statement_timeout = 1",
+             SET idle_session_timeout = 20000; SET jit_above_cost = 0; SET statement_timeout = 5",
         )
         .unwrap();
     std::mem::forget(statement); // not closed at the server
