@@ -65,6 +65,9 @@ pub enum ErrorKind {
     /// There is no fencing token: the sequence is missing and may not be created, is
     /// unsuitable, or could not be drawn from. The message says what helps.
     Fencing,
+    /// [`Guard::fence`](crate::Guard::fence) was called outside of a transaction, or in one that
+    /// has failed.
+    NoTransaction,
     /// There is no TLS connection: the server has no TLS where it is required, its
     /// certificate was refused (another authority, another host, expired), the trusted root
     /// certificates can no longer be read, or the handshake failed. The message says what
@@ -237,6 +240,7 @@ impl Error {
             | ErrorKind::Lost
             | ErrorKind::Pooler
             | ErrorKind::NotLocking
+            | ErrorKind::NoTransaction
             | ErrorKind::ServerTooOld => false,
             ErrorKind::Login | ErrorKind::Fencing | ErrorKind::Tls | ErrorKind::Database => {
                 self.passing || self.sources().any(passes)
@@ -342,6 +346,7 @@ mod tests {
             (ErrorKind::NotLocking, false),
             (ErrorKind::ServerTooOld, false),
             (ErrorKind::Fencing, false),
+            (ErrorKind::NoTransaction, false),
             (ErrorKind::Tls, false),
             (ErrorKind::Database, false),
         ] {

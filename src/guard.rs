@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
+use postgres::error::SqlState;
+use postgres::{GenericClient, SimpleQueryMessage};
 
 use crate::cancel::CancelToken;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::fence::{Fence, Verdict};
 use crate::key::Key;
 use crate::lease::{Ended, Hold};
 use crate::watch::Watch;
@@ -42,6 +45,8 @@ pub struct Guard {
     grant: Grant,
     /// Made when first needed: by a watch or a token.
     hold: OnceCell<Arc<Hold>>,
+    /// Made when first needed: by a transaction.
+    fence: OnceCell<Fence>,
     /// Where the hold is registered while it lasts.
     tokens: [Option<CancelToken>; 2],
     /// True once nothing is left to release.
@@ -54,6 +59,7 @@ impl Guard {
             handle,
             grant,
             hold: OnceCell::new(),
+            fence: OnceCell::new(),
             tokens: [None, None],
             over: false,
         }
@@ -149,6 +155,119 @@ impl Guard {
         self.grant.token.map(i64::from)
     }
 
+    /// Ties `transaction` to this hold: after success nobody else's acquire of the lock returns
+    /// before the transaction has ended, whatever happens to this process, its session or the
+    /// server meanwhile. So what the transaction writes is never later than what the next holder
+    /// does, without a token, a column or a table for it.
+    ///
+    /// The transaction may be one of any connection to the manager's database, also of a pool in
+    /// transaction mode. Several may be fenced by one hold, one after the other and at the same time;
+    /// the end of the hold does not wait for them. Begin a transaction when the lock is held: one
+    /// with an older snapshot (`REPEATABLE READ`, `SERIALIZABLE`) does not see what the last holder
+    /// has committed since. Rolling back to a savepoint that is older than the fence undoes it.
+    ///
+    /// It costs one round trip of the transaction's connection, and for the first one of a hold two
+    /// of the manager's. While a lock is fenced the manager's session is in a transaction, which it
+    /// renews each second. A lock that was fenced is handed on by the server, not within the process.
+    ///
+    /// This relies on each process that uses the lock to be a manager of this crate, of this version
+    /// or later: other programs have to [look for open transactions](crate::Key#companions)
+    /// themselves.
+    ///
+    /// # Errors
+    ///
+    /// The transaction is not fenced, and should be rolled back:
+    ///
+    /// * [`Lost`](crate::ErrorKind::Lost) (or [`Closed`](crate::ErrorKind::Closed),
+    ///   [`Cancelled`](crate::ErrorKind::Cancelled)): the hold is over, or the transaction is of
+    ///   another database or server, such as a standby;
+    /// * [`NoTransaction`](crate::ErrorKind::NoTransaction): no transaction is open, or it has failed;
+    /// * [`Unavailable`](crate::ErrorKind::Unavailable): the connection is gone, or the manager's
+    ///   session could not be seen to live;
+    /// * [`LockTableFull`](crate::ErrorKind::LockTableFull),
+    ///   [`Database`](crate::ErrorKind::Database).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// # let mut client = postgres::Client::connect("host=localhost user=app", postgres::NoTls)?;
+    /// let guard = mgr.lock("tenant-17")?;
+    /// let mut transaction = client.transaction()?;
+    /// guard.fence(&mut transaction)?;
+    /// transaction.execute("UPDATE stock SET left_over = left_over - 1", &[])?;
+    /// transaction.commit()?; // until here nobody else gets the lock
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fence(&self, transaction: &mut impl GenericClient) -> Result<(), Error> {
+        let fence = self.fenced_by()?;
+        let answer = transaction
+            .simple_query(&fence.statement())
+            .map_err(fence_failed)?;
+        let word = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        // A release meanwhile was too early for the transaction to be told.
+        if let Some(ended) = self.ended() {
+            return Err(Error::ended(ended));
+        }
+        match Verdict::of(word) {
+            Verdict::Fenced => Ok(()),
+            Verdict::Over => Err(Error::new(
+                ErrorKind::Lost,
+                "the lock is no longer held, or the transaction is of another database",
+            )),
+            Verdict::NoTransaction => Err(Error::new(
+                ErrorKind::NoTransaction,
+                "there is no open transaction to fence: it would end with its next statement",
+            )),
+            Verdict::Unknown => Err(Error::unavailable(
+                "the manager's session could not be seen to live",
+            )),
+        }
+    }
+
+    /// The statement by which [`fence`](Guard::fence) ties a transaction to this hold, for programs
+    /// that reach the database by another driver or in another language. It has no parameters and
+    /// answers with one row of one `boolean`, `fenced`. True: nobody else's acquire of the lock
+    /// returns before the transaction has ended. False: it is not fenced, and should be rolled
+    /// back; the hold may be over, or the server may not be able to say.
+    ///
+    /// Run it in an open transaction, in a message of its own, after that of the `BEGIN`. Outside of
+    /// a transaction it answers false; only where a driver sends the statement unnamed, with
+    /// parsing and execution in one go (libpq's `PQexecParams`), it cannot tell, and ties no more
+    /// than itself to the hold.
+    ///
+    /// The text may be kept, and run as often as needed. It answers false once the guard is gone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`fence`](Guard::fence), as far as they are the manager's.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let guard = mgr.lock("tenant-17")?;
+    /// println!("{}", guard.fence_sql()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fence_sql(&self) -> Result<String, Error> {
+        Ok(self.fenced_by()?.sql())
+    }
+
+    /// The fence, which the server is told of when it is first needed.
+    fn fenced_by(&self) -> Result<&Fence, Error> {
+        if let Some(ended) = self.ended() {
+            return Err(Error::ended(ended));
+        }
+        let told = || self.handle.fence(self.grant.clone());
+        self.fence
+            .get_or_try_init(told)
+            .map_err(|error| self.ended().map_or(error, Error::ended))
+    }
+
     /// Releases the lock and waits until other holders can have it; with
     /// [`Acquire::hold_at_least`](crate::Acquire::hold_at_least) only until the server has
     /// confirmed that it lasted.
@@ -193,6 +312,28 @@ impl Guard {
             None => self.grant.lease.ended().map_or(Ok(()), Err),
         }
     }
+}
+
+fn fence_failed(error: postgres::Error) -> Error {
+    let (kind, message) = match error.code() {
+        None => (
+            ErrorKind::Unavailable,
+            "the transaction's connection was lost",
+        ),
+        Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => (
+            ErrorKind::NoTransaction,
+            "the transaction has failed before",
+        ),
+        Some(&SqlState::OUT_OF_MEMORY) => (
+            ErrorKind::LockTableFull,
+            "the server's lock table is full; raise max_locks_per_transaction",
+        ),
+        Some(_) => (
+            ErrorKind::Database,
+            "the server could not fence the transaction",
+        ),
+    };
+    Error::new(kind, message).caused_by(error)
 }
 
 impl Drop for Guard {

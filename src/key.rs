@@ -22,13 +22,6 @@ use sha2::{Digest, Sha256};
 /// | `i64` | itself, in the space of one `bigint` | no |
 /// | `(i32, i32)` | themselves, in the space of two `integer`s | no |
 ///
-/// Pairs whose first number is 1684824939 (`dlck` in ASCII) are reserved: each manager's
-/// session holds one of them for its life, as a marker. Each key has a companion, a `bigint`
-/// that those who wait for the key hold shared meanwhile, so that its holder can tell whether
-/// somebody waits: the key's number XOR 7236289961542312553 if it is one `bigint` (`dlwaitbi` in
-/// ASCII), XOR 7236289961542314345 if it is two `integer`s (`dlwaitii`). A program that chooses
-/// numbers itself must not lock one that is another key's companion.
-///
 /// Any string is a valid name: empty, with NUL bytes, a megabyte long. Any program that
 /// can run SQL can compute the number of a name and take the same lock:
 ///
@@ -54,6 +47,33 @@ use sha2::{Digest, Sha256};
 /// assert_eq!(Key::from((4, 2)).to_string(), "(4, 2)");
 /// ```
 ///
+/// # Companions
+///
+/// Pairs whose first number is 1684824939 (`dlck` in ASCII) are reserved: each manager's
+/// session holds one of them for its life, as a marker; so are those with 1684829304 (`dltx`).
+/// Each key has companions, further locks that are one `bigint`: the key's number
+/// ([`as_i64`](Key::as_i64)) XOR a constant. The constants will not change.
+///
+/// | held shared by | of a `bigint` | of two `integer`s |
+/// |---|---|---|
+/// | those who wait for the key | 7236289961542312553 | 7236289961542314345 |
+/// | all [fenced transactions](crate::Guard::fence) of the key | -7662212718126397390 | 6282293021679048219 |
+/// | those of exclusive holders | 7752320399516901311 | -4304094429820485292 |
+///
+/// A program that chooses numbers itself must not lock one that is another key's companion, or a
+/// pair that is reserved.
+///
+/// Who takes a lock without this crate, and is not to get in before the fenced transactions of
+/// earlier holders have ended, tries the companion once it has the lock, and gives it back at
+/// once. For the name above, true if the lock is taken:
+///
+/// ```sql
+/// SELECT CASE WHEN NOT pg_try_advisory_lock(7440995589958059143) THEN false
+///     WHEN pg_try_advisory_lock(7440995589958059143 # -7662212718126397390)
+///     THEN pg_advisory_unlock(7440995589958059143 # -7662212718126397390)
+///     ELSE NOT pg_advisory_unlock(7440995589958059143) END;
+/// ```
+///
 /// [Advisory Lock Functions]: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADVISORY-LOCKS
 #[derive(Clone, Copy)]
 pub struct Key {
@@ -62,10 +82,33 @@ pub struct Key {
     space: Space,
 }
 
-/// What the companion of a key of one `bigint` differs by.
-pub(crate) const WAITERS_OF_ONE: i64 = i64::from_be_bytes(*b"dlwaitbi");
-/// What the companion of a key of two `integer`s differs by.
-pub(crate) const WAITERS_OF_TWO: i64 = i64::from_be_bytes(*b"dlwaitii");
+/// What a key's companions differ from its number by.
+pub(crate) struct Companions {
+    /// Held shared by those who wait for the key.
+    pub(crate) waiters: i64,
+    /// Held shared by all fenced transactions of the key.
+    pub(crate) fenced: i64,
+    /// Held shared by the fenced transactions of exclusive holders.
+    pub(crate) fenced_exclusively: i64,
+}
+
+impl Companions {
+    /// Those of keys of one `bigint`. No two of the constants differ by a number that programs
+    /// choose: then one key's companion would be another's. (These are the first 8 bytes of
+    /// `sha256('distlock fenced bigint')` and the like.)
+    pub(crate) const OF_ONE: Companions = Companions {
+        waiters: i64::from_be_bytes(*b"dlwaitbi"),
+        fenced: -7_662_212_718_126_397_390,
+        fenced_exclusively: 7_752_320_399_516_901_311,
+    };
+
+    /// Those of keys of two `integer`s.
+    pub(crate) const OF_TWO: Companions = Companions {
+        waiters: i64::from_be_bytes(*b"dlwaitii"),
+        fenced: 6_282_293_021_679_048_219,
+        fenced_exclusively: -4_304_094_429_820_485_292,
+    };
+}
 
 /// Which of Postgres's two key spaces the number is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,13 +171,26 @@ impl Key {
         self.space == Space::Two
     }
 
-    /// The key's companion, which sessions that wait for it hold shared.
+    fn companions(self) -> &'static Companions {
+        match self.is_two() {
+            true => &Companions::OF_TWO,
+            false => &Companions::OF_ONE,
+        }
+    }
+
+    /// The companion that sessions which wait for the key hold shared.
     pub(crate) fn waiters(self) -> Key {
-        let difference = match self.is_two() {
-            true => WAITERS_OF_TWO,
-            false => WAITERS_OF_ONE,
-        };
-        Key::from(self.number ^ difference)
+        Key::from(self.number ^ self.companions().waiters)
+    }
+
+    /// The companion that all fenced transactions hold shared.
+    pub(crate) fn fenced(self) -> Key {
+        Key::from(self.number ^ self.companions().fenced)
+    }
+
+    /// The companion that the fenced transactions of exclusive holders hold shared.
+    pub(crate) fn fenced_exclusively(self) -> Key {
+        Key::from(self.number ^ self.companions().fenced_exclusively)
     }
 
     /// The key of `self` in `namespace`: itself if it is not a name.

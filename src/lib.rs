@@ -40,7 +40,8 @@
 //! *What is not promised.* A lock can be lost while its holder works, and the holder learns of it
 //! only afterwards: up to a heartbeat and a round trip later if the server ended the session; if
 //! the holder was cut off or frozen and has a lease, before another holder can have the lock. Work
-//! that must not be done twice even then needs protection of its own: a transaction, or the
+//! in the same database never overlaps with the next holder's if its transactions are
+//! [fenced](Guard::fence). Work elsewhere that must not be done twice even then needs the
 //! [token](Guard::token) of [`Builder::fencing`]. A child after a `fork` without `exec` has none
 //! of the manager's threads; create managers after the fork. [Guarantees](guarantees) goes through
 //! the faults one by one, with the test that shows each promise.
@@ -144,7 +145,24 @@
 //! # }
 //! ```
 //!
-//! A store that refuses writes of a holder that has lost the lock and does not know it yet:
+//! Writes to the same database, which nobody else's work under the lock can come before, whatever
+//! happens to the lock meanwhile:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+//! # let mut client = postgres::Client::connect("host=localhost user=app", postgres::NoTls)?;
+//! let guard = mgr.lock("report")?;
+//! let mut transaction = client.transaction()?; // of any connection to the database
+//! guard.fence(&mut transaction)?; // an error if the lock is lost
+//! transaction.execute("UPDATE report SET text = $1", &[&"the report"])?;
+//! transaction.commit()?; // until here nobody else gets the lock
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A store elsewhere that refuses writes of a holder that has lost the lock and does not know it
+//! yet:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -249,7 +267,7 @@
 //! | Call | Blocks for |
 //! |---|---|
 //! | dropping a [`Guard`] or a [`Manager`]; [`Guard::is_lost`], [`time_left`](Guard::time_left), [`watch`](Guard::watch); [`Watch::ended`]; [`CancelToken::cancel`]; [`Manager::stats`] | no time: call them anywhere |
-//! | [`Manager::try_lock`], shared or not, [`Guard::unlock`] | a round trip, or until the session is given up |
+//! | [`Manager::try_lock`], shared or not, [`Guard::unlock`], [`fence`](Guard::fence), [`fence_sql`](Guard::fence_sql) | a round trip, or until the session is given up |
 //! | [`Manager::lock`], shared or not, and the timed calls, [`Manager::with_lock`], all waits of a [`Watch`] | as long as it takes |
 //! | [`Builder::connect`] and [`connect_within`](Builder::connect_within), [`Manager::close`] | seconds, if the server does not answer |
 //!
@@ -397,7 +415,11 @@
 //!   every second or two. A statement's snapshot stays with it until the next statement or
 //!   heartbeat, so it holds VACUUM back for a heartbeat at most (30 ms by default). CREATE
 //!   INDEX CONCURRENTLY waits for the end of each transaction that it finds with a snapshot, so
-//!   for two seconds at most. Not with fencing.
+//!   for two seconds at most. Not with fencing. The same goes for as long as a lock's
+//!   transactions are [fenced](Guard::fence), and up to two seconds longer.
+//! * A [fenced transaction](Guard::fence) keeps the next holder out as long as it is open: end it
+//!   soon. It excludes managers of this crate; other programs have to
+//!   [drain](Key#companions) the locks that they take.
 //! * The server's lock table is finite: about
 //!   `max_locks_per_transaction × (max_connections + max_prepared_transactions)` locks
 //!   of all kinds and sessions together.
@@ -429,6 +451,7 @@ mod config;
 mod connect;
 mod credentials;
 mod error;
+mod fence;
 mod guard;
 mod health;
 mod key;

@@ -53,11 +53,22 @@ pub(crate) struct Op {
 }
 
 impl Op {
-    /// The key of the lock that it takes or frees: for what concerns waiters, the companion.
+    /// The key of the lock that it takes or frees: for what concerns waiters, the companion; for
+    /// what concerns transactions, the number of the hold.
     pub(crate) fn target(self) -> Key {
         match self.action {
             Action::Announce | Action::Withdraw => self.key.waiters(),
+            Action::Fence(hold) | Action::Unfence(hold) => Key::from(hold),
             _ => self.key,
+        }
+    }
+
+    /// The companion that an acquire drains: nobody may hold it, because the fenced transactions
+    /// of earlier holders do, as long as they are open.
+    pub(crate) fn drained(self) -> Key {
+        match self.mode {
+            Mode::Exclusive => self.key.fenced(),
+            Mode::Shared => self.key.fenced_exclusively(),
         }
     }
 }
@@ -65,6 +76,8 @@ impl Op {
 // In the order of a batch: what frees comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Action {
+    /// Ends a [`Fence`](Action::Fence): before the lock is released.
+    Unfence(i64),
     Unlock,
     /// Ends an [`Announce`](Action::Announce).
     Withdraw,
@@ -80,6 +93,8 @@ pub(crate) enum Action {
     Announce,
     /// Asks whether another session waits for a lock that the session has.
     Check,
+    /// Shows transactions that the hold with this number lasts: takes the number's lock.
+    Fence(i64),
 }
 
 impl Action {
@@ -89,7 +104,7 @@ impl Action {
 
     /// True if all it does is to free a lock.
     pub(crate) fn is_unlock(self) -> bool {
-        matches!(self, Action::Unlock | Action::Withdraw)
+        matches!(self, Action::Unlock | Action::Withdraw | Action::Unfence(_))
     }
 }
 
@@ -103,6 +118,8 @@ pub(crate) enum Outcome {
     Refused,
     /// The lock was left to another session that waits for it.
     Awaited,
+    /// The lock was free, but a transaction that was fenced by an earlier holder is still open.
+    Undrained,
     /// The session did not hold what it was to unlock and lock again.
     NotHeld,
     /// The server could not do it, and it has no effect.

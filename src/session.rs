@@ -9,6 +9,7 @@
 
 pub(crate) mod errors;
 mod failures;
+mod lease;
 pub(crate) mod marker;
 pub(crate) mod others;
 pub(crate) mod parked;
@@ -27,18 +28,19 @@ use postgres::types::ToSql;
 use postgres::{CancelToken, Client, Row, SimpleQueryMessage, Statement};
 use tracing::debug;
 
+use self::errors::lock_error;
 use self::errors::{ATTEMPTS, ends_session, is_cancelled, lost, retry_if_cancelled};
 use self::failures::Failures;
 use self::marker::Marker;
 use self::parked::WaitNotice;
 use self::sequence::Sequence;
 use self::statements::{Branches, branches, code, scalar};
-use self::statements::{DROP_SNAPSHOT, END, LOCK, UNLOCK, UNLOCK_AND_LOCK};
+use self::statements::{DROP_SNAPSHOT, END, UNLOCK};
 use self::statements::{fenced_outcome, plain_outcome};
 use self::transaction::Transaction;
 use crate::clock::BootInstant;
 use crate::error::Error;
-use crate::lease::{Lease, LeaseState};
+use crate::lease::Lease;
 use crate::op::{Action, Op, Outcome};
 
 /// Called before each further round trip of an exchange, so that many short ones are not taken
@@ -54,6 +56,8 @@ pub(crate) struct Session {
     lease: Arc<Lease>,
     /// How many locks the session holds at the server, without the marker.
     locks: usize,
+    /// How many of the holds are fenced.
+    fences: usize,
     transaction: Transaction,
     /// With fencing, the source of tokens.
     sequence: Option<Sequence>,
@@ -90,6 +94,7 @@ impl Session {
             client,
             lease: Arc::new(Lease::new(generation, lease)),
             locks: 0,
+            fences: 0,
             transaction: Transaction::default(),
             failures: Failures::new(sequence.is_some()),
             sequence,
@@ -110,6 +115,11 @@ impl Session {
         &self.lease
     }
 
+    /// The second half of the session's marker.
+    pub(crate) fn marker(&self) -> i32 {
+        self.marker.number()
+    }
+
     /// For cancelling the statement in progress.
     pub(crate) fn cancel_token(&self) -> CancelToken {
         self.client.cancel_token()
@@ -124,9 +134,10 @@ impl Session {
         on_round_trip: OnRoundTrip<'_>,
     ) -> Result<(), Lost> {
         self.arm_lease(on_round_trip)?;
-        let Some(refusals) = self.failures.of_batch(batch) else {
+        let unmarked = self.mark_for_fences(batch, on_round_trip)?.map(lock_error);
+        let Some(refusals) = self.failures.of_batch(batch, unmarked.as_ref()) else {
             self.send(batch, outcomes, on_round_trip)?;
-            return self.update_transaction(on_round_trip);
+            return self.update_transaction(batch, on_round_trip);
         };
         let steps = batch.iter().zip(&refusals);
         let sent: Vec<Op> = steps
@@ -140,7 +151,7 @@ impl Session {
             Some(error) => Some(Outcome::Failed(error)),
             None => answers.next(),
         }));
-        self.update_transaction(on_round_trip)
+        self.update_transaction(batch, on_round_trip)
     }
 
     /// In one round trip unless it fails.
@@ -171,7 +182,11 @@ impl Session {
                     self.locks += 1;
                 }
                 (Action::Unlock | Action::Withdraw, Outcome::Done(_))
-                | (Action::Relock, Outcome::Refused | Outcome::Awaited) => self.locks -= 1,
+                | (Action::Relock, Outcome::Refused | Outcome::Awaited | Outcome::Undrained) => {
+                    self.locks -= 1;
+                }
+                (Action::Fence(_), Outcome::Done(_)) => self.fences += 1,
+                (Action::Unfence(_), Outcome::Done(_)) => self.fences -= 1,
                 _ => {}
             }
             // After an error some steps were not tried again.
@@ -190,7 +205,7 @@ impl Session {
             (false, None) => self.persist(|client| client.check_connection())?,
             (false, Some(_)) => self.query(|client| client.batch_execute(DROP_SNAPSHOT))?,
         }
-        self.update_transaction(on_round_trip)
+        self.update_transaction(&[], on_round_trip)
     }
 
     fn verify(&mut self) -> Result<(), Lost> {
@@ -248,29 +263,6 @@ impl Session {
         }
     }
 
-    /// Has the server stop enforcing the lease, so that a session that holds nothing may be
-    /// silent for any time.
-    pub(crate) fn disarm_lease(&mut self) -> Result<(), Lost> {
-        self.persist(|client| client.batch_execute(&idle_timeouts(Duration::ZERO)))?;
-        self.lease.disarm();
-        Ok(())
-    }
-
-    /// Has the server enforce the lease, before the first lock that relies on it.
-    fn arm_lease(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
-        let Some(length) = self.lease.length() else {
-            return Ok(());
-        };
-        if self.lease.state() == LeaseState::Armed {
-            return Ok(());
-        }
-        on_round_trip();
-        let started = BootInstant::now();
-        self.persist(|client| client.batch_execute(&idle_timeouts(length)))?;
-        self.lease.arm(started);
-        Ok(())
-    }
-
     /// Resets the session and ends it: it may belong to a pool, which gives it to another client.
     pub(crate) fn close(mut self) {
         let ended = match self.transaction.take() {
@@ -306,11 +298,11 @@ impl Session {
             && let [op] = *batch
             && let Some(number) = scalar(op)
         {
-            let (slot, sql) = match op.action {
-                Action::Unlock => (&mut self.unlock, UNLOCK),
-                _ => (&mut self.lock, LOCK),
+            let client = &mut self.client;
+            let statement = match op.action {
+                Action::Unlock => prepared(&mut self.unlock, client, || UNLOCK.to_owned())?,
+                _ => prepared(&mut self.lock, client, statements::lock)?,
             };
-            let statement = prepared(slot, &mut self.client, sql)?;
             let rows = self.client.execute(statement, &[&number])?;
             outcomes.push(outcome_of(rows == 1));
         } else if !is_verified
@@ -318,7 +310,8 @@ impl Session {
             && (unlock.action, lock.action) == (Action::Unlock, Action::Lock)
             && let (Some(old), Some(new)) = (scalar(unlock), scalar(lock))
         {
-            let statement = prepared(&mut self.unlock_and_lock, &mut self.client, UNLOCK_AND_LOCK)?;
+            let (slot, sql) = (&mut self.unlock_and_lock, statements::unlock_and_lock);
+            let statement = prepared(slot, &mut self.client, sql)?;
             let rows = self.client.execute(statement, &[&old, &new])?;
             outcomes.push(outcome_of(matches!(rows, 1 | 3)));
             outcomes.push(outcome_of(matches!(rows, 1 | 2)));
@@ -362,15 +355,6 @@ impl Session {
     }
 }
 
-/// Has the server end the session when it has been silent for `limit`; zero: never.
-fn idle_timeouts(limit: Duration) -> String {
-    let millis = limit.as_millis();
-    format!(
-        "SET idle_session_timeout = {millis}; \
-         SET idle_in_transaction_session_timeout = {millis}"
-    )
-}
-
 fn outcome_of(yes: bool) -> Outcome {
     if yes {
         Outcome::Done(None)
@@ -392,21 +376,10 @@ fn check_complete(batch: &[Op], outcomes: &[Outcome]) -> Result<(), Lost> {
 fn prepared<'a>(
     slot: &'a mut Option<Statement>,
     client: &mut Client,
-    sql: &str,
+    sql: impl FnOnce() -> String,
 ) -> Result<&'a Statement, postgres::Error> {
     match slot {
         Some(statement) => Ok(statement),
-        None => Ok(slot.insert(client.prepare(sql)?)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_silent_session_ends_in_a_transaction_and_outside_of_one() {
-        let asked = idle_timeouts(Duration::from_secs(10));
-        assert_eq!(asked.matches("= 10000").count(), 2, "{asked}");
+        None => Ok(slot.insert(client.prepare(&sql())?)),
     }
 }

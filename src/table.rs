@@ -19,10 +19,13 @@
 
 mod batch;
 mod entry;
+mod fences;
 mod handoff;
 mod holders;
 mod kept;
 pub(crate) mod late;
+mod only_wait;
+mod remembered;
 mod respond;
 mod retry_queue;
 mod wait_queue;
@@ -31,34 +34,24 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::entry::Entry;
+use self::fences::unfence;
 use self::holders::Holder;
 use self::kept::Kept;
+pub(crate) use self::only_wait::OnlyWait;
 pub(crate) use self::respond::{Caller, Granted, Refusal, Respond, Via, Whom};
 use self::retry_queue::RetryQueue;
 use self::wait_queue::{WaitQueue, Waiter};
 use crate::backoff::Jitter;
 use crate::error::Error;
 use crate::key::Key;
-use crate::op::{Action, Mode, Op, Wait};
+use crate::op::{Mode, Op, Wait};
 
 /// The session does not hold the lock of this key, which it was to release.
 #[derive(Debug)]
 pub(crate) struct Stray(pub(crate) Key);
 
-/// All that there is to do.
-pub(crate) struct OnlyWait {
-    pub(crate) op: Op,
-    /// True if all waiters have been told that the lock is taken.
-    pub(crate) are_told: bool,
-    /// Of the first waiter that gives up.
-    pub(crate) deadline: Option<Instant>,
-}
-
 /// Up to this many keys without waiters may stay listed without a session.
 const MANY_IDLE: usize = 64;
-
-/// So many keys that were released or refused are remembered at most.
-const MOST_REMEMBERED: usize = 1024;
 
 pub(crate) struct Limits {
     pub(crate) max_locks: Option<usize>,
@@ -73,6 +66,8 @@ pub(crate) struct Table<W> {
     entries: HashMap<Key, Entry<W>>,
     /// Keys whose entry the next plan has to check.
     ready: VecDeque<Key>,
+    /// Steps that fence holds, or end that, for the next plan.
+    fences: VecDeque<Op>,
     retries: RetryQueue,
     /// Keys without holders and waiters whose entries are kept for a while, and until when.
     remembered: VecDeque<(Instant, Key)>,
@@ -92,6 +87,7 @@ impl<W: Caller> Table<W> {
             limits,
             entries: HashMap::new(),
             ready: VecDeque::new(),
+            fences: VecDeque::new(),
             retries: RetryQueue::new(),
             remembered: VecDeque::new(),
             kept: Kept::default(),
@@ -115,7 +111,7 @@ impl<W: Caller> Table<W> {
 
     /// True if [`plan`](Table::plan) has something to do now.
     pub(crate) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.fences.is_empty()
     }
 
     /// When [`plan`](Table::plan) will have something to do without another call.
@@ -129,35 +125,6 @@ impl<W: Caller> Table<W> {
     /// True if a lock is kept after its guard is gone.
     pub(crate) fn is_keeping(&self) -> bool {
         self.kept.next().is_some()
-    }
-
-    /// The lock that one key's waiters wait for, if nothing else is held, awaited or to be done at
-    /// the server, and another process has it.
-    pub(crate) fn only_wait(&self) -> Option<OnlyWait> {
-        if self.waiting == 0 || self.held > 0 || self.has_ready() {
-            return None;
-        }
-        let mut busy = self.entries.iter().filter(|(_, entry)| !entry.is_idle());
-        let (&key, entry) = busy.next().filter(|_| busy.next().is_none())?;
-        let (mode, action) = (entry.first()?.mode, Action::Lock);
-        let is_taken = entry.is_announced && entry.server.is_none();
-        is_taken.then(|| OnlyWait {
-            op: Op { key, mode, action },
-            are_told: entry.waiters().all(|waiter| waiter.contended),
-            deadline: entry.waiters().filter_map(|it| it.wait.deadline()).min(),
-        })
-    }
-
-    /// The only wait goes on in the server's queue: it needs no retries.
-    pub(crate) fn parks(&mut self) {
-        self.retries.clear();
-        for queue in self
-            .entries
-            .values_mut()
-            .filter_map(|entry| entry.queue.as_mut())
-        {
-            queue.retry = None;
-        }
     }
 
     /// A request for `key`: grants, refuses or queues it.
@@ -217,8 +184,11 @@ impl<W: Caller> Table<W> {
         let Some(entry) = self.entries.get_mut(&key) else {
             return false;
         };
-        if !entry.holders.has(id) {
+        let Some(holder) = entry.holders.get_mut(id) else {
             return false;
+        };
+        if let Some(number) = holder.fence.take() {
+            unfence(&mut self.fences, key, number);
         }
         if let Some(until) = keep_until.filter(|&until| until > now) {
             self.kept.put(until, id, key);
@@ -276,6 +246,7 @@ impl<W: Caller> Table<W> {
         self.remembered.clear();
         self.kept.clear();
         self.ready.clear();
+        self.fences.clear();
         self.entries.retain(|_, entry| entry.first().is_some());
         for (&key, entry) in &mut self.entries {
             entry.disconnected();
@@ -357,6 +328,7 @@ impl<W: Caller> Table<W> {
                         id,
                         thread,
                         since: now,
+                        fence: None,
                         is_reported: false,
                     };
                     entry.holders.add(waiter.mode, holder);

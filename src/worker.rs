@@ -304,6 +304,7 @@ impl Worker {
         for control in self.control.drain(..) {
             match control {
                 Control::Release { grant, reply } => state.release(&grant, reply, now),
+                Control::Fence { grant, reply } => state.fence(&grant, reply),
                 Control::GaveUp(key) => {
                     let (table, mut responder) = state.table_and_responder();
                     table.remove_abandoned(key, Waiter::is_abandoned, now, &mut responder);

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the crate, from the lowest to the highest: each may import those before it.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 25] = [
     "sync",
     "clock",
     "backoff",
@@ -22,6 +22,7 @@ const ORDER: [&str; 24] = [
     "stats",
     "observer",
     "op",
+    "fence",
     "config",
     "table",
     "session",

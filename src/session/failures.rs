@@ -89,16 +89,23 @@ impl Failures {
         Some(known.error.clone())
     }
 
-    /// The same for each step of `batch`. `None` if all may be tried.
-    pub(super) fn of_batch(&self, batch: &[Op]) -> Option<Vec<Option<Error>>> {
-        if self.known.is_empty() {
+    /// The same for each step of `batch`, with the error for those that fence a hold. `None` if all
+    /// may be tried.
+    pub(super) fn of_batch(
+        &self,
+        batch: &[Op],
+        unfenced: Option<&Error>,
+    ) -> Option<Vec<Option<Error>>> {
+        if self.known.is_empty() && unfenced.is_none() {
             return None;
         }
         let now = BootInstant::now();
         let makes_room = batch.iter().any(|op| op.action.is_unlock());
-        let refusal = |&step: &Op| {
-            self.of(step, now)
-                .filter(|error| !(makes_room && error.kind() == ErrorKind::LockTableFull))
+        let refusal = |&step: &Op| match step.action {
+            Action::Fence(_) if unfenced.is_some() => unfenced.cloned(),
+            _ => self
+                .of(step, now)
+                .filter(|error| !(makes_room && error.kind() == ErrorKind::LockTableFull)),
         };
         let refusals: Vec<_> = batch.iter().map(refusal).collect();
         refusals.iter().any(Option::is_some).then_some(refusals)
@@ -215,13 +222,13 @@ mod tests {
     fn what_fails_is_tried_again_after_a_while_and_each_time_later() {
         let lock = op(Action::Lock, Mode::Exclusive);
         let mut failures = Failures::new(false);
-        assert!(failures.of_batch(&[lock]).is_none());
+        assert!(failures.of_batch(&[lock], None).is_none());
         for attempt in 0..3 {
             failures.add(lock, &Error::new(ErrorKind::LockTableFull, "no"));
-            assert!(failures.of_batch(&[lock]).is_some());
+            assert!(failures.of_batch(&[lock], None).is_some());
             assert_eq!(failures.known[0].attempt, attempt);
             failures.known[0].until = BootInstant::now();
-            assert!(failures.of_batch(&[lock]).is_none());
+            assert!(failures.of_batch(&[lock], None).is_none());
         }
         failures.done(lock);
         assert!(failures.known.is_empty());

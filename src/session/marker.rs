@@ -46,6 +46,10 @@ impl Marker {
         }
     }
 
+    pub(crate) fn number(&self) -> i32 {
+        self.number
+    }
+
     /// The key of the marker lock.
     pub(super) fn key(&self) -> Key {
         marker_key(self.number)

@@ -124,8 +124,8 @@ impl Session {
                 if !was_cancelled {
                     self.parks_from = BootInstant::now() + AFTER_FAILURE;
                 }
-                let held = self.held(on_round_trip)?;
-                (held.contains(&(op.key, op.mode)), was_cancelled)
+                self.release_what_a_wait_has_got(op, on_round_trip)?;
+                (false, was_cancelled)
             }
         };
         self.lease.renew(started);
@@ -140,6 +140,24 @@ impl Session {
             outcome,
             was_cancelled,
         })
+    }
+
+    /// After a wait for the lock of `op` that has not reported: what it has got is given back.
+    fn release_what_a_wait_has_got(
+        &mut self,
+        op: Op,
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<(), Lost> {
+        let held = self.held(on_round_trip)?;
+        let companion = Op {
+            key: op.drained(),
+            mode: Mode::Exclusive,
+            ..op
+        };
+        let got = [companion, op];
+        let got = got.iter().filter(|op| held.contains(&(op.key, op.mode)));
+        let got: Vec<Op> = got.copied().collect();
+        self.release_all(&got, on_round_trip)
     }
 
     /// Has a cancel that may still come end a statement that does nothing.
@@ -164,22 +182,39 @@ fn block(op: Op, slice: Duration, same_session: &str) -> String {
         true => format!("{}, {}", number >> 32, number << 32 >> 32),
         false => format!("'{number}'::int8"),
     };
-    let (function, mode) = match op.mode {
-        Mode::Exclusive => ("pg_advisory_lock", "ExclusiveLock"),
-        Mode::Shared => ("pg_advisory_lock_shared", "ShareLock"),
+    let (function, unlock, mode) = match op.mode {
+        Mode::Exclusive => ("pg_advisory_lock", "pg_advisory_unlock", "ExclusiveLock"),
+        Mode::Shared => (
+            "pg_advisory_lock_shared",
+            "pg_advisory_unlock_shared",
+            "ShareLock",
+        ),
     };
     let millis = slice.as_millis().max(1);
+    // The companion, too, is waited for: the lock is free while a fenced transaction is open.
+    let companion = op.drained();
+    let number = companion.as_i64();
     let wait = cancellable(&format!(
-        "PERFORM pg_catalog.{function}({arguments}); held := true;"
+        "PERFORM pg_catalog.{function}({arguments}); held := true; \
+         PERFORM pg_catalog.pg_advisory_lock('{number}'::int8); drained := true;"
     ));
+    let is_held = |key, mode| {
+        format!(
+            "EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' \
+             AND pid = pg_catalog.pg_backend_pid() AND granted AND {} AND mode = '{mode}')",
+            is_of(key)
+        )
+    };
     format!(
-        "DO $$DECLARE held bool := false; cancelled bool := false; \
+        "DO $$DECLARE held bool := false; drained bool := false; cancelled bool := false; \
          BEGIN PERFORM pg_catalog.set_config('lock_timeout', '{millis}', true); {wait} \
-         IF NOT held THEN held := EXISTS (SELECT FROM pg_catalog.pg_locks \
-         WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted \
-         AND {is_of_key} AND mode = '{mode}'); END IF; \
+         IF NOT drained THEN held := {is_key_held}; drained := held AND {is_drained}; END IF; \
+         IF drained THEN PERFORM pg_catalog.pg_advisory_unlock('{number}'::int8); END IF; \
+         IF held AND NOT drained THEN PERFORM pg_catalog.{unlock}({arguments}); \
+         held := false; END IF; \
          RAISE INFO '{PREFIX}% % %', held, cancelled, {same_session}; END$$",
-        is_of_key = is_of(op.key),
+        is_key_held = is_held(op.key, mode),
+        is_drained = is_held(companion, "ExclusiveLock"),
     )
 }
 

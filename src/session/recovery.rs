@@ -33,18 +33,7 @@ impl Session {
             on_round_trip();
             self.end_failed_transaction()?;
         }
-        let mut held = self.held(on_round_trip)?;
-        // A companion that the statement took to see whether somebody waits.
-        let free = |op: &Op| Op {
-            key: op.key.waiters(),
-            mode: Mode::Exclusive,
-            action: Action::Unlock,
-        };
-        let mut seen = HashSet::new();
-        let left = batch.iter().map(free);
-        let left = left.filter(|&op| !is_done(op, &held) && seen.insert(op.key));
-        let left: Vec<Op> = left.collect();
-        self.release_all(&left, on_round_trip)?;
+        let mut held = self.held_before(batch, on_round_trip)?;
         if let Some(&op) = batch.iter().find(|op| !is_retried(op.action))
             && let Some(error) = full(error)
         {
@@ -69,41 +58,31 @@ impl Session {
         for group in groups(batch, retry_whole) {
             let left: Vec<Op> = group
                 .iter()
-                .filter_map(|&op| self.rest_of(op, &held))
-                .filter(|&step| self.failures.of(step, began).is_none())
+                .filter(|&&op| is_retried(op.action) && !is_done(op, &held))
+                .filter(|&&op| self.failures.of(op, began).is_none())
+                .copied()
                 .collect();
             match self.run_again(&left, on_round_trip)? {
                 Some(answers) => answered.extend(left.iter().map(|op| op.target()).zip(answers)),
-                None => held = self.held(on_round_trip)?,
+                None => held = self.held_before(&left, on_round_trip)?,
             }
         }
         outcomes.clear();
-        let mut without_token = Vec::new();
         let mut single_steps = SingleSteps::new();
         for &op in batch {
-            let outcome = match (answered.remove(&op.target()), self.rest_of(op, &held)) {
-                (Some(answer), _) => answer,
-                (None, None) => without_retry(op, &held),
-                (None, Some(unlock)) if unlock.action.is_unlock() => {
-                    self.retry(unlock, on_round_trip)?
-                }
-                (None, Some(step)) => {
-                    let known = match self.failures.of(step, began) {
+            let outcome = match answered.remove(&op.target()) {
+                Some(answer) => answer,
+                None if !is_retried(op.action) || is_done(op, &held) => without_retry(op, &held),
+                None if op.action.is_unlock() => self.retry(op, on_round_trip)?,
+                None => {
+                    let known = match self.failures.of(op, began) {
                         Some(error) => Err(error),
                         None => single_steps.count(),
                     };
                     match known {
-                        Err(error) => {
-                            if step.action != op.action {
-                                without_token.push(op);
-                            }
-                            Outcome::Failed(error)
-                        }
+                        Err(error) => Outcome::Failed(error),
                         Ok(()) => {
-                            let outcome = match step.action == op.action {
-                                true => self.retry(step, on_round_trip)?,
-                                false => self.complete(op, step, on_round_trip)?,
-                            };
+                            let outcome = self.retry(op, on_round_trip)?;
                             if let Outcome::Failed(error) = &outcome {
                                 self.failures.add(op, error);
                             }
@@ -114,11 +93,39 @@ impl Session {
             };
             outcomes.push(outcome);
         }
-        self.release_all(&without_token, on_round_trip)
+        Ok(())
     }
 
-    /// Releases locks that the session holds but no caller gets, for lack of a token.
-    fn release_all(&mut self, locks: &[Op], on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
+    /// What the session holds, but for what the failed `batch` has taken, which is given back:
+    /// locks, because it is not known whether they were drained, and the companions that it took
+    /// for a moment to find that out.
+    fn held_before(
+        &mut self,
+        batch: &[Op],
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<HashSet<(Key, Mode)>, Lost> {
+        let mut held = self.held(on_round_trip)?;
+        let mut taken = Vec::new();
+        for op in batch {
+            let companions = [op.key.waiters(), op.drained()];
+            let mut take = companions.map(|key| (key, Mode::Exclusive)).to_vec();
+            if op.action.is_lock() || op.action == Action::Relock {
+                take.push((op.key, op.mode));
+            }
+            let action = Action::Unlock;
+            let take = take.into_iter().filter(|lock| held.remove(lock));
+            taken.extend(take.map(|(key, mode)| Op { key, mode, action }));
+        }
+        self.release_all(&taken, on_round_trip)?;
+        Ok(held)
+    }
+
+    /// Releases locks that the session holds but no caller gets.
+    pub(super) fn release_all(
+        &mut self,
+        locks: &[Op],
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<(), Lost> {
         let action = Action::Unlock;
         let unlocks: Vec<Op> = locks.iter().map(|&lock| Op { action, ..lock }).collect();
         let done = match self.run_again(&unlocks, on_round_trip)? {
@@ -148,17 +155,6 @@ impl Session {
         self.sequence = Some(found);
         self.batches.clear();
         Ok(())
-    }
-
-    /// What is left to do of a step. `None` if it is done, or need not be.
-    fn rest_of(&self, op: Op, held: &HashSet<(Key, Mode)>) -> Option<Op> {
-        let action = match op.action {
-            action if !is_retried(action) => return None,
-            action if !is_done(op, held) => action,
-            action if action.is_lock() && self.sequence.is_some() => Action::Draw,
-            _ => return None,
-        };
-        Some(Op { action, ..op })
     }
 
     /// Does `rest` in one round trip. `None` if that failed, too.
@@ -212,10 +208,10 @@ impl Session {
             };
             let may_retry = attempt < ATTEMPTS;
             match op.action {
-                Action::Unlock | Action::Withdraw if may_retry => {}
+                action if action.is_unlock() && may_retry => {}
                 // A lock that cannot be released is freed with the session.
-                Action::Unlock | Action::Withdraw => return Err(lost(error)),
-                Action::Relock | Action::Announce | Action::Check => {
+                Action::Unlock | Action::Withdraw | Action::Unfence(_) => return Err(lost(error)),
+                Action::Relock | Action::Announce | Action::Check | Action::Fence(_) => {
                     unreachable!("it is not retried")
                 }
                 Action::Draw if may_retry && is_cancelled(&error) => {}
@@ -248,22 +244,6 @@ impl Session {
         Ok(matches!(outcome, Outcome::Done(_)))
     }
 
-    /// Draws the token of a lock that a failed batch has taken. Releases the lock if that fails.
-    fn complete(
-        &mut self,
-        lock: Op,
-        draw: Op,
-        on_round_trip: OnRoundTrip<'_>,
-    ) -> Result<Outcome, Lost> {
-        let outcome = self.retry(draw, on_round_trip)?;
-        if let Outcome::Failed(_) = outcome
-            && !self.undo_lock(lock, on_round_trip)?
-        {
-            return Err(not_held());
-        }
-        Ok(outcome)
-    }
-
     /// What the session holds, according to the server.
     pub(super) fn held(
         &mut self,
@@ -272,7 +252,7 @@ impl Session {
         for attempt in 1.. {
             on_round_trip();
             let started = BootInstant::now();
-            let rows = prepared(&mut self.held, &mut self.client, HELD)
+            let rows = prepared(&mut self.held, &mut self.client, || HELD.to_owned())
                 .cloned()
                 .and_then(|statement| self.client.query(&statement, &[]));
             match rows {
@@ -334,7 +314,10 @@ fn not_held() -> Lost {
 
 /// False for steps that need not be done after an error.
 fn is_retried(action: Action) -> bool {
-    !matches!(action, Action::Relock | Action::Announce | Action::Check)
+    !matches!(
+        action,
+        Action::Relock | Action::Announce | Action::Check | Action::Fence(_)
+    )
 }
 
 /// The outcome of a step that has been done, or that failed and is not retried.
@@ -350,8 +333,10 @@ fn without_retry(op: Op, held: &HashSet<(Key, Mode)>) -> Outcome {
 fn is_done(op: Op, held: &HashSet<(Key, Mode)>) -> bool {
     let is_held = |mode| held.contains(&(op.target(), mode));
     match op.action {
-        Action::Lock | Action::LockUnawaited | Action::Relock => is_held(op.mode),
-        Action::Unlock => !is_held(op.mode),
+        Action::Lock | Action::LockUnawaited | Action::Relock | Action::Fence(_) => {
+            is_held(op.mode)
+        }
+        Action::Unlock | Action::Unfence(_) => !is_held(op.mode),
         Action::Announce => is_held(Mode::Shared),
         Action::Withdraw => !is_held(Mode::Shared),
         // A token that was drawn and did not arrive is lost; a check has no lasting effect.

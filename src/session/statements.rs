@@ -1,18 +1,41 @@
 //! The SQL of batches, transactions and recovery, and which steps each statement can do.
 
-use crate::key::{Key, WAITERS_OF_ONE, WAITERS_OF_TWO};
+use crate::key::{Companions, Key};
 use crate::op::{Action, Mode, Op, Outcome, Token};
 
 // A row only if the function returned true: the caller counts rows and reads none.
-pub(super) const LOCK: &str = "SELECT FROM pg_catalog.pg_try_advisory_lock($1) AS l WHERE l";
+pub(super) fn lock() -> String {
+    format!("SELECT WHERE {}", drained_lock("$1"))
+}
 pub(super) const UNLOCK: &str = "SELECT FROM pg_catalog.pg_advisory_unlock($1) AS u WHERE u";
 
 /// One unlock and one lock, the most common batch. The number of rows says which of the two
 /// returned true: 1 both, 2 only the lock, 3 only the unlock, 4 neither. The most common answer is
 /// the shortest, and no row at all is not mistaken for success.
-pub(super) const UNLOCK_AND_LOCK: &str = "SELECT FROM pg_catalog.generate_series(1, 1 \
-     + CASE WHEN pg_catalog.pg_advisory_unlock($1) THEN 0 ELSE 1 END \
-     + CASE WHEN pg_catalog.pg_try_advisory_lock($2) THEN 0 ELSE 2 END)";
+pub(super) fn unlock_and_lock() -> String {
+    let drained = drained_lock("$2");
+    format!(
+        "SELECT FROM pg_catalog.generate_series(1, 1 \
+         + CASE WHEN pg_catalog.pg_advisory_unlock($1) THEN 0 ELSE 1 END \
+         + CASE WHEN {drained} THEN 0 ELSE 2 END)"
+    )
+}
+
+/// True if the exclusive lock `n` of one `bigint` was taken.
+fn drained_lock(n: &str) -> String {
+    let Functions { lock, unlock, .. } = &FUNCTIONS[0];
+    let drained = was_free(n, Companions::OF_ONE.fenced);
+    let [lock, unlock] = [lock, unlock].map(|call| call.replace("(n)", &format!("({n})")));
+    format!("CASE WHEN NOT {lock} THEN false WHEN {drained} THEN true WHEN {unlock} THEN false END")
+}
+
+/// True if nobody holds the companion of `n` that differs by `companion`: takes it for a moment.
+fn was_free(n: &str, companion: i64) -> String {
+    format!(
+        "CASE WHEN pg_catalog.pg_try_advisory_lock({n} # {companion}) \
+         THEN pg_catalog.pg_advisory_unlock({n} # {companion}) ELSE false END"
+    )
+}
 
 /// The branches of a general statement: one bit for each kind of step.
 pub(super) type Branches = u32;
@@ -46,6 +69,7 @@ struct Answers<'a> {
     locked: &'a str,
     awaited: &'a str,
     not_held: &'a str,
+    undrained: &'a str,
 }
 
 /// One value for the whole batch, a character for each step, so that the driver's allocations do
@@ -57,6 +81,7 @@ fn plain_answers(branches: Branches) -> String {
         locked: "'1'",
         awaited: "'2'",
         not_held: "'3'",
+        undrained: "'4'",
     };
     format!("pg_catalog.string_agg({}, '')", step(branches, &answers))
 }
@@ -67,6 +92,7 @@ pub(super) fn plain_outcome(character: u8) -> Outcome {
         b'1' => Outcome::Done(None),
         b'2' => Outcome::Awaited,
         b'3' => Outcome::NotHeld,
+        b'4' => Outcome::Undrained,
         _ => Outcome::Refused,
     }
 }
@@ -94,6 +120,7 @@ fn fenced_answers(branches: Branches, sequence: u32) -> String {
         locked: &draw,
         awaited: "-1",
         not_held: "-2",
+        undrained: "-3",
     };
     format!(
         "pg_catalog.string_agg(({})::text, ',')",
@@ -106,16 +133,18 @@ pub(super) fn fenced_outcome(number: &str) -> Outcome {
     match number.parse() {
         Ok(-1) => Outcome::Awaited,
         Ok(-2) => Outcome::NotHeld,
+        Ok(-3) => Outcome::Undrained,
         Ok(0) | Err(_) => Outcome::Refused,
         Ok(number) => Outcome::Done(Token::new(number)),
     }
 }
 
-/// The functions for the number `n` of one mode and key space, and what its companion differs by.
+/// The functions for the number `n` of one mode and key space, and what its companions differ by.
 struct Functions {
     lock: &'static str,
     unlock: &'static str,
     waiters: i64,
+    drained: i64,
 }
 
 /// Indexed by the lowest two bits of a step's [`code`].
@@ -123,22 +152,26 @@ const FUNCTIONS: [Functions; 4] = [
     Functions {
         lock: "pg_catalog.pg_try_advisory_lock(n)",
         unlock: "pg_catalog.pg_advisory_unlock(n)",
-        waiters: WAITERS_OF_ONE,
+        waiters: Companions::OF_ONE.waiters,
+        drained: Companions::OF_ONE.fenced,
     },
     Functions {
         lock: "pg_catalog.pg_try_advisory_lock_shared(n)",
         unlock: "pg_catalog.pg_advisory_unlock_shared(n)",
-        waiters: WAITERS_OF_ONE,
+        waiters: Companions::OF_ONE.waiters,
+        drained: Companions::OF_ONE.fenced_exclusively,
     },
     Functions {
         lock: "pg_catalog.pg_try_advisory_lock((n >> 32)::int4, (n << 32 >> 32)::int4)",
         unlock: "pg_catalog.pg_advisory_unlock((n >> 32)::int4, (n << 32 >> 32)::int4)",
-        waiters: WAITERS_OF_TWO,
+        waiters: Companions::OF_TWO.waiters,
+        drained: Companions::OF_TWO.fenced,
     },
     Functions {
         lock: "pg_catalog.pg_try_advisory_lock_shared((n >> 32)::int4, (n << 32 >> 32)::int4)",
         unlock: "pg_catalog.pg_advisory_unlock_shared((n >> 32)::int4, (n << 32 >> 32)::int4)",
-        waiters: WAITERS_OF_TWO,
+        waiters: Companions::OF_TWO.waiters,
+        drained: Companions::OF_TWO.fenced_exclusively,
     },
 ];
 
@@ -154,6 +187,8 @@ mod action {
 const DRAW: i16 = 20;
 /// The code of a step that announces a waiter: a shared lock without a token.
 const ANNOUNCE: i16 = 21;
+/// The code of a step that takes the lock of a hold's number: it needs neither a token nor a drain.
+const FENCE: i16 = 22;
 
 /// What a step with `code` does and answers.
 fn branch(code: i16, answers: &Answers<'_>) -> String {
@@ -163,28 +198,33 @@ fn branch(code: i16, answers: &Answers<'_>) -> String {
         locked,
         awaited,
         not_held,
+        undrained,
     } = answers;
     let Functions {
         lock,
         unlock,
         waiters,
+        drained,
     } = &FUNCTIONS[usize::from(code.cast_unsigned() & 3)];
-    // Taken for a moment: only if nobody else has it shared.
-    let unawaited = format!(
-        "CASE WHEN pg_catalog.pg_try_advisory_lock(n # {waiters}) \
-         THEN pg_catalog.pg_advisory_unlock(n # {waiters}) ELSE false END"
+    let unawaited = was_free("n", *waiters);
+    let drained = was_free("n", *drained);
+    // Once the lock is taken, no transaction can be fenced by an earlier holder any more. If one
+    // was before, and is still open, the lock is given back; so it is if others wait.
+    let undrained = format!(
+        "WHEN NOT {lock} THEN {refused} \
+         WHEN NOT {drained} THEN CASE WHEN {unlock} THEN {undrained} END"
     );
-    // Looked for only once the lock is taken: if others wait, it is given back.
-    let lock_unawaited = format!(
-        "CASE WHEN NOT {lock} THEN {refused} WHEN {unawaited} THEN {locked} \
-         WHEN {unlock} THEN {awaited} END"
-    );
+    let lock_unawaited =
+        format!("CASE {undrained} WHEN {unawaited} THEN {locked} WHEN {unlock} THEN {awaited} END");
     match (code, code >> 2) {
         (DRAW, _) => locked.to_string(),
         (ANNOUNCE, _) => format!(
             "CASE WHEN pg_catalog.pg_try_advisory_lock_shared(n) THEN {done} ELSE {refused} END"
         ),
-        (_, action::LOCK) => format!("CASE WHEN {lock} THEN {locked} ELSE {refused} END"),
+        (FENCE, _) => {
+            format!("CASE WHEN pg_catalog.pg_try_advisory_lock(n) THEN {done} ELSE {refused} END")
+        }
+        (_, action::LOCK) => format!("CASE {undrained} ELSE {locked} END"),
         (_, action::UNLOCK) => format!("CASE WHEN {unlock} THEN {done} ELSE {refused} END"),
         (_, action::LOCK_UNAWAITED) => lock_unawaited,
         (_, action::RELOCK) => {
@@ -196,7 +236,7 @@ fn branch(code: i16, answers: &Answers<'_>) -> String {
 }
 
 fn step(branches: Branches, answers: &Answers<'_>) -> String {
-    let whens: String = (0..=ANNOUNCE)
+    let whens: String = (0..=FENCE)
         .filter(|code| branches & 1 << code != 0)
         .map(|code| format!(" WHEN {code} THEN {}", branch(code, answers)))
         .collect();
@@ -226,7 +266,7 @@ pub(super) const HELD: &str = "SELECT (classid::int8 << 32) | objid::int8, objsu
 /// Begins a transaction, with the isolation that takes a new snapshot for each statement.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// Ends a transaction and begins another.
+/// Ends a transaction and begins another, which has its isolation.
 pub(super) const RENEW: &str = "COMMIT AND CHAIN";
 
 /// Closes the portal of the last statement of a transaction, which keeps its snapshot until the
@@ -252,6 +292,9 @@ pub(super) fn code(op: &Op) -> i16 {
         Action::Check => action::CHECK,
         Action::Draw => return DRAW,
         Action::Announce => return ANNOUNCE,
+        Action::Fence(_) => return FENCE,
+        // It ends an exclusive lock of the hold's number.
+        Action::Unfence(_) => return action::UNLOCK << 2,
         // It ends a shared lock of the companion, which is one number.
         Action::Withdraw => return action::UNLOCK << 2 | 1,
     };

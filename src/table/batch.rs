@@ -1,18 +1,14 @@
 //! The table's batches: which operations are due at the server, and what their outcomes change.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::entry::Entry;
 use super::handoff::{self, BUDGET};
 use super::retry_queue::Retry;
-use super::wait_queue::Waiter;
-use super::{Caller, MOST_REMEMBERED, Refusal, Respond, Stray, Table, Via};
+use super::{Caller, Refusal, Respond, Stray, Table, Via};
 use crate::backoff;
 use crate::key::Key;
 use crate::op::{Action, Mode, Op, Outcome, Token};
-
-/// A little longer than a process that tries in a loop is shown to wait after it has stopped.
-const MOMENT: Duration = Duration::from_millis(25);
 
 /// After so many budgets in a row the lock is released for a moment, whoever waits.
 const BUDGETS: u32 = 10;
@@ -47,6 +43,9 @@ impl<W: Caller> Table<W> {
             let queue = entries.get(&key).and_then(|entry| entry.queue.as_ref());
             queue.is_some_and(|queue| queue.retry == Some(retry))
         });
+        // First, because a fence ends before its lock is released.
+        let fences = self.fences.len().min(cap);
+        batch.extend(self.fences.drain(..fences));
         let mut locks = 0;
         for _ in 0..self.ready.len() {
             if batch.len() >= cap {
@@ -68,8 +67,9 @@ impl<W: Caller> Table<W> {
                 batch.push(Op { key, mode, action });
             }
             let action = match entry.due(now) {
-                // The token of the next holder would not be drawn with it.
-                Some(Action::Relock) if self.limits.fenced => Action::Unlock,
+                // The token of the next holder would not be drawn with it; and if it fails, the lock
+                // would be held still, but not drained.
+                Some(Action::Relock) if self.limits.fenced || entry.is_fenced => Action::Unlock,
                 // Clients that ask now and then, and are not seen to wait, have a chance.
                 Some(Action::Relock) if entry.budgets >= BUDGETS => Action::Unlock,
                 Some(action) => action,
@@ -117,6 +117,9 @@ impl<W: Caller> Table<W> {
                 self.taken(op.key, now, responder);
             }
             (Action::LockUnawaited, Outcome::Awaited) => self.awaited(op.key, now, responder),
+            (Action::Lock | Action::LockUnawaited, Outcome::Undrained) => {
+                self.undrained(op, now, responder);
+            }
             (Action::Relock, Outcome::Done(_) | Outcome::Failed(_))
             | (Action::Check, Outcome::Done(_) | Outcome::Failed(_)) => {
                 self.resumed(op.key, now, responder);
@@ -129,6 +132,10 @@ impl<W: Caller> Table<W> {
                 self.relinquished(op.key);
                 self.awaited(op.key, now, responder);
             }
+            (Action::Relock, Outcome::Undrained) => {
+                self.relinquished(op.key);
+                self.undrained(op, now, responder);
+            }
             (Action::Check, Outcome::Refused) => self.closed(op.key, now, responder),
             (Action::Draw, Outcome::Done(token)) => self.drawn(op.key, token, now, responder),
             (Action::Draw, Outcome::Refused) => self.drawn(op.key, None, now, responder),
@@ -140,6 +147,8 @@ impl<W: Caller> Table<W> {
                 self.announced(op.key, matches!(outcome, Outcome::Done(_)));
             }
             (Action::Withdraw, Outcome::Done(_)) => self.withdrawn(op.key),
+            (Action::Fence(_), Outcome::Done(_)) | (Action::Unfence(_), _) => {}
+            (Action::Fence(number), _) => self.not_fenced(op.key, number),
             _ => return Err(Stray(op.key)),
         }
         Ok(())
@@ -183,6 +192,7 @@ impl<W: Caller> Table<W> {
             entry.budgets += 1;
             entry.ignored = 0;
             entry.is_contested = false;
+            entry.is_fenced = false;
             entry.is_closed = false;
             self.advance(key, now, Via::Server, responder);
         }
@@ -285,12 +295,22 @@ impl<W: Caller> Table<W> {
             entry.remembered_until = entry.yields_until;
             // Those who tried in a loop are shown to wait for a moment after they have stopped:
             // for them alone the lock is not said to be taken.
-            let is_new = |waiter: &Waiter<W>| waiter.wait.is_try() && now < waiter.since + MOMENT;
-            let are_new = entry.waiters().all(is_new);
-            match are_new {
+            match entry.has_only_new_tries(now) {
                 true => self.retry_later(key, now),
                 false => self.defer(key, now, responder),
             };
+        }
+    }
+
+    /// A fenced transaction of an earlier holder is open: to others the lock is taken.
+    fn undrained(&mut self, op: Op, now: Instant, responder: &mut impl Respond<W>) {
+        // Or another session has drained it in the same moment to share the lock, too.
+        let is_in_doubt =
+            |entry: &Entry<W>| op.mode == Mode::Shared && entry.has_only_new_tries(now);
+        if self.entries.get(&op.key).is_some_and(is_in_doubt) {
+            self.retry_later(op.key, now);
+        } else {
+            self.taken(op.key, now, responder);
         }
     }
 
@@ -330,54 +350,6 @@ impl<W: Caller> Table<W> {
         }
     }
 
-    /// The lock has neither holders nor waiters: remembers or forgets it.
-    fn retire(&mut self, key: Key, now: Instant) {
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
-        };
-        if entry.server.is_some() || entry.first().is_some() {
-            return;
-        }
-        if let Some(until) = entry.announced_until() {
-            entry.queue_from(&mut self.spare);
-            return self.schedule(key, Retry::at(until));
-        }
-        if !entry.is_idle() {
-            return;
-        }
-        if entry.queue.as_ref().is_some_and(|queue| queue.is_idle()) {
-            self.spare.extend(entry.queue.take());
-        }
-        match entry.remembered_until.filter(|&until| until > now) {
-            None => self.remove(key),
-            Some(_) if entry.is_remembered => {}
-            Some(until) => {
-                entry.is_remembered = true;
-                self.remembered.push_back((until, key));
-            }
-        }
-    }
-
-    /// Forgets keys whose time is over, or that are too many.
-    fn forget_old(&mut self, now: Instant) {
-        while let Some(&(until, key)) = self.remembered.front()
-            && (until <= now || self.remembered.len() > MOST_REMEMBERED)
-        {
-            self.remembered.pop_front();
-            let is_full = self.remembered.len() >= MOST_REMEMBERED;
-            let Some(entry) = self.entries.get_mut(&key) else {
-                continue;
-            };
-            entry.is_remembered = false;
-            if is_full {
-                entry.remembered_until = None;
-            }
-            if !entry.listed {
-                self.retire(key, now);
-            }
-        }
-    }
-
     fn refuse_all(&mut self, key: Key, refusal: Refusal, responder: &mut impl Respond<W>) {
         self.answer_all(key, |waiter| responder.refuse(waiter, refusal));
     }
@@ -403,7 +375,7 @@ impl<W: Caller> Table<W> {
         }
     }
 
-    fn schedule(&mut self, key: Key, retry: Retry) {
+    pub(super) fn schedule(&mut self, key: Key, retry: Retry) {
         if let Some(queue) = self.queue(key) {
             queue.retry = Some(retry);
             self.retries.push(key, retry);

@@ -1,12 +1,16 @@
 //! The state of one key, and what may be done with it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Via;
 use super::handoff;
 use super::holders::Holders;
 use super::wait_queue::{WaitQueue, Waiter};
 use crate::op::{Action, Mode, Token};
+
+/// For how long a try is new: a little longer than a process that tries in a loop is shown to wait
+/// after it has stopped.
+const MOMENT: Duration = Duration::from_millis(25);
 
 pub(super) struct Entry<W> {
     /// What the session holds at the server.
@@ -22,6 +26,9 @@ pub(super) struct Entry<W> {
     /// True if the lock was won against other processes: then they are let have it after each
     /// hold, not only after a budget.
     pub(super) is_contested: bool,
+    /// An exclusive holder had its transactions fenced: the next one has to drain them, and so gets
+    /// the lock from the server.
+    pub(super) is_fenced: bool,
     /// Another process waits for a lock that has shared holders here: nobody joins them.
     pub(super) is_closed: bool,
     /// True if other sessions are shown that this one waits.
@@ -55,6 +62,7 @@ impl<W> Entry<W> {
             token: None,
             budget: None,
             is_contested: false,
+            is_fenced: false,
             is_closed: false,
             is_announced: false,
             yields_until: None,
@@ -121,11 +129,18 @@ impl<W> Entry<W> {
     pub(super) fn unlocked(&mut self) {
         self.server = None;
         self.was_held = false;
+        self.is_fenced = false;
         self.is_closed = false;
     }
 
     pub(super) fn waiters(&self) -> impl Iterator<Item = &Waiter<W>> {
         self.queue.iter().flat_map(|queue| &queue.waiters)
+    }
+
+    /// True if all who wait try once, and have only just begun to.
+    pub(super) fn has_only_new_tries(&self, now: Instant) -> bool {
+        self.waiters()
+            .all(|waiter| waiter.wait.is_try() && now < waiter.since + MOMENT)
     }
 
     /// The lock has holders here: calls `tell` for each waiter that was not told so before, and
@@ -165,6 +180,7 @@ impl<W> Entry<W> {
         self.server == Some(first.mode)
             && !self.holders.is_exclusive()
             && !self.is_closed
+            && !self.is_fenced
             && !self.is_budget_spent(now)
     }
 

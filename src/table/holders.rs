@@ -10,6 +10,8 @@ pub(super) struct Holder {
     /// Where the lock was acquired. The guard may have moved to another thread since.
     pub(super) thread: Thread,
     pub(super) since: Instant,
+    /// The number by which the hold is fenced, if it is.
+    pub(super) fence: Option<i64>,
     /// True once it has been reported that the hold lasts long.
     pub(super) is_reported: bool,
 }
@@ -57,8 +59,8 @@ impl Holders {
         }
     }
 
-    pub(super) fn has(&self, id: u64) -> bool {
-        self.all().iter().any(|holder| holder.id == id)
+    pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut Holder> {
+        self.all_mut().iter_mut().find(|holder| holder.id == id)
     }
 
     /// The hold with number `id`, which is one of them, has ended.

@@ -56,6 +56,15 @@ enum Step {
         key: i32,
         waits: bool,
     },
+    /// A holder is fenced.
+    Fence {
+        which: prop::sample::Index,
+    },
+    /// A transaction of an earlier holder is seen to be open, or ends.
+    Transaction {
+        key: i32,
+        open: bool,
+    },
     Disconnect,
     FailWaiters {
         all: bool,
@@ -81,6 +90,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..KEYS, prop::option::of(mode()))
             .prop_map(|(key, mode)| Step::Other { key, mode }),
         3 => (0..KEYS, any::<bool>()).prop_map(|(key, waits)| Step::OtherWaits { key, waits }),
+        3 => index().prop_map(|which| Step::Fence { which }),
+        2 => (0..KEYS, any::<bool>()).prop_map(|(key, open)| Step::Transaction { key, open }),
         1 => Just(Step::Disconnect),
         1 => any::<bool>().prop_map(|all| Step::FailWaiters { all }),
     ]
@@ -114,6 +125,10 @@ impl Play {
                 theirs: BTreeMap::new(),
                 announced: BTreeSet::new(),
                 they_wait: BTreeSet::new(),
+                fences: BTreeMap::new(),
+                fenced_keys: BTreeSet::new(),
+                open: BTreeSet::new(),
+                last_fence: 0,
                 last_token: 0,
                 waiting: BTreeMap::new(),
                 held: BTreeMap::new(),
@@ -195,10 +210,23 @@ impl Play {
                     false => self.world.they_wait.remove(&number),
                 };
             }
+            Step::Fence { which } if !out && self.world.guards().next().is_some() => {
+                let waiter = *which.get(&self.world.guards().collect::<Vec<_>>());
+                self.fence(waiter);
+            }
+            Step::Transaction { key: number, open } => {
+                let number = key(number).as_i64();
+                match open {
+                    true => self.world.open.insert(number),
+                    false => self.world.open.remove(&number),
+                };
+            }
             Step::Disconnect => {
                 self.batch.clear();
                 self.world.ours.clear();
                 self.world.announced.clear();
+                self.world.fences.clear();
+                self.world.fenced_keys.clear();
                 assert_eq!(self.table.disconnected(), self.world.held.len());
                 self.world.held.clear();
             }
@@ -212,7 +240,11 @@ impl Play {
                 self.table.fail_waiters(whom, &away, &mut self.world);
                 self.world.failing = None;
             }
-            Step::Acquire { .. } | Step::Release { .. } | Step::Leave { .. } | Step::Plan => {}
+            Step::Acquire { .. }
+            | Step::Release { .. }
+            | Step::Leave { .. }
+            | Step::Fence { .. }
+            | Step::Plan => {}
         }
         assert_eq!(self.table.held(), self.world.held.len());
         assert_eq!(self.table.waiting(), self.world.waiting.len());
@@ -239,6 +271,20 @@ impl Play {
         self.table.release(key, id, keep, now, &mut self.world)
     }
 
+    /// Transactions are to be fenced by the hold of `waiter`, for the first time.
+    fn fence(&mut self, waiter: u32) {
+        let held = self.world.held.get_mut(&waiter).unwrap();
+        if std::mem::replace(&mut held.is_fenced, true) {
+            return;
+        }
+        let Held { key, mode, id, .. } = *held;
+        if mode == Mode::Exclusive {
+            self.world.fenced_keys.insert(key.as_i64());
+        }
+        self.world.last_fence += 1;
+        assert!(self.table.fence(key, id, self.world.last_fence));
+    }
+
     fn plan(&mut self) {
         let now = self.world.now;
         self.table.plan(now, CAP, &mut self.batch, &mut self.world);
@@ -262,6 +308,7 @@ impl Play {
             let other = self.world.theirs.get(&number);
             let is_free = other.is_none_or(|&other| !exclude(other, op.mode));
             let they_wait = self.world.they_wait.contains(&number);
+            let is_undrained = self.world.open.contains(&number);
             let outcome = match op.action {
                 _ if fails && !op.action.is_unlock() => {
                     Outcome::Failed(Error::unavailable("it cannot"))
@@ -270,6 +317,7 @@ impl Play {
                     assert_eq!(ours, None, "locked twice");
                     match op.action == Action::LockUnawaited && they_wait {
                         _ if !is_free => Outcome::Refused,
+                        _ if is_undrained => Outcome::Undrained,
                         true => Outcome::Awaited,
                         false => self.world.lock(op),
                     }
@@ -284,10 +332,16 @@ impl Play {
                     assert_eq!(ours, Some(&op.mode), "unlocked what is not ours");
                     let mut held = self.world.held.values();
                     assert!(held.all(|held| held.key != op.key), "unlocked what is held");
+                    let mut fences = self.world.fences.values();
+                    assert!(
+                        fences.all(|&key| key != number),
+                        "unlocked before its fence"
+                    );
                     self.world.ours.remove(&number);
                     match op.action {
                         Action::Unlock => Outcome::Done(None),
                         _ if !is_free => Outcome::Refused,
+                        _ if is_undrained => Outcome::Undrained,
                         _ if they_wait => Outcome::Awaited,
                         _ => self.world.lock(op),
                     }
@@ -299,6 +353,15 @@ impl Play {
                         false => Outcome::Done(None),
                     }
                 }
+                Action::Fence(fence) => {
+                    assert!(ours.is_some(), "fenced without the lock");
+                    self.world.fences.insert(fence, number);
+                    Outcome::Done(None)
+                }
+                Action::Unfence(fence) => match self.world.fences.remove(&fence) {
+                    Some(_) => Outcome::Done(None),
+                    None => Outcome::Refused,
+                },
                 Action::Announce => {
                     assert!(self.world.announced.insert(number), "announced twice");
                     Outcome::Done(None)
@@ -333,6 +396,7 @@ impl Play {
     fn settle_down(&mut self) {
         self.world.theirs.clear();
         self.world.they_wait.clear();
+        self.world.open.clear();
         for _ in 0..40 * (self.arrived + 1) {
             self.answer(None);
             while let Some(waiter) = { self.world.guards().next() } {
@@ -348,6 +412,7 @@ impl Play {
             "a waiter that is gone is announced"
         );
         assert!(self.world.held.is_empty());
+        assert!(self.world.fences.is_empty(), "a fence was left");
         // Released keys are remembered for a while.
         self.world.now += Duration::from_secs(1);
         self.plan();

@@ -199,7 +199,8 @@ impl Connection {
         let canceller = Canceller::new(session.cancel_token(), shared.dialer().connector());
         let lease = Arc::clone(session.lease());
         let generation = lease.generation();
-        state.lane.connected(lease, Some(canceller));
+        let marker = session.marker();
+        state.lane.connected(lease, marker, Some(canceller));
         let now = Instant::now();
         let outage = state.status.connected(now);
         let is_start = outage.as_ref().is_some_and(Outage::is_start);

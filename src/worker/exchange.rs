@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::error::Error;
 use crate::key::Key;
 use crate::lease::{heartbeat_pause, response_limit};
-use crate::op::{Op, Outcome};
+use crate::op::{Action, Op, Outcome};
 use crate::session::others::OtherSession;
 use crate::session::parked::Parked;
 use crate::session::{Lost, Session};
@@ -161,7 +161,9 @@ impl Exchange {
         {
             return None;
         }
-        match state.is_active() || state.lane.has_unlocks() {
+        // A transaction that is not needed any more ends in a heartbeat.
+        let is_idle = !state.is_active() && session.transaction_limit().is_none();
+        match !is_idle || state.lane.has_unlocks() {
             true => Some(Purpose::Heartbeat),
             false => Some(Purpose::DisarmLease),
         }
@@ -204,6 +206,8 @@ impl Exchange {
         } else if state.is_active() {
             let limit = session.transaction_limit().unwrap_or(settings.heartbeat);
             Some(self.last_contact + heartbeat_pause(settings.heartbeat.min(limit)))
+        } else if let Some(limit) = session.transaction_limit() {
+            Some(self.last_contact + limit)
         } else {
             let pause = session.lease().disarm_after()?;
             Some(self.last_contact + pause)
@@ -299,9 +303,12 @@ impl Exchange {
                 state.events.record(Event::Late { late, others });
             }
         }
-        let (table, mut responder) = state.table_and_responder();
         let mut settled = Ok(());
         for (op, outcome) in self.ops.drain(..).zip(self.outcomes.drain(..)) {
+            if let Action::Fence(number) = op.action {
+                state.lane.fenced(number, &outcome);
+            }
+            let (table, mut responder) = state.table_and_responder();
             if let Err(stray) = table.settle(op, outcome, now, &mut responder) {
                 settled = Err(stray);
             }

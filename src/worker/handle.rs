@@ -12,6 +12,7 @@ use super::request::{Control, Grant, Message, Request, UnlockReply};
 use super::shared::Shared;
 use crate::config::Settings;
 use crate::error::Error;
+use crate::fence::Fence;
 use crate::health::Health;
 use crate::key::Key;
 use crate::lease::Ended;
@@ -153,6 +154,22 @@ impl Handle {
             Waited::Answered(answer) => answer,
             Waited::Dropped | Waited::TimedOut { .. } | Waited::Interrupted => {
                 Err(Error::unavailable("the unlock got no answer"))
+            }
+        }
+    }
+
+    /// Has the server show transactions that the lock of `grant` is held.
+    pub(crate) fn fence(&self, grant: Grant) -> Result<Fence, Error> {
+        let (pending, reply) = self.shared.fence_replies().open();
+        let lease = Arc::clone(&grant.lease);
+        self.post(Control::Fence { grant, reply });
+        match pending.wait(None, None) {
+            Waited::Answered(answer) => answer,
+            Waited::Dropped | Waited::TimedOut { .. } | Waited::Interrupted => {
+                Err(match self.shared.mailbox().is_closed() {
+                    true => Error::closed(),
+                    false => Error::ended(lease.ended().unwrap_or(Ended::Cancelled)),
+                })
             }
         }
     }

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use super::in_flight::InFlight;
 use super::reply::Replier;
-use super::request::{Grant, UnlockReply};
+use super::request::{FenceReply, Grant, UnlockReply};
 use crate::connect::Canceller;
 use crate::connect::abandoned::Waiting;
 use crate::error::Error;
+use crate::fence::Fence;
 use crate::key::Key;
 use crate::lease::{Ended, Lease};
+use crate::op::Outcome;
 
 /// An explicit unlock. It is answered by the first successful exchange that began after it: only
 /// then is it certain that the lock lasted until the unlock, even if it has been handed to the next
@@ -26,16 +28,27 @@ struct Unlock {
     after: u64,
 }
 
+/// A guard whose hold is being fenced.
+struct Fencing {
+    hold: u64,
+    fence: Fence,
+    reply: Replier<FenceReply>,
+}
+
 #[derive(Default)]
 pub(crate) struct Lane {
     /// Of the session that grants are made on; `None` while there is none.
     lease: Option<Arc<Lease>>,
+    /// The second half of that session's marker.
+    marker: i32,
     /// That session's, to cancel its statement in progress when it is given up.
     canceller: Option<Canceller>,
     /// The number of the last session that was requested.
     generation: u64,
     /// Explicit unlocks that wait for the server's answer.
     unlocks: Vec<Unlock>,
+    /// Guards that wait for their fence.
+    fencing: Vec<Fencing>,
     /// Exchanges begun on the session.
     exchanges: u64,
     /// Identifies the worker in charge. A worker that finds another number here has been replaced,
@@ -69,8 +82,14 @@ impl Lane {
     }
 
     /// Notes the session that grants are made on from now on.
-    pub(crate) fn connected(&mut self, lease: Arc<Lease>, canceller: Option<Canceller>) {
+    pub(crate) fn connected(
+        &mut self,
+        lease: Arc<Lease>,
+        marker: i32,
+        canceller: Option<Canceller>,
+    ) {
         self.lease = Some(lease);
+        self.marker = marker;
         self.canceller = canceller;
     }
 
@@ -84,6 +103,7 @@ impl Lane {
         for unlock in self.unlocks.drain(..) {
             unlock.reply.send(Err(Error::ended(ended))).ok();
         }
+        self.fencing.clear();
         lease.and_then(|lease| lease.ended())
     }
 
@@ -94,6 +114,40 @@ impl Lane {
             reply,
             after: self.exchanges,
         });
+    }
+
+    /// Answers `reply` once the server has fenced `grant` by `number`.
+    pub(crate) fn await_fence(&mut self, grant: &Grant, number: i64, reply: Replier<FenceReply>) {
+        self.fencing.push(Fencing {
+            hold: grant.id,
+            fence: Fence {
+                key: grant.key,
+                mode: grant.mode,
+                hold: number,
+                marker: self.marker,
+            },
+            reply,
+        });
+    }
+
+    /// The server has fenced the hold by `number`, or could not.
+    pub(crate) fn fenced(&mut self, number: i64, outcome: &Outcome) {
+        let is_it = |fencing: &mut Fencing| fencing.fence.hold == number;
+        for Fencing { fence, reply, .. } in self.fencing.extract_if(.., is_it) {
+            let answer = match outcome {
+                Outcome::Done(_) => Ok(fence),
+                Outcome::Failed(error) => Err(error.clone()),
+                _ => Err(Error::unavailable(
+                    "the server could not fence the hold now",
+                )),
+            };
+            reply.send(answer).ok();
+        }
+    }
+
+    /// The hold with number `id` is over.
+    pub(crate) fn drop_fence(&mut self, id: u64) {
+        self.fencing.retain(|fencing| fencing.hold != id);
     }
 
     /// True if unlocks wait for the server's answer.

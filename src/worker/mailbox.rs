@@ -84,9 +84,10 @@ impl Mailbox {
         }
     }
 
-    /// Answers the unlocks whose session has ended.
-    pub(crate) fn answer_lost_unlocks(&self) {
-        for control in self.control.lock().iter_mut() {
+    /// Answers the calls of guards whose session has ended.
+    pub(crate) fn answer_lost(&self) {
+        let mut control = self.control.lock();
+        for control in control.iter_mut() {
             if let Control::Release { grant, reply } = control
                 && let Some(ended) = grant.lease.ended()
                 && let Some(reply) = reply.take()
@@ -94,6 +95,11 @@ impl Mailbox {
                 reply.send(Err(Error::ended(ended))).ok();
             }
         }
+        // Dropping it answers a call that asks for a fence.
+        control.retain(|control| match control {
+            Control::Fence { grant, .. } => grant.lease.ended().is_none(),
+            _ => true,
+        });
     }
 
     /// Answers messages that arrive after the close. Each sender calls this after sending, so that

@@ -23,7 +23,7 @@ fn manager() -> (Arc<Handle>, Worker) {
     };
     let (handle, shared, _) = assemble(Dialer::nowhere(settings));
     let mut state = shared.state().lock();
-    state.lane.connected(Arc::new(Lease::new(1, None)), None);
+    state.lane.connected(Arc::new(Lease::new(1, None)), 0, None);
     let worker = Worker::new(&shared, &mut state, Connection::new(Duration::ZERO, None));
     drop(state);
     (handle, worker)

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::reply::Replier;
 use crate::error::Error;
+use crate::fence::Fence;
 use crate::key::Key;
 use crate::lease::Lease;
 use crate::op::{Mode, Token, Wait};
@@ -29,6 +30,11 @@ pub(crate) enum Control {
         grant: Grant,
         reply: Option<Replier<UnlockReply>>,
     },
+    /// A guard's transactions are to be fenced.
+    Fence {
+        grant: Grant,
+        reply: Replier<FenceReply>,
+    },
     /// A caller stopped waiting for this key.
     GaveUp(Key),
 }
@@ -38,6 +44,9 @@ pub(crate) type AcquireReply = Result<Option<Grant>, Error>;
 
 /// The answer to an unlock.
 pub(crate) type UnlockReply = Result<(), Error>;
+
+/// The answer to a guard that is to be fenced.
+pub(crate) type FenceReply = Result<Fence, Error>;
 
 /// A lock given to one holder: plain data, valid no longer than its session.
 #[derive(Clone)]

@@ -4,6 +4,7 @@
 //! driver: it holds the state's mutex only between two round trips. So `close` and the watchdog can
 //! answer all callers without the worker, and each caller enforces its own deadline.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use super::lane::Lane;
 use super::mailbox::Mailbox;
 use super::parking::Parking;
 use super::reply::{Replier, ReplyPool};
-use super::request::{AcquireReply, Grant, Message, UnlockReply};
+use super::request::{AcquireReply, FenceReply, Grant, Message, UnlockReply};
 use super::responder::{Responder, Waiter};
 use crate::backoff::Jitter;
 use crate::config::Settings;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     mailbox: Mailbox,
     acquire_replies: ReplyPool<AcquireReply>,
     unlock_replies: ReplyPool<UnlockReply>,
+    fence_replies: ReplyPool<FenceReply>,
     state: Mutex<State>,
     parking: Parking,
     /// Wakes the watchdog.
@@ -73,7 +75,8 @@ impl Shared {
             dialer,
             mailbox,
             acquire_replies: ReplyPool::new(Arc::clone(&spinning)),
-            unlock_replies: ReplyPool::new(spinning),
+            unlock_replies: ReplyPool::new(Arc::clone(&spinning)),
+            fence_replies: ReplyPool::new(spinning),
             parking: Parking::default(),
             alarm,
             worker_gone: Latch::default(),
@@ -99,6 +102,10 @@ impl Shared {
 
     pub(super) fn unlock_replies(&self) -> &ReplyPool<UnlockReply> {
         &self.unlock_replies
+    }
+
+    pub(super) fn fence_replies(&self) -> &ReplyPool<FenceReply> {
+        &self.fence_replies
     }
 
     pub(super) fn state(&self) -> &Mutex<State> {
@@ -254,6 +261,7 @@ impl State {
         reply: Option<Replier<UnlockReply>>,
         now: Instant,
     ) {
+        self.lane.drop_fence(grant.id);
         let is_held = self.lane.has_made(grant) && {
             let (table, mut responder) = self.table_and_responder();
             table.release(grant.key, grant.id, grant.keep_until, now, &mut responder)
@@ -264,6 +272,15 @@ impl State {
         } else {
             let ended = grant.lease.ended().unwrap_or(Ended::SessionLost);
             reply.send(Err(Error::ended(ended))).ok();
+        }
+    }
+
+    /// Fences a guard's hold: `reply` is answered once the server has done it, or is dropped if it
+    /// does not.
+    pub(super) fn fence(&mut self, grant: &Grant, reply: Replier<FenceReply>) {
+        let number = RandomState::new().hash_one("a hold").cast_signed();
+        if self.lane.has_made(grant) && self.table.fence(grant.key, grant.id, number) {
+            self.lane.await_fence(grant, number, reply);
         }
     }
 

@@ -139,7 +139,7 @@ fn start_worker(shared: &Arc<Shared>, pause: Duration) {
         drop(state);
         debug!(error = &error as &dyn std::error::Error, "no worker");
         shared.mailbox().refuse_requests(&error);
-        shared.mailbox().answer_lost_unlocks();
+        shared.mailbox().answer_lost();
     }
 }
 
@@ -211,7 +211,7 @@ mod tests {
         let reply = Some(reply);
         assert!(shared.mailbox().post(Control::Release { grant, reply }));
         lease.trip(Ended::SessionLost);
-        shared.mailbox().answer_lost_unlocks();
+        shared.mailbox().answer_lost();
         let answer = pending.wait(Some(Instant::now()), None);
         assert!(matches!(
             answer,
@@ -229,7 +229,7 @@ mod tests {
             .state()
             .lock()
             .lane
-            .connected(Arc::clone(&lease), None);
+            .connected(Arc::clone(&lease), 0, None);
         assert_eq!(checked(), Pause::UntilWoken, "the lease is not armed");
         lease.arm(BootInstant::now());
         let Pause::For(pause) = checked() else {

@@ -19,6 +19,7 @@ mod deadlock;
 mod disk_full;
 mod environment;
 mod failover;
+mod fenced_transactions;
 mod fencing;
 mod fencing_failures;
 mod giving_up;

@@ -186,7 +186,10 @@ fn a_parked_manager_waits_on_over_a_restart_if_it_is_to(server: Server) {
         server.restart(shutdown).unwrap();
         // The holder's session may end first, so that the lock is ours for the server's last moment.
         let waited = waiting.join().unwrap();
-        assert!(matches!(waited, Ok(()) | Err(ErrorKind::Lost)), "{waited:?}");
+        assert!(
+            matches!(waited, Ok(()) | Err(ErrorKind::Lost)),
+            "{waited:?}"
+        );
     }
 }
 

@@ -158,17 +158,19 @@ impl Drop for Unblock<'_> {
 }
 
 /// The advisory locks on the server, as `Key::as_i64` numbers; except the markers that managers'
-/// sessions hold until they end, whose first half is `dlck` in ASCII, and the companions of keys
-/// that are held.
+/// sessions hold until they end and the marks of their transactions, whose first halves are `dlck`
+/// and `dltx` in ASCII, and the companions of keys that are held.
 pub(crate) fn advisory_locks(client: &mut Client) -> Vec<i64> {
     client
         .query(
             "WITH held AS (SELECT (classid::int8 << 32) | objid::int8 AS n, objsubid, mode \
              FROM pg_locks WHERE locktype = 'advisory' AND granted) \
-             SELECT n FROM held WHERE NOT (objsubid = 2 AND n >> 32 = x'646c636b'::int8) \
+             SELECT n FROM held WHERE NOT (objsubid = 2 \
+             AND n >> 32 IN (x'646c636b'::int8, x'646c7478'::int8)) \
              AND NOT (objsubid = 1 AND mode = 'ShareLock' AND EXISTS (SELECT FROM held AS key \
-             WHERE held.n = key.n # CASE key.objsubid \
-             WHEN 1 THEN x'646c776169746269'::int8 ELSE x'646c776169746969'::int8 END))",
+             WHERE held.n # key.n IN (x'646c776169746269'::int8, x'646c776169746969'::int8, \
+             x'95aa5a2106988832'::int8, x'572f3037dc18561b'::int8, \
+             x'6b95c6546e381fbf'::int8, x'c444c8eb8ed00154'::int8)))",
             &[],
         )
         .unwrap()

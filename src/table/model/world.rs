@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::super::{Granted, Refusal, Respond, Whom};
+use super::super::{Granted, Refusal, Respond, Via, Whom};
 use crate::error::Error;
 use crate::key::Key;
 use crate::op::{Mode, Op, Outcome, Token, Wait};
@@ -21,6 +21,7 @@ pub(super) struct Held {
     pub(super) key: Key,
     pub(super) mode: Mode,
     pub(super) id: u64,
+    pub(super) is_fenced: bool,
     /// If its guard is gone: until when the lock is kept.
     pub(super) kept: Option<Instant>,
 }
@@ -35,6 +36,13 @@ pub(super) struct World {
     /// The keys that this process, or the other one, is known to wait for.
     pub(super) announced: BTreeSet<i64>,
     pub(super) they_wait: BTreeSet<i64>,
+    /// The holds that are fenced at the server, by their numbers: of which key.
+    pub(super) fences: BTreeMap<i64, i64>,
+    /// The keys whose holders since the last grant of the server have fenced transactions.
+    pub(super) fenced_keys: BTreeSet<i64>,
+    /// The keys that have open transactions of earlier holders.
+    pub(super) open: BTreeSet<i64>,
+    pub(super) last_fence: i64,
     pub(super) last_token: i64,
     /// By number, and so in the order of arrival.
     pub(super) waiting: BTreeMap<u32, Waiting>,
@@ -76,6 +84,7 @@ impl World {
     /// The server gives the lock of `op` to this process.
     pub(super) fn lock(&mut self, op: Op) -> Outcome {
         self.ours.insert(op.key.as_i64(), op.mode);
+        self.fenced_keys.remove(&op.key.as_i64());
         Outcome::Done(self.draw())
     }
 
@@ -102,8 +111,11 @@ impl Respond<u32> for World {
             mode,
             id,
             token,
+            via,
             ..
         } = granted;
+        let is_drained = via == Via::Server || !self.fenced_keys.contains(&key.as_i64());
+        assert!(is_drained || mode == Mode::Shared, "not drained");
         let waiting = self.waiting.remove(&waiter).expect("answered once");
         assert!((waiting.key, waiting.mode) == (key, mode));
         if waiting.left {
@@ -133,6 +145,7 @@ impl Respond<u32> for World {
                 key,
                 mode,
                 id,
+                is_fenced: false,
                 kept,
             },
         );

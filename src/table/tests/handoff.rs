@@ -1,6 +1,7 @@
 //! How a process shares a lock with others: the hand-off budget, and how they see each other wait.
 
 use super::*;
+use crate::table::remembered::MOST_REMEMBERED;
 
 impl Scene {
     /// Requests the lock, holds it for `length` and releases it. Returns how it was taken.

@@ -1,0 +1,150 @@
+//! Fenced transactions: the statement that ties a transaction to a hold.
+//!
+//! The transaction takes the key's companions shared, and then sees whether the hold lasts. Whoever
+//! acquires the key afterwards finds the companion taken until the transaction has ended: each
+//! acquire drains it, in the statement that takes the key.
+//!
+//! That the hold lasts is shown by two locks of its session, which are looked at after the
+//! companions have been taken, so that no later holder can have drained them before:
+//!
+//! * one on the hold's number, which the session releases before the key;
+//! * the mark of its transaction, which ends before the session's other locks do, in whatever
+//!   order these are released then.
+//!
+//! The mark is absent for a moment each time the session's transaction is renewed. So the statement
+//! waits for it a little before it gives up.
+
+use crate::key::Key;
+use crate::op::Mode;
+
+/// The first half of the marks, which are keys of two `integer`s: `dltx` in ASCII. The second half
+/// is that of the session's marker.
+const MARK_CLASS: i32 = i32::from_be_bytes(*b"dltx");
+
+/// What the statement answers if the transaction is fenced.
+const FENCED: &str = "fenced";
+/// If the hold is over, or is of another database.
+const OVER: &str = "over";
+/// Outside of a transaction.
+const NO_TRANSACTION: &str = "no transaction";
+/// If the hold's session does not show whether it lives.
+const UNKNOWN: &str = "unknown";
+
+/// How long the statement waits for the mark, in seconds: in all about as long as a session takes to
+/// recover from an error.
+const PAUSES: [&str; 5] = ["0.001", "0.005", "0.02", "0.08", "0.2"];
+
+/// Gives the session's transaction its mark.
+pub(crate) fn mark(marker: i32) -> String {
+    format!("SELECT pg_catalog.pg_advisory_xact_lock({MARK_CLASS}, {marker})")
+}
+
+/// How a statement has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Fenced,
+    Over,
+    NoTransaction,
+    Unknown,
+}
+
+impl Verdict {
+    /// What does not say that the transaction is fenced is not believed.
+    pub(crate) fn of(answer: Option<&str>) -> Verdict {
+        match answer {
+            Some(FENCED) => Verdict::Fenced,
+            Some(OVER) => Verdict::Over,
+            Some(NO_TRANSACTION) => Verdict::NoTransaction,
+            _ => Verdict::Unknown,
+        }
+    }
+}
+
+/// A hold that transactions can be fenced by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fence {
+    pub(crate) key: Key,
+    pub(crate) mode: Mode,
+    /// The hold's number, which its session has locked.
+    pub(crate) hold: i64,
+    /// The second half of its session's marker.
+    pub(crate) marker: i32,
+}
+
+impl Fence {
+    /// The statement for a simple query that is sent alone: it answers with one word.
+    pub(crate) fn statement(&self) -> String {
+        format!("SELECT {}", self.verdict(ALONE))
+    }
+
+    /// The statement for any client: it answers with one boolean.
+    pub(crate) fn sql(&self) -> String {
+        // Without an open transaction a prepared statement's begins when its parameters are bound,
+        // which is when its portal is made.
+        let alone = format!(
+            "{ALONE} OR pg_catalog.now() OPERATOR(pg_catalog.=) \
+             (SELECT pg_catalog.max(creation_time) FROM pg_catalog.pg_cursors)"
+        );
+        format!(
+            "SELECT {} OPERATOR(pg_catalog.=) '{FENCED}' AS fenced",
+            self.verdict(&alone)
+        )
+    }
+
+    /// An expression for the verdict, where the condition `alone` says that there is no transaction.
+    /// `CASE` evaluates in its order ([Conditional Expressions]).
+    ///
+    /// [Conditional Expressions]: https://www.postgresql.org/docs/current/functions-conditional.html
+    fn verdict(&self, alone: &str) -> String {
+        let Fence { hold, marker, .. } = self;
+        // Nobody else takes the number, so this has no effect on others.
+        let is_over = format!("pg_catalog.pg_try_advisory_xact_lock_shared('{hold}'::int8)");
+        let share = |key: Key| {
+            let number = key.as_i64();
+            format!("pg_catalog.pg_try_advisory_xact_lock_shared('{number}'::int8)")
+        };
+        let shares = match self.mode {
+            Mode::Exclusive => {
+                let fenced = share(self.key.fenced());
+                format!("{fenced} AND {}", share(self.key.fenced_exclusively()))
+            }
+            Mode::Shared => share(self.key.fenced()),
+        };
+        // Given back at once, because the session takes it again.
+        let lives = format!(
+            "CASE WHEN pg_catalog.pg_try_advisory_lock_shared({MARK_CLASS}, {marker}) \
+             THEN NOT pg_catalog.pg_advisory_unlock_shared({MARK_CLASS}, {marker}) ELSE true END"
+        );
+        let waits: String = PAUSES
+            .iter()
+            .map(|pause| {
+                format!(
+                    " WHEN pg_catalog.pg_sleep({pause}) IS NULL THEN '{UNKNOWN}' \
+                     WHEN {lives} THEN '{FENCED}'"
+                )
+            })
+            .collect();
+        // Looked at twice: a transaction that is refused should not keep others out until it ends.
+        format!(
+            "CASE WHEN {alone} THEN '{NO_TRANSACTION}' WHEN {is_over} THEN '{OVER}' \
+             WHEN NOT ({shares}) THEN '{OVER}' WHEN {is_over} THEN '{OVER}' \
+             WHEN {lives} THEN '{FENCED}'{waits} ELSE '{UNKNOWN}' END"
+        )
+    }
+}
+
+/// True for a simple query that is its own transaction: both begin with its message.
+const ALONE: &str = "pg_catalog.now() OPERATOR(pg_catalog.=) pg_catalog.statement_timestamp()";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_one_word_is_a_yes() {
+        assert_eq!(Verdict::of(Some("fenced")), Verdict::Fenced);
+        for other in [None, Some(""), Some("t"), Some("over"), Some("unknown")] {
+            assert_ne!(Verdict::of(other), Verdict::Fenced, "{other:?}");
+        }
+    }
+}
