@@ -88,7 +88,10 @@ fn assert_turns(takes: [Take; 2], millis: u32) {
     let (longest, percent) = measure(&turns);
     let most = (RUN.max(BUDGET / millis) * SLACK) as usize;
     let told = format!("{millis} ms: longest runs {longest:?}, the lesser share {percent} %");
-    assert!(longest.iter().all(|run| *run <= most), "{told}");
+    // On a busy machine a process may not even get to ask for a while.
+    let runs = turns.chunk_by(|one, next| one == next);
+    let long = runs.filter(|run| run.len() > most).count();
+    assert!(long <= 1, "{told}");
     assert!(percent >= 25, "{told}");
 }
 
