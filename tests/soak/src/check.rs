@@ -31,6 +31,12 @@ pub enum Violation {
     Order { first: Hold, second: Hold },
     /// The store accepted a token below one that it had accepted.
     StaleWrite { key: i32, token: i64, after: i64 },
+    /// A fenced transaction wrote after one of a hold that came later.
+    LateFencedWrite {
+        key: i32,
+        hold: String,
+        within: String,
+    },
     /// A call returned too late.
     Late(Call),
 }
@@ -45,6 +51,7 @@ pub struct Findings {
     pub overlaps: usize,
     pub longest_overlap: Duration,
     pub refused_writes: usize,
+    pub fenced_writes: usize,
     pub longest_overrun: Duration,
     pub kinds: BTreeMap<Kind, Struck>,
 }
@@ -71,6 +78,7 @@ pub fn check(history: &History, rules: &Rules) -> Findings {
     };
     check_holds(history, rules, &mut findings);
     check_store(history, &mut findings);
+    check_fenced(history, &mut findings);
     check_calls(history, rules, &mut findings);
     measure_faults(history, rules, &mut findings);
     findings
@@ -164,6 +172,47 @@ fn check_store(history: &History, findings: &mut Findings) {
     }
 }
 
+/// The first and the last of a hold's fenced writes.
+struct Written<'a> {
+    hold: &'a str,
+    shared: bool,
+    first: usize,
+    last: usize,
+}
+
+/// Of two holds that exclude each other, all writes of one come before all of the other.
+fn check_fenced(history: &History, findings: &mut Findings) {
+    findings.fenced_writes = history.fenced.len();
+    let mut holds: BTreeMap<(i32, &str), Written<'_>> = BTreeMap::new();
+    for (n, write) in history.fenced.iter().enumerate() {
+        let written = holds.entry((write.key, &write.hold)).or_insert(Written {
+            hold: &write.hold,
+            shared: write.shared,
+            first: n,
+            last: n,
+        });
+        written.last = n;
+    }
+    let mut by_key: BTreeMap<i32, Vec<Written<'_>>> = BTreeMap::new();
+    for ((key, _), written) in holds {
+        by_key.entry(key).or_default().push(written);
+    }
+    for (key, mut holds) in by_key {
+        holds.sort_by_key(|written| written.first);
+        for (n, later) in holds.iter().enumerate() {
+            let excludes = |other: &&Written<'_>| !(other.shared && later.shared);
+            let mut before = holds[..n].iter().filter(excludes);
+            if let Some(other) = before.find(|other| other.last > later.first) {
+                findings.violations.push(Violation::LateFencedWrite {
+                    key,
+                    hold: other.hold.to_owned(),
+                    within: later.hold.to_owned(),
+                });
+            }
+        }
+    }
+}
+
 fn check_calls(history: &History, rules: &Rules, findings: &mut Findings) {
     for call in &history.calls {
         // A stopped process cannot return.
@@ -232,6 +281,10 @@ impl fmt::Display for Violation {
                     "the store accepted token {token} for key {key} after {after}"
                 )
             }
+            Violation::LateFencedWrite { key, hold, within } => write!(
+                f,
+                "the hold {hold} of key {key} has written after the first write of {within}"
+            ),
             Violation::Late(call) => write!(
                 f,
                 "a call returned {:?} after its deadline: {call:?}",
@@ -244,7 +297,7 @@ impl fmt::Display for Violation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::StoreWrite;
+    use crate::history::{FencedWrite, StoreWrite};
 
     const RULES: Rules = Rules {
         detection: Duration::from_nanos(10),
@@ -400,6 +453,30 @@ mod tests {
             found.violations[..],
             [Violation::StaleWrite { token: 1, .. }]
         ));
+    }
+
+    #[test]
+    fn a_fenced_write_after_a_later_holders_is_found() {
+        let write = |hold: &str, shared| FencedWrite {
+            key: 1,
+            hold: hold.to_owned(),
+            shared,
+        };
+        let late = |writes: &[(&str, bool)]| {
+            let fenced = writes.iter().map(|&(hold, shared)| write(hold, shared));
+            let history = History {
+                fenced: fenced.collect(),
+                ..History::default()
+            };
+            let found = check(&history, &RULES).violations;
+            let is_late = |it: &Violation| matches!(it, Violation::LateFencedWrite { .. });
+            assert!(found.iter().all(is_late));
+            found.len()
+        };
+        assert_eq!(late(&[("a", false), ("a", false), ("b", false)]), 0);
+        assert_eq!(late(&[("a", false), ("b", false), ("a", false)]), 1);
+        assert_eq!(late(&[("a", true), ("b", true), ("a", true)]), 0);
+        assert_eq!(late(&[("a", true), ("b", false), ("a", true)]), 1);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use throwaway_postgres::{Proxy, Server, Shutdown, pause, resume};
 
 use crate::check::Rules;
 use crate::fault::{Fault, Kind};
+use crate::fenced::{self, WRITERS_URL};
 use crate::history::{History, now};
 use crate::schedule::Schedule;
 use crate::store::Store;
@@ -54,6 +55,7 @@ pub fn rules() -> Rules {
 pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> anyhow::Result<History> {
     let folder = tempfile::tempdir()?;
     let mut server = Server::start()?;
+    fenced::make_table(&mut server.client())?;
     let store = Store::open(&store_path(folder.path()))?;
     let mut history = History::default();
     let mut processes = (0..plan.processes)
@@ -96,6 +98,7 @@ pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> anyhow::Result<History>
     }
     assert_released(&server)?;
     history.writes = store.close();
+    history.fenced = fenced::read(&mut server.client())?;
     history.read(folder.path())?;
     Ok(history)
 }
@@ -135,6 +138,7 @@ fn strike(
             standby.promote();
             for process in processes {
                 process.proxy.retarget(&standby);
+                process.writers.retarget(&standby);
             }
             *server = standby;
         }
@@ -263,6 +267,8 @@ struct Process {
     number: u32,
     life: u32,
     proxy: Proxy,
+    /// For the connections that write, which no fault is meant for.
+    writers: Proxy,
     child: Child,
     /// Closes when this process ends for any reason; then the worker ends too.
     lifeline: Option<ChildStdin>,
@@ -271,11 +277,13 @@ struct Process {
 impl Process {
     fn start(plan: &Plan, folder: &Path, server: &Server, number: u32) -> anyhow::Result<Process> {
         let proxy = Proxy::to(server)?;
-        let (child, lifeline) = spawn(plan, folder, &proxy, number, 0)?;
+        let writers = Proxy::to(server)?;
+        let (child, lifeline) = spawn(plan, folder, [&proxy, &writers], number, 0)?;
         Ok(Process {
             number,
             life: 0,
             proxy,
+            writers,
             child,
             lifeline,
         })
@@ -284,7 +292,8 @@ impl Process {
     /// Starts it again after its end.
     fn restart(&mut self, plan: &Plan, folder: &Path) -> anyhow::Result<()> {
         self.life += 1;
-        (self.child, self.lifeline) = spawn(plan, folder, &self.proxy, self.number, self.life)?;
+        let proxies = [&self.proxy, &self.writers];
+        (self.child, self.lifeline) = spawn(plan, folder, proxies, self.number, self.life)?;
         Ok(())
     }
 
@@ -327,7 +336,7 @@ impl Drop for Process {
 fn spawn(
     plan: &Plan,
     folder: &Path,
-    proxy: &Proxy,
+    [proxy, writers]: [&Proxy; 2],
     number: u32,
     life: u32,
 ) -> anyhow::Result<(Child, Option<ChildStdin>)> {
@@ -343,6 +352,7 @@ fn spawn(
     }
     let mut child = command
         .env("DATABASE_URL", proxy.url())
+        .env(WRITERS_URL, writers.url())
         .stdin(Stdio::piped())
         .spawn()
         .context("cannot start a worker")?;

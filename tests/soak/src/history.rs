@@ -99,12 +99,23 @@ pub struct StoreWrite {
     pub accepted: bool,
 }
 
+/// A write in a fenced transaction that was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FencedWrite {
+    pub key: i32,
+    /// Names the hold by which it was fenced.
+    pub hold: String,
+    pub shared: bool,
+}
+
 /// All that is known of a run.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub holds: Vec<Hold>,
     pub calls: Vec<Call>,
     pub writes: Vec<StoreWrite>,
+    /// In their order.
+    pub fenced: Vec<FencedWrite>,
     pub faults: Vec<Fault>,
     /// When each life of a process ended by SIGKILL.
     pub killed: BTreeMap<(u32, u32), u64>,

@@ -9,6 +9,7 @@
 pub mod check;
 pub mod driver;
 pub mod fault;
+mod fenced;
 pub mod history;
 pub mod report;
 mod schedule;

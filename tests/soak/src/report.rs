@@ -24,8 +24,8 @@ impl fmt::Display for Findings {
         writeln!(f, "{table}")?;
         writeln!(
             f,
-            "{} acquisitions, {} lost, {} late writes refused by the store",
-            self.acquisitions, self.lost, self.refused_writes
+            "{} acquisitions, {} lost, {} late writes refused by the store, {} fenced writes",
+            self.acquisitions, self.lost, self.refused_writes, self.fenced_writes
         )?;
         writeln!(
             f,

@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use distlock::{ErrorKind, Guard, Manager};
 use postgres::{Client, NoTls};
 
+use crate::fenced;
 use crate::history::{Event, Journal, nanos, now};
 use crate::store;
 
@@ -37,6 +38,8 @@ pub enum Broken {
     NoExclusion,
     /// The holders never check whether they have lost it.
     WatchIgnored,
+    /// Transactions are not fenced.
+    FenceLeftOut,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -67,15 +70,19 @@ pub fn run(role: &Role) -> anyhow::Result<()> {
     let mgr = builder().fencing("public.distlock_token").connect()?;
     // It holds nothing else and has no tokens, and so waits in the server's queue.
     let standby = builder().connect()?;
+    let writing = builder().connect()?;
+    let mut writer = fenced::Writer::new(role, &writing)?;
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let over = &over;
         let threads: Vec<_> = (0..role.threads)
             .map(|number| {
-                let (mgr, over) = (&mgr, &over);
+                let mgr = &mgr;
                 let keys = if number == 0 { LASTING } else { BRIEF };
                 scope.spawn(move || work(role, number, mgr, keys, over))
             })
-            .chain([scope.spawn(|| work(role, role.threads, &standby, LEADER, &over))])
+            .chain([scope.spawn(|| work(role, role.threads, &standby, LEADER, over))])
+            .chain([scope.spawn(|| writer.work(over))])
             .collect();
         // The driver closes its end when the worker is to end, or when it ends itself.
         let ended = std::io::stdin().read_to_end(&mut Vec::new());
@@ -85,9 +92,11 @@ pub fn run(role: &Role) -> anyhow::Result<()> {
         }
         ended.map(drop).context("standard input")
     })?;
-    await_released(&[&mgr, &standby], &url, role)?;
-    mgr.close().context("close")?;
-    standby.close().context("close")
+    let managers = [&mgr, &standby, &writing];
+    await_released(&managers, &url, role)?;
+    managers
+        .iter()
+        .try_for_each(|mgr| mgr.close().context("close"))
 }
 
 /// All guards are dropped, so all locks must be released before the session's end frees them.

@@ -33,6 +33,7 @@ fn nobody_is_inside_with_anybody_whatever_breaks() {
     assert_eq!(findings.violations, []);
     assert!(findings.acquisitions > 100);
     assert!(findings.lost > 0, "no fault has hit a hold");
+    assert!(findings.fenced_writes > 100);
 }
 
 #[test]
@@ -47,6 +48,14 @@ fn locks_that_exclude_nobody_are_found_out() {
 fn holders_that_do_not_watch_their_locks_are_found_out() {
     let findings = soak(0, 1, Some(Broken::WatchIgnored));
     assert!(count_together(&findings) > 0);
+}
+
+#[test]
+#[serial]
+fn transactions_that_are_not_fenced_are_found_out() {
+    let findings = soak(0, 1, Some(Broken::FenceLeftOut));
+    let is_late = |it: &&Violation| matches!(it, Violation::LateFencedWrite { .. });
+    assert!(findings.violations.iter().filter(is_late).count() > 0);
 }
 
 fn count_together(findings: &Findings) -> usize {
