@@ -48,3 +48,12 @@ impl Drop for Folder {
         self.cleaner.wait().ok();
     }
 }
+
+/// The name of a run: two runs on one database share neither locks nor a table.
+pub(crate) fn run_name(folder: &Path) -> String {
+    folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}

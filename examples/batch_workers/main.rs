@@ -19,6 +19,7 @@ mod job;
 mod journal;
 mod picture;
 mod process;
+mod summary;
 mod verdict;
 mod worker;
 
@@ -106,6 +107,7 @@ fn demo(plan: &Plan, svg: &Path) -> anyhow::Result<ExitCode> {
     let folder = Folder::new()?;
     let mut faults = Faults::new(plan, folder.path(), &url, server.as_ref())?;
     job::write_inputs(folder.path(), plan)?;
+    let summary = summary::Table::make(&url, folder.path())?;
 
     println!(
         "{} jobs for {} processes with {} threads each",
@@ -126,8 +128,10 @@ fn demo(plan: &Plan, svg: &Path) -> anyhow::Result<ExitCode> {
     for number in 0..plan.processes {
         holds.extend(holds::read(folder.path(), number)?);
     }
-    let verdict = verdict::reach(plan, folder.path(), &ends, faults.struck(), &holds);
-    println!("{}", figures::table(plan, folder.path(), &ends)?);
+    let misnumbered = summary.misnumbered()?;
+    let folder = folder.path();
+    let verdict = verdict::reach(plan, folder, &ends, faults.struck(), &holds, misnumbered);
+    println!("{}", figures::table(plan, folder, &ends)?);
     println!("the work took {:.1} s", elapsed.as_secs_f64());
     holds.retain(|hold| hold.owner.job != plan.summary());
     picture::draw(svg, plan, &holds, faults.struck())

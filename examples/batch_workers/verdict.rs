@@ -6,6 +6,9 @@
 //! from then on. The worker detects that a little later, after at most a heartbeat and a round
 //! trip; the manager does not promise more. Such a hold counts until the fault, and the time
 //! for which its worker went on is measured.
+//!
+//! The lines of the summary are written in fenced transactions: they are numbered one after the
+//! other, without any exception.
 
 use std::fmt;
 use std::path::Path;
@@ -17,7 +20,6 @@ use crate::faults::{Blow, Fault};
 use crate::holds::Hold;
 use crate::job;
 use crate::journal::Event;
-use crate::worker;
 
 /// The longest time for which a worker may not know of its loss: the lease. Only an overloaded
 /// machine comes near it.
@@ -44,13 +46,14 @@ pub(crate) fn reach(
     ends: &[ExitStatus],
     faults: &[Fault],
     holds: &[Hold],
+    misnumbered: usize,
 ) -> Verdict {
     let mut verdict = Verdict {
         jobs: plan.jobs,
+        misnumbered,
         ..Verdict::default()
     };
     verdict.judge(holds.to_vec(), faults);
-    verdict.misnumbered = excess(worker::misnumbered(folder), late_lines(plan, holds, faults));
     for (process, end) in (0..).zip(ends) {
         let killed = faults
             .iter()
@@ -65,22 +68,6 @@ pub(crate) fn reach(
         }
     }
     verdict
-}
-
-/// How many lines were added to the summary after the lock was lost, and before the worker could
-/// know.
-fn late_lines(plan: &Plan, holds: &[Hold], faults: &[Fault]) -> usize {
-    holds
-        .iter()
-        .filter(|hold| hold.owner.job == plan.summary() && hold.last == Some(Event::Done))
-        .filter(|hold| hold.fault(faults).is_some())
-        .count()
-}
-
-/// The misnumbered lines that late ones do not explain: a late line may have a wrong number
-/// itself, and cause one for the holder whose critical section it falls into.
-fn excess(misnumbered: usize, late: usize) -> usize {
-    misnumbered.saturating_sub(2 * late)
 }
 
 impl Verdict {
@@ -272,12 +259,5 @@ mod tests {
         let next = hold(2, 0, 105, 140, Event::Done);
         verdict.judge(vec![open, next], &[killed]);
         assert_eq!(verdict.overlaps, 0);
-    }
-
-    #[test]
-    fn a_misnumbered_line_needs_a_late_one() {
-        assert_eq!(excess(1, 0), 1);
-        assert_eq!(excess(2, 1), 0);
-        assert_eq!(excess(3, 1), 1);
     }
 }

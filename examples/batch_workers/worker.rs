@@ -1,18 +1,23 @@
 //! What a worker process runs.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read as _};
+use std::path::Path;
 use std::process;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use distlock::{Guard, Manager};
 
 use crate::Plan;
 use crate::figures;
+use crate::folder::run_name;
 use crate::job;
 use crate::journal::{Event, Journal, Owner};
+use crate::summary::{self, Summary};
+
+/// Before the summary is tried again.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A lock, and what identifies it in the journal.
 struct Held {
@@ -26,6 +31,7 @@ struct Worker<'a> {
     number: u16,
     mgr: Manager,
     journal: Journal,
+    summary: Summary,
 }
 
 pub(crate) fn run(plan: &Plan, folder: &Path, number: u16) -> anyhow::Result<()> {
@@ -42,6 +48,7 @@ pub(crate) fn run(plan: &Plan, folder: &Path, number: u16) -> anyhow::Result<()>
         number,
         mgr,
         journal: Journal::open(folder, number)?,
+        summary: Summary::new(&url, folder),
     };
     thread::scope(|scope| {
         let worker = &worker;
@@ -67,15 +74,6 @@ fn end_with_the_demo() {
         io::stdin().read_to_end(&mut Vec::new()).ok();
         process::exit(1);
     });
-}
-
-/// The namespace of a run: two runs on one database do not share locks.
-fn run_name(folder: &Path) -> String {
-    folder
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
 }
 
 /// The session's name in `pg_stat_activity`.
@@ -186,45 +184,24 @@ impl Worker<'_> {
         Ok(true)
     }
 
-    /// Adds the next line to the summary, which all workers share. Reading the last number and
-    /// writing the next is a critical section.
+    /// Adds the job's line to the summary, which all workers share.
     fn tell(&self, job: u32, thread: u16) -> anyhow::Result<()> {
-        let path = summary(self.folder);
         loop {
             let Held { guard, owner } = self.lock(self.plan.summary(), thread)?;
             self.journal.write(Event::Begin, owner)?;
-            let mut file = OpenOptions::new()
-                .create(true)
-                .read(true)
-                .append(true)
-                .open(&path)?;
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            let line = format!(
-                "{}: job {job} by process {}\n",
-                text.lines().count() + 1,
-                self.number
-            );
-            if guard.is_lost() {
-                self.journal.write(Event::Lost, owner)?;
-                continue;
+            match self.summary.add(&guard, job, self.number) {
+                Ok(()) => return Ok(self.journal.write(Event::Done, owner)?),
+                Err(error) if summary::may_pass(&error) => {
+                    let event = match guard.is_lost() {
+                        true => Event::Lost,
+                        false => Event::Idle,
+                    };
+                    self.journal.write(event, owner)?;
+                }
+                Err(error) => return Err(error),
             }
-            file.write_all(line.as_bytes())?;
-            self.journal.write(Event::Done, owner)?;
-            return Ok(());
+            drop(guard);
+            thread::sleep(PAUSE);
         }
     }
-}
-
-fn summary(folder: &Path) -> PathBuf {
-    folder.join("summary")
-}
-
-/// How many lines of the summary are not numbered as they should be.
-pub(crate) fn misnumbered(folder: &Path) -> usize {
-    let text = fs::read_to_string(summary(folder)).unwrap_or_default();
-    (1..)
-        .zip(text.lines())
-        .filter(|(number, line)| !line.starts_with(&format!("{number}: ")))
-        .count()
 }
