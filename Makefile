@@ -25,6 +25,7 @@ test: setup ## Run all tests against a real server
 	$(CARGO) test -p distlock --locked --test it bad_input::
 	$(CARGO) run --locked --example quickstart
 	$(CARGO) run --locked --example fenced_store
+	$(CARGO) run --locked --example fenced_transaction
 	$(CARGO) run --locked --example leader
 	$(CARGO) run --locked --example rotating_password
 	$(CARGO) run --locked --example in_async
