@@ -98,10 +98,10 @@ impl Fence {
     fn verdict(&self, alone: &str) -> String {
         let Fence { hold, marker, .. } = self;
         // Nobody else takes the number, so this has no effect on others.
-        let is_over = format!("pg_catalog.pg_try_advisory_xact_lock_shared('{hold}'::int8)");
+        let is_over = format!("pg_catalog.pg_try_advisory_xact_lock_shared('{hold}'::bigint)");
         let share = |key: Key| {
-            let number = key.as_i64();
-            format!("pg_catalog.pg_try_advisory_xact_lock_shared('{number}'::int8)")
+            let arguments = key.sql();
+            format!("pg_catalog.pg_try_advisory_xact_lock_shared({arguments})")
         };
         let shares = match self.mode {
             Mode::Exclusive => {

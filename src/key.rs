@@ -2,8 +2,10 @@
 
 pub(crate) mod names;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use fnv::FnvHasher;
 use sha2::{Digest, Sha256};
@@ -17,17 +19,24 @@ use sha2::{Digest, Sha256};
 ///
 /// | from | number | namespaced |
 /// |---|---|---|
-/// | `&str`, `String` | SHA-256 of the UTF-8 bytes, its first 8 bytes, big-endian | yes |
+/// | `&str`, `String`, `Cow<str>`, `Arc<str>` | SHA-256 of the UTF-8 bytes, its first 8 bytes, big-endian | yes |
+/// | `&[u8]`, `[u8; 16]` (a UUID; a `u128` by `to_be_bytes`) | the same of the bytes | yes |
+/// | `(&str, i64)`, or a smaller integer | the same of SHA-256 of the UTF-8 bytes, followed by the 8 bytes of the number, big-endian | yes |
 /// | [`Key::fnv1a64`] | FNV-1a, 64 bits | no |
 /// | `i64` | itself, in the space of one `bigint` | no |
 /// | `(i32, i32)` | themselves, in the space of two `integer`s | no |
 ///
 /// Any string is a valid name: empty, with NUL bytes, a megabyte long. Any program that
-/// can run SQL can compute the number of a name and take the same lock:
+/// can run SQL can compute the number of a name, or of a name with a number, such as
+/// `("tenant", 17)`, and take the same lock:
 ///
 /// ```sql
 /// SELECT ('x' || left(encode(sha256(convert_to('nightly-report', 'UTF8')), 'hex'), 16))::bit(64)::bigint;
+/// SELECT ('x' || left(encode(sha256(sha256(convert_to('tenant', 'UTF8')) || int8send(17)), 'hex'), 16))::bit(64)::bigint;
 /// ```
+///
+/// [`sql`](Key::sql) has the number as such a program writes it, and
+/// [`Manager::key`](crate::Manager::key) the key in the manager's namespace.
 ///
 /// In a namespace ([`Builder::namespace`](crate::Builder::namespace)) the number of
 /// a name is the first 8 bytes of
@@ -152,6 +161,37 @@ impl Key {
         self.number
     }
 
+    /// The arguments of PostgreSQL's lock functions for this key: a `bigint`, or two `integer`s.
+    ///
+    /// ```
+    /// use distlock::Key;
+    ///
+    /// let lock = |key: Key| format!("SELECT pg_try_advisory_lock({})", key.sql());
+    /// assert_eq!(lock(Key::from(42)), "SELECT pg_try_advisory_lock('42'::bigint)");
+    /// assert_eq!(lock(Key::from((4, -2))), "SELECT pg_try_advisory_lock(4, -2)");
+    /// ```
+    pub fn sql(&self) -> String {
+        match self.halves() {
+            Some((first, second)) => format!("{first}, {second}"),
+            None => format!("'{}'::bigint", self.number),
+        }
+    }
+
+    /// The two numbers of a key of two `integer`s.
+    fn halves(&self) -> Option<(i64, i64)> {
+        // The shifts extend the sign of each half.
+        self.is_two()
+            .then_some((self.number >> 32, self.number << 32 >> 32))
+    }
+
+    /// The key of `bytes`, which are a name.
+    fn of_name(bytes: &[u8]) -> Key {
+        Key {
+            number: leading_i64(&Sha256::digest(bytes)),
+            space: Space::Named,
+        }
+    }
+
     /// For the log: with the name that it was made from, if that is [kept](names).
     pub(crate) fn described(&self) -> String {
         match names::get(self.number).filter(|_| !self.is_two()) {
@@ -228,12 +268,9 @@ fn leading_i64(digest: &[u8]) -> i64 {
 
 impl From<&str> for Key {
     fn from(name: &str) -> Self {
-        let number = leading_i64(&Sha256::digest(name.as_bytes()));
-        names::note(number, name);
-        Key {
-            number,
-            space: Space::Named,
-        }
+        let key = Key::of_name(name.as_bytes());
+        names::note(key.number, name);
+        key
     }
 }
 
@@ -246,6 +283,52 @@ impl From<String> for Key {
 impl From<&String> for Key {
     fn from(name: &String) -> Self {
         Key::from(name.as_str())
+    }
+}
+
+impl From<Cow<'_, str>> for Key {
+    fn from(name: Cow<'_, str>) -> Self {
+        Key::from(&*name)
+    }
+}
+
+impl From<Arc<str>> for Key {
+    fn from(name: Arc<str>) -> Self {
+        Key::from(&*name)
+    }
+}
+
+impl From<&Arc<str>> for Key {
+    fn from(name: &Arc<str>) -> Self {
+        Key::from(&**name)
+    }
+}
+
+impl From<&[u8]> for Key {
+    fn from(name: &[u8]) -> Self {
+        Key::of_name(name)
+    }
+}
+
+impl From<[u8; 16]> for Key {
+    fn from(name: [u8; 16]) -> Self {
+        Key::of_name(&name)
+    }
+}
+
+impl<N: Into<i64>> From<(&str, N)> for Key {
+    fn from((name, number): (&str, N)) -> Self {
+        let number: i64 = number.into();
+        let digest = Sha256::new()
+            .chain_update(Sha256::digest(name.as_bytes()))
+            .chain_update(number.to_be_bytes())
+            .finalize();
+        let key = Key {
+            number: leading_i64(&digest),
+            space: Space::Named,
+        };
+        names::note_with(key.number, || format!("{name} {number}"));
+        key
     }
 }
 
@@ -289,12 +372,9 @@ impl Hash for Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_two() {
-            // The shifts extend the sign of each half.
-            let (first, second) = (self.number >> 32, self.number << 32 >> 32);
-            write!(f, "({first}, {second})")
-        } else {
-            self.number.fmt(f)
+        match self.halves() {
+            Some((first, second)) => write!(f, "({first}, {second})"),
+            None => self.number.fmt(f),
         }
     }
 }

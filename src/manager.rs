@@ -259,10 +259,26 @@ impl Manager {
         self.acquire(key).shared().wait(acquire::until(deadline))
     }
 
+    /// The key that a call of this manager with `key` locks: names are those of the manager's
+    /// [namespace](crate::Builder::namespace), if it has one. [`Key::sql`] tells it to other programs.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// let mgr = distlock::Manager::builder("host=localhost user=app")
+    ///     .namespace("billing")
+    ///     .connect()?;
+    /// let key = mgr.key(("tenant", 17));
+    /// println!("SELECT pg_advisory_lock({})", key.sql());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn key(&self, key: impl Into<Key>) -> Key {
+        key.into().within(self.handle.settings().namespace.as_ref())
+    }
+
     /// An acquire with options: shared, with a timeout, ended by a token, held for a time.
     pub fn acquire(&self, key: impl Into<Key>) -> Acquire<'_> {
-        let namespace = self.handle.settings().namespace.as_ref();
-        Acquire::new(&self.handle, key.into().within(namespace))
+        Acquire::new(&self.handle, self.key(key))
     }
 
     /// The manager's counters and gauges.

@@ -122,6 +122,7 @@ pub(crate) enum Outcome {
     Undrained,
     /// The session did not hold what it was to unlock and lock again.
     NotHeld,
-    /// The server could not do it, and it has no effect.
+    /// The server could not do it, and it has no effect; or a lock that was to be taken again was
+    /// given back.
     Failed(Error),
 }

@@ -182,9 +182,10 @@ impl Session {
                     self.locks += 1;
                 }
                 (Action::Unlock | Action::Withdraw, Outcome::Done(_))
-                | (Action::Relock, Outcome::Refused | Outcome::Awaited | Outcome::Undrained) => {
-                    self.locks -= 1;
-                }
+                | (
+                    Action::Relock,
+                    Outcome::Refused | Outcome::Awaited | Outcome::Undrained | Outcome::Failed(_),
+                ) => self.locks -= 1,
                 (Action::Fence(_), Outcome::Done(_)) => self.fences += 1,
                 (Action::Unfence(_), Outcome::Done(_)) => self.fences -= 1,
                 _ => {}

@@ -53,6 +53,13 @@ pub(super) fn note(number: i64, name: &str) {
     }
 }
 
+/// The same, with a name that has to be made.
+pub(super) fn note_with(number: i64, name: impl FnOnce() -> String) {
+    if IS_WANTED.load(Ordering::Relaxed) {
+        names().put(number, &name());
+    }
+}
+
 /// Notes that the key `number` is in a namespace what `original` is without one.
 pub(super) fn alias(number: i64, original: i64) {
     if IS_WANTED.load(Ordering::Relaxed) {

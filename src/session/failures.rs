@@ -52,7 +52,10 @@ impl Kind {
     fn concerns(self, step: Op, fenced: bool) -> bool {
         match self {
             Kind::Token => fenced && (step.action.is_lock() || step.action == Action::Draw),
-            Kind::Room => !step.action.is_unlock() && step.action != Action::Draw,
+            // A lock that is taken again is given back first.
+            Kind::Room => {
+                !step.action.is_unlock() && !matches!(step.action, Action::Draw | Action::Relock)
+            }
             Kind::Function { .. } => step.action.is_lock() && self == Kind::function(step),
         }
     }

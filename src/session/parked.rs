@@ -176,12 +176,7 @@ impl Session {
 /// The statement that waits for the lock of `op`, and reports how that ended; `same_session` is an
 /// expression.
 fn block(op: Op, slice: Duration, same_session: &str) -> String {
-    let number = op.key.as_i64();
-    let arguments = match op.key.is_two() {
-        // The shifts extend the sign of each half.
-        true => format!("{}, {}", number >> 32, number << 32 >> 32),
-        false => format!("'{number}'::int8"),
-    };
+    let arguments = op.key.sql();
     let (function, unlock, mode) = match op.mode {
         Mode::Exclusive => ("pg_advisory_lock", "pg_advisory_unlock", "ExclusiveLock"),
         Mode::Shared => (
@@ -193,10 +188,10 @@ fn block(op: Op, slice: Duration, same_session: &str) -> String {
     let millis = slice.as_millis().max(1);
     // The companion, too, is waited for: the lock is free while a fenced transaction is open.
     let companion = op.drained();
-    let number = companion.as_i64();
+    let drained = companion.sql();
     let wait = cancellable(&format!(
         "PERFORM pg_catalog.{function}({arguments}); held := true; \
-         PERFORM pg_catalog.pg_advisory_lock('{number}'::int8); drained := true;"
+         PERFORM pg_catalog.pg_advisory_lock({drained}); drained := true;"
     ));
     let is_held = |key, mode| {
         format!(
@@ -209,7 +204,7 @@ fn block(op: Op, slice: Duration, same_session: &str) -> String {
         "DO $$DECLARE held bool := false; drained bool := false; cancelled bool := false; \
          BEGIN PERFORM pg_catalog.set_config('lock_timeout', '{millis}', true); {wait} \
          IF NOT drained THEN held := {is_key_held}; drained := held AND {is_drained}; END IF; \
-         IF drained THEN PERFORM pg_catalog.pg_advisory_unlock('{number}'::int8); END IF; \
+         IF drained THEN PERFORM pg_catalog.pg_advisory_unlock({drained}); END IF; \
          IF held AND NOT drained THEN PERFORM pg_catalog.{unlock}({arguments}); \
          held := false; END IF; \
          RAISE INFO '{PREFIX}% % %', held, cancelled, {same_session}; END$$",

@@ -19,6 +19,9 @@ use crate::op::Mode;
 use crate::op::Outcome;
 use crate::op::{Action, Op};
 
+/// The locks that a session holds.
+pub(super) type Held = HashSet<(Key, Mode)>;
+
 impl Session {
     /// Finds out what a batch that failed with `error` did, and does the rest in groups and step by
     /// step, so that one step's failure is not another's.
@@ -33,7 +36,20 @@ impl Session {
             on_round_trip();
             self.end_failed_transaction()?;
         }
-        let mut held = self.held_before(batch, on_round_trip)?;
+        // A lock that was to be taken again is given back as well, if it was not before.
+        let take_again = |&op: &Op| match op.action {
+            Action::Relock => Op {
+                action: Action::LockUnawaited,
+                ..op
+            },
+            _ => op,
+        };
+        let batch: &[Op] = &batch.iter().map(take_again).collect::<Vec<_>>();
+        let (mut held, mut taken) = self.held_before(batch, on_round_trip)?;
+        if full(error).is_some() {
+            // Each of them needs room for another lock for a moment.
+            taken.pop();
+        }
         if let Some(&op) = batch.iter().find(|op| !is_retried(op.action))
             && let Some(error) = full(error)
         {
@@ -55,16 +71,19 @@ impl Session {
         };
         let retry_whole = untried || is_found_again || is_cancelled(error);
         let mut answered = HashMap::new();
-        for group in groups(batch, retry_whole) {
+        // What could be done before can be done again, whatever is to become of the rest.
+        let groups = groups(batch, retry_whole);
+        for group in [taken].into_iter().chain(groups) {
             let left: Vec<Op> = group
                 .iter()
                 .filter(|&&op| is_retried(op.action) && !is_done(op, &held))
+                .filter(|op| !answered.contains_key(&op.target()))
                 .filter(|&&op| self.failures.of(op, began).is_none())
                 .copied()
                 .collect();
             match self.run_again(&left, on_round_trip)? {
                 Some(answers) => answered.extend(left.iter().map(|op| op.target()).zip(answers)),
-                None => held = self.held_before(&left, on_round_trip)?,
+                None => (held, _) = self.held_before(&left, on_round_trip)?,
             }
         }
         outcomes.clear();
@@ -98,26 +117,27 @@ impl Session {
 
     /// What the session holds, but for what the failed `batch` has taken, which is given back:
     /// locks, because it is not known whether they were drained, and the companions that it took
-    /// for a moment to find that out.
+    /// for a moment to find that out. Also returns the steps that had taken a lock.
     fn held_before(
         &mut self,
         batch: &[Op],
         on_round_trip: OnRoundTrip<'_>,
-    ) -> Result<HashSet<(Key, Mode)>, Lost> {
+    ) -> Result<(Held, Vec<Op>), Lost> {
         let mut held = self.held(on_round_trip)?;
-        let mut taken = Vec::new();
-        for op in batch {
-            let companions = [op.key.waiters(), op.drained()];
-            let mut take = companions.map(|key| (key, Mode::Exclusive)).to_vec();
-            if op.action.is_lock() || op.action == Action::Relock {
-                take.push((op.key, op.mode));
-            }
-            let action = Action::Unlock;
-            let take = take.into_iter().filter(|lock| held.remove(lock));
-            taken.extend(take.map(|(key, mode)| Op { key, mode, action }));
-        }
-        self.release_all(&taken, on_round_trip)?;
-        Ok(held)
+        let is_taken = |op: &&Op| op.action.is_lock() && is_done(**op, &held);
+        let taken = batch.iter().filter(is_taken);
+        let taken: Vec<Op> = taken.copied().collect();
+        let companions = batch.iter().flat_map(|op| [op.key.waiters(), op.drained()]);
+        let locks = companions
+            .map(|key| (key, Mode::Exclusive))
+            .chain(taken.iter().map(|op| (op.key, op.mode)));
+        let action = Action::Unlock;
+        let back: Vec<Op> = locks
+            .filter(|lock| held.remove(lock))
+            .map(|(key, mode)| Op { key, mode, action })
+            .collect();
+        self.release_all(&back, on_round_trip)?;
+        Ok((held, taken))
     }
 
     /// Releases locks that the session holds but no caller gets.
@@ -212,7 +232,7 @@ impl Session {
                 // A lock that cannot be released is freed with the session.
                 Action::Unlock | Action::Withdraw | Action::Unfence(_) => return Err(lost(error)),
                 Action::Relock | Action::Announce | Action::Check | Action::Fence(_) => {
-                    unreachable!("it is not retried")
+                    unreachable!("it is not retried as it is")
                 }
                 Action::Draw if may_retry && is_cancelled(&error) => {}
                 Action::Draw => return Ok(Outcome::Failed(draw_error(error))),
@@ -245,10 +265,7 @@ impl Session {
     }
 
     /// What the session holds, according to the server.
-    pub(super) fn held(
-        &mut self,
-        on_round_trip: OnRoundTrip<'_>,
-    ) -> Result<HashSet<(Key, Mode)>, Lost> {
+    pub(super) fn held(&mut self, on_round_trip: OnRoundTrip<'_>) -> Result<Held, Lost> {
         for attempt in 1.. {
             on_round_trip();
             let started = BootInstant::now();
@@ -314,14 +331,11 @@ fn not_held() -> Lost {
 
 /// False for steps that need not be done after an error.
 fn is_retried(action: Action) -> bool {
-    !matches!(
-        action,
-        Action::Relock | Action::Announce | Action::Check | Action::Fence(_)
-    )
+    !matches!(action, Action::Announce | Action::Check | Action::Fence(_))
 }
 
 /// The outcome of a step that has been done, or that failed and is not retried.
-fn without_retry(op: Op, held: &HashSet<(Key, Mode)>) -> Outcome {
+fn without_retry(op: Op, held: &Held) -> Outcome {
     match op.action {
         // It is not known whether anybody waits: as if so.
         Action::Check => Outcome::Refused,
@@ -330,7 +344,7 @@ fn without_retry(op: Op, held: &HashSet<(Key, Mode)>) -> Outcome {
     }
 }
 
-fn is_done(op: Op, held: &HashSet<(Key, Mode)>) -> bool {
+fn is_done(op: Op, held: &Held) -> bool {
     let is_held = |mode| held.contains(&(op.target(), mode));
     match op.action {
         Action::Lock | Action::LockUnawaited | Action::Relock | Action::Fence(_) => {

@@ -67,9 +67,8 @@ impl<W: Caller> Table<W> {
                 batch.push(Op { key, mode, action });
             }
             let action = match entry.due(now) {
-                // The token of the next holder would not be drawn with it; and if it fails, the lock
-                // would be held still, but not drained.
-                Some(Action::Relock) if self.limits.fenced || entry.is_fenced => Action::Unlock,
+                // The token of the next holder would not be drawn with it.
+                Some(Action::Relock) if self.limits.fenced => Action::Unlock,
                 // Clients that ask now and then, and are not seen to wait, have a chance.
                 Some(Action::Relock) if entry.budgets >= BUDGETS => Action::Unlock,
                 Some(action) => action,
@@ -120,9 +119,13 @@ impl<W: Caller> Table<W> {
             (Action::Lock | Action::LockUnawaited, Outcome::Undrained) => {
                 self.undrained(op, now, responder);
             }
-            (Action::Relock, Outcome::Done(_) | Outcome::Failed(_))
+            (Action::Relock, Outcome::Done(_))
             | (Action::Check, Outcome::Done(_) | Outcome::Failed(_)) => {
                 self.resumed(op.key, now, responder);
+            }
+            (Action::Relock, Outcome::Failed(error)) => {
+                self.relinquished(op.key);
+                self.answer_all(op.key, |waiter| responder.fail(waiter, &error));
             }
             (Action::Relock, Outcome::Refused) => {
                 self.relinquished(op.key);

@@ -311,6 +311,9 @@ impl Play {
             let is_undrained = self.world.open.contains(&number);
             let outcome = match op.action {
                 _ if fails && !op.action.is_unlock() => {
+                    if op.action == Action::Relock {
+                        self.world.ours.remove(&number);
+                    }
                     Outcome::Failed(Error::unavailable("it cannot"))
                 }
                 Action::Lock | Action::LockUnawaited => {

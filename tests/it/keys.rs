@@ -1,5 +1,8 @@
 //! The mapping of keys to numbers. It is frozen: other programs rely on it.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use distlock::Key;
 use postgres::Client;
 use serial_test::serial;
@@ -135,6 +138,82 @@ fn sql_computes_the_same_number_for_a_name() {
         let digest: [u8; 8] = Sha256::digest(name)[..8].try_into().unwrap();
         assert_eq!(Key::from(name).as_i64(), i64::from_be_bytes(digest));
     }
+}
+
+#[test]
+fn names_of_other_types_have_their_published_numbers() {
+    let golden = [
+        ("tenant", 17, 6904465003305991884),
+        ("tenant", -1, -1838405246928558941),
+    ];
+    for (name, number, key) in golden {
+        assert_eq!(Key::from((name, number)).as_i64(), key, "{name:?} {number}");
+        assert_eq!(Key::from((name, i64::from(number))).as_i64(), key);
+    }
+    assert_eq!(Key::from(("", 0_u8)).as_i64(), 6655549341071012288);
+    let bytes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15_u8];
+    for key in [
+        Key::from(bytes),
+        Key::from(&bytes[..]),
+        Key::from(u128::from_be_bytes(bytes).to_be_bytes()),
+    ] {
+        assert_eq!(key.as_i64(), -4736156068944595266);
+    }
+    assert_eq!(Key::from(&b"\xff\0"[..]).as_i64(), -1558879246798977047);
+    let name = Key::from("nightly-report");
+    let shared: Arc<str> = "nightly-report".into();
+    for key in [
+        Key::from(&b"nightly-report"[..]),
+        Key::from(Cow::Borrowed("nightly-report")),
+        Key::from(&shared),
+        Key::from(shared),
+    ] {
+        assert_eq!(key, name);
+    }
+}
+
+#[test]
+#[serial]
+fn sql_computes_the_same_number_for_a_name_with_a_number() {
+    let mut client = server().client();
+    let by_sql = "SELECT ('x' || left(encode(sha256(sha256(convert_to($1, 'UTF8')) \
+                  || int8send($2)), 'hex'), 16))::bit(64)::bigint";
+    for name in names() {
+        for n in [0, 17, -1, i64::MIN, i64::MAX] {
+            let row = client.query_one(by_sql, &[&name, &n]).unwrap();
+            let key = Key::from((name.as_str(), n));
+            assert_eq!(key.as_i64(), row.get::<_, i64>(0), "{name:?} {n}");
+        }
+    }
+}
+
+/// What `sql` gives is the lock itself, and `Manager::key` applies the namespace, to all names.
+#[apply(isolated_test)]
+fn any_program_can_take_a_lock_by_its_sql() {
+    let mgr = builder().namespace("billing").connect().unwrap();
+    let mut client = server().client();
+    let mut is_free = |key: Key| -> bool {
+        let sql = format!("SELECT pg_try_advisory_xact_lock({})", key.sql());
+        client.query_one(&sql, &[]).unwrap().get(0)
+    };
+    let keys = [
+        mgr.key("nightly-report"),
+        mgr.key(("tenant", 17)),
+        mgr.key([7; 16]),
+        mgr.key(i64::MIN),
+        mgr.key((-4, 2)),
+    ];
+    for key in keys {
+        let guard = mgr.lock(key).unwrap();
+        assert_eq!(guard.key(), &key);
+        assert!(!is_free(key), "{key}");
+        guard.unlock().unwrap();
+        assert!(is_free(key), "{key}");
+    }
+    let guard = mgr.lock(("tenant", 17)).unwrap();
+    assert_eq!(guard.key(), &keys[1]);
+    assert_ne!(keys[1], Key::from(("tenant", 17)), "it is namespaced");
+    assert_eq!(mgr.key(42), Key::from(42), "numbers are not");
 }
 
 #[apply(isolated_test)]

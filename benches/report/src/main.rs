@@ -9,6 +9,7 @@
 
 mod allocations;
 mod allocator;
+mod fenced;
 mod machine;
 mod measure;
 mod pair;
@@ -30,7 +31,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use serde_json::json;
 
@@ -44,9 +45,9 @@ struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// Only target 8, how processes wait for each other, in two minutes. Nothing is written.
+    /// Only some of the targets. Nothing is written.
     #[arg(long)]
-    turns: bool,
+    only: Option<Only>,
 
     /// Where the table, the raw figures and the plots are written.
     #[arg(long, default_value = "benches/results")]
@@ -61,6 +62,14 @@ struct Args {
     key: Option<i64>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Only {
+    /// Target 8, how processes wait for each other: in two minutes.
+    Turns,
+    /// Target 9, fenced transactions: in some seconds.
+    Fenced,
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
     match (&args.process, args.key) {
@@ -73,7 +82,7 @@ fn main() -> Result<()> {
 fn report(args: &Args) -> Result<()> {
     let start = Instant::now();
     let mut setup = Setup::start(args.quick, args.results.clone())?;
-    if !args.turns {
+    if args.only.is_none() {
         allocator::install()?;
         fs::create_dir_all(&args.results)?;
         allocations::run(&mut setup)?;
@@ -84,7 +93,7 @@ fn report(args: &Args) -> Result<()> {
     for placement in Placement::ALL {
         setup.placement = placement;
         let placed = placement.apply(&setup.server)?;
-        if !args.turns {
+        if args.only.is_none() {
             pair::latency(&mut setup)?;
             throughput::run(&mut setup)?;
             waiting::run(&mut setup)?;
@@ -92,10 +101,16 @@ fn report(args: &Args) -> Result<()> {
             session::held(&mut setup)?;
             session::acquire_many(&mut setup)?;
         }
-        standby::run(&mut setup)?;
-        turns::run(&mut setup)?;
-        readers::run(&mut setup)?;
+        if args.only != Some(Only::Fenced) {
+            standby::run(&mut setup)?;
+            turns::run(&mut setup)?;
+            readers::run(&mut setup)?;
+        }
         drop(placed);
+    }
+    setup.placement = Placement::Free;
+    if args.only != Some(Only::Turns) {
+        fenced::run(&mut setup)?;
     }
 
     table::sort(&mut setup.rows);
@@ -118,7 +133,7 @@ fn report(args: &Args) -> Result<()> {
     );
     let table = table::draw(&setup.rows, UTF8_FULL_CONDENSED);
     println!("{table}\n{about}\n{sum}");
-    if args.turns {
+    if args.only.is_some() {
         return Ok(());
     }
     let mut table = table::draw(&setup.rows, ASCII_MARKDOWN);
