@@ -11,8 +11,10 @@
 //! * the mark of its transaction, which ends before the session's other locks do, in whatever
 //!   order these are released then.
 //!
-//! The mark is absent for a moment each time the session's transaction is renewed. So the statement
-//! waits for it a little before it gives up.
+//! The mark is absent for a moment each time the session's transaction is renewed, and while the
+//! session recovers from an error. So it is looked for again before the fence is given up.
+
+use std::time::Duration;
 
 use crate::key::Key;
 use crate::op::Mode;
@@ -30,9 +32,15 @@ const NO_TRANSACTION: &str = "no transaction";
 /// If the hold's session does not show whether it lives.
 const UNKNOWN: &str = "unknown";
 
-/// How long the statement waits for the mark, in seconds: in all about as long as a session takes to
-/// recover from an error.
-const PAUSES: [&str; 5] = ["0.001", "0.005", "0.02", "0.08", "0.2"];
+/// The pauses before the mark is looked for again: in all about as long as a session takes to recover
+/// from an error.
+pub(crate) const PAUSES: [Duration; 5] = [
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(80),
+    Duration::from_millis(200),
+];
 
 /// Gives the session's transaction its mark.
 pub(crate) fn mark(marker: i32) -> String {
@@ -72,9 +80,10 @@ pub(crate) struct Fence {
 }
 
 impl Fence {
-    /// The statement for a simple query that is sent alone: it answers with one word.
+    /// The statement for a simple query that is sent alone: it answers with one word. If that is
+    /// not known, the caller pauses and asks again: a longer statement takes longer to plan.
     pub(crate) fn statement(&self) -> String {
-        format!("SELECT {}", self.verdict(ALONE))
+        format!("SELECT {}", self.verdict(ALONE, &[]))
     }
 
     /// The statement for any client: it answers with one boolean.
@@ -87,15 +96,15 @@ impl Fence {
         );
         format!(
             "SELECT {} OPERATOR(pg_catalog.=) '{FENCED}' AS fenced",
-            self.verdict(&alone)
+            self.verdict(&alone, &PAUSES)
         )
     }
 
-    /// An expression for the verdict, where the condition `alone` says that there is no transaction.
-    /// `CASE` evaluates in its order ([Conditional Expressions]).
+    /// An expression for the verdict, where the condition `alone` says that there is no transaction,
+    /// and the mark is looked for again after `pauses`. `CASE` evaluates in its order ([Conditional Expressions]).
     ///
     /// [Conditional Expressions]: https://www.postgresql.org/docs/current/functions-conditional.html
-    fn verdict(&self, alone: &str) -> String {
+    fn verdict(&self, alone: &str, pauses: &[Duration]) -> String {
         let Fence { hold, marker, .. } = self;
         // Nobody else takes the number, so this has no effect on others.
         let is_over = format!("pg_catalog.pg_try_advisory_xact_lock_shared('{hold}'::bigint)");
@@ -115,12 +124,13 @@ impl Fence {
             "CASE WHEN pg_catalog.pg_try_advisory_lock_shared({MARK_CLASS}, {marker}) \
              THEN NOT pg_catalog.pg_advisory_unlock_shared({MARK_CLASS}, {marker}) ELSE true END"
         );
-        let waits: String = PAUSES
+        let waits: String = pauses
             .iter()
             .map(|pause| {
                 format!(
-                    " WHEN pg_catalog.pg_sleep({pause}) IS NULL THEN '{UNKNOWN}' \
-                     WHEN {lives} THEN '{FENCED}'"
+                    " WHEN pg_catalog.pg_sleep({}) IS NULL THEN '{UNKNOWN}' \
+                     WHEN {lives} THEN '{FENCED}'",
+                    pause.as_secs_f64()
                 )
             })
             .collect();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
@@ -10,7 +11,7 @@ use postgres::{GenericClient, SimpleQueryMessage};
 
 use crate::cancel::CancelToken;
 use crate::error::{Error, ErrorKind};
-use crate::fence::{Fence, Verdict};
+use crate::fence::{Fence, PAUSES, Verdict};
 use crate::key::Key;
 use crate::lease::{Ended, Hold};
 use crate::watch::Watch;
@@ -200,19 +201,19 @@ impl Guard {
     /// # }
     /// ```
     pub fn fence(&self, transaction: &mut impl GenericClient) -> Result<(), Error> {
-        let fence = self.fenced_by()?;
-        let answer = transaction
-            .simple_query(&fence.statement())
-            .map_err(fence_failed)?;
-        let word = answer.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0),
-            _ => None,
-        });
+        let statement = self.fenced_by()?.statement();
+        let mut verdict = ask(transaction, &statement)?;
+        for pause in PAUSES {
+            if verdict == Verdict::Unknown {
+                thread::sleep(pause);
+                verdict = ask(transaction, &statement)?;
+            }
+        }
         // A release meanwhile was too early for the transaction to be told.
         if let Some(ended) = self.ended() {
             return Err(Error::ended(ended));
         }
-        match Verdict::of(word) {
+        match verdict {
             Verdict::Fenced => Ok(()),
             Verdict::Over => Err(Error::new(
                 ErrorKind::Lost,
@@ -312,6 +313,16 @@ impl Guard {
             None => self.grant.lease.ended().map_or(Ok(()), Err),
         }
     }
+}
+
+/// Runs the `statement` of a fence.
+fn ask(transaction: &mut impl GenericClient, statement: &str) -> Result<Verdict, Error> {
+    let answer = transaction.simple_query(statement).map_err(fence_failed)?;
+    let word = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(Verdict::of(word))
 }
 
 fn fence_failed(error: postgres::Error) -> Error {
