@@ -91,11 +91,13 @@ pub(crate) struct Parked {
 }
 
 impl Session {
-    /// False for a while after the server was not able to do it, and with fencing: a cancel that
-    /// comes too late could end a commit's wait for the synchronous standby, which makes its token
-    /// durable.
+    /// False for a while after the server was not able to do it; in a transaction, which a cancel
+    /// that comes too late would end; and with fencing, where it could end a commit's wait for the
+    /// synchronous standby, which makes its token durable.
     pub(crate) fn can_park(&self) -> bool {
-        self.sequence.is_none() && BootInstant::now() >= self.parks_from
+        self.sequence.is_none()
+            && self.transaction.begun().is_none()
+            && BootInstant::now() >= self.parks_from
     }
 
     /// Waits for the lock of `op` in the server's queue, for `slice`.

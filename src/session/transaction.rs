@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::errors::{ATTEMPTS, is_cancelled, lost};
 use super::statements::{BEGIN, END, RENEW};
 use super::{Lost, OnRoundTrip, Session};
 use crate::clock::BootInstant;
@@ -104,7 +105,14 @@ impl Session {
         on_round_trip();
         let is_marked = command != END && self.fences > 0;
         let statements = self.command(command, is_marked);
-        self.persist(|client| client.batch_execute(&statements))?;
+        self.attempt_until_done(
+            |client| client.batch_execute(&statements),
+            // It may have begun, and failed with what came after.
+            |session| match command {
+                BEGIN => session.persist(|client| client.batch_execute(END)),
+                _ => Ok(()),
+            },
+        )?;
         self.transaction = Transaction::after(command, is_marked, now);
         Ok(())
     }
@@ -120,21 +128,27 @@ impl Session {
         if self.transaction.is_marked || !batch.iter().any(is_fence) {
             return Ok(None);
         }
-        on_round_trip();
-        let now = BootInstant::now();
-        let command = self.transaction.begun.map_or(BEGIN, |_| RENEW);
-        let statements = self.command(command, true);
-        match self.client.batch_execute(&statements) {
-            Ok(()) => {
-                self.lease.renew(now);
-                self.transaction = Transaction::after(command, true, now);
-                Ok(None)
-            }
-            Err(error) if self.is_over(&error) => Err(super::lost(error)),
-            Err(error) => {
-                self.transaction = Transaction::default();
-                self.persist(|client| client.batch_execute(END))?;
-                Ok(Some(error))
+        let mut attempt = 1;
+        loop {
+            on_round_trip();
+            let now = BootInstant::now();
+            let command = self.transaction.begun.map_or(BEGIN, |_| RENEW);
+            let statements = self.command(command, true);
+            match self.client.batch_execute(&statements) {
+                Ok(()) => {
+                    self.lease.renew(now);
+                    self.transaction = Transaction::after(command, true, now);
+                    return Ok(None);
+                }
+                Err(error) if self.is_over(&error) => return Err(lost(error)),
+                Err(error) => {
+                    self.transaction = Transaction::default();
+                    self.persist(|client| client.batch_execute(END))?;
+                    if attempt == ATTEMPTS || !is_cancelled(&error) {
+                        return Ok(Some(error));
+                    }
+                    attempt += 1;
+                }
             }
         }
     }
