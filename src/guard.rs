@@ -171,6 +171,8 @@ impl Guard {
     /// of the manager's. While a lock is fenced the manager's session is in a transaction, which it
     /// renews each second. A lock that was fenced is handed on by the server, not within the process.
     ///
+    /// A thread that locks again before its own transaction has ended waits for itself.
+    ///
     /// This relies on each process that uses the lock to be a manager of this crate, of this version
     /// or later: other programs have to [look for open transactions](crate::Key#companions)
     /// themselves.

@@ -18,8 +18,8 @@ pub(crate) mod sequence;
 pub(crate) mod statements;
 mod transaction;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -56,8 +56,8 @@ pub(crate) struct Session {
     lease: Arc<Lease>,
     /// How many locks the session holds at the server, without the marker.
     locks: usize,
-    /// How many of the holds are fenced.
-    fences: usize,
+    /// The numbers of the holds that are fenced.
+    fences: HashSet<i64>,
     transaction: Transaction,
     /// With fencing, the source of tokens.
     sequence: Option<Sequence>,
@@ -94,7 +94,7 @@ impl Session {
             client,
             lease: Arc::new(Lease::new(generation, lease)),
             locks: 0,
-            fences: 0,
+            fences: HashSet::new(),
             transaction: Transaction::default(),
             failures: Failures::new(sequence.is_some()),
             sequence,
@@ -186,8 +186,12 @@ impl Session {
                     Action::Relock,
                     Outcome::Refused | Outcome::Awaited | Outcome::Undrained | Outcome::Failed(_),
                 ) => self.locks -= 1,
-                (Action::Fence(_), Outcome::Done(_)) => self.fences += 1,
-                (Action::Unfence(_), Outcome::Done(_)) => self.fences -= 1,
+                (Action::Fence(hold), Outcome::Done(_)) => {
+                    self.fences.insert(hold);
+                }
+                (Action::Unfence(hold), _) => {
+                    self.fences.remove(&hold);
+                }
                 _ => {}
             }
             // After an error some steps were not tried again.

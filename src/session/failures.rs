@@ -36,7 +36,7 @@ impl Kind {
     pub(super) fn function(op: Op) -> Kind {
         Kind::Function {
             mode: op.mode,
-            is_two: op.key.is_two(),
+            is_two: op.target().is_two(),
         }
     }
 

@@ -42,7 +42,8 @@ impl fmt::Display for OtherSession {
 }
 
 impl Session {
-    /// Some of the other sessions that hold `key`; none if that cannot be found out.
+    /// Some of the other sessions that hold `key`, or have a transaction open that an earlier holder
+    /// has fenced; none if that cannot be found out.
     pub(crate) fn others_with(&mut self, key: Key) -> Result<Vec<OtherSession>, Lost> {
         match self.client.simple_query(&statement(key)) {
             // It does not show that this is still the same session.
@@ -56,6 +57,7 @@ impl Session {
             Err(error) if self.is_over(&error) => Err(lost(error)),
             Err(_) => {
                 self.end_failed_transaction()?;
+                self.update_transaction(&[], &|| {})?;
                 Ok(Vec::new())
             }
         }
@@ -69,7 +71,8 @@ fn statement(key: Key) -> String {
          WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid() \
          AND l.database = (SELECT oid FROM pg_catalog.pg_database \
          WHERE datname = pg_catalog.current_database()) \
-         AND {} LIMIT 3",
-        is_of(key)
+         AND ({} OR {}) LIMIT 3",
+        is_of(key),
+        is_of(key.fenced()),
     )
 }

@@ -231,12 +231,12 @@ impl Session {
                 action if action.is_unlock() && may_retry => {}
                 // A lock that cannot be released is freed with the session.
                 Action::Unlock | Action::Withdraw | Action::Unfence(_) => return Err(lost(error)),
-                Action::Relock | Action::Announce | Action::Check | Action::Fence(_) => {
+                Action::Relock | Action::Announce | Action::Check => {
                     unreachable!("it is not retried as it is")
                 }
                 Action::Draw if may_retry && is_cancelled(&error) => {}
                 Action::Draw => return Ok(Outcome::Failed(draw_error(error))),
-                Action::Lock | Action::LockUnawaited => {
+                Action::Lock | Action::LockUnawaited | Action::Fence(_) => {
                     // The lock may have been taken before the statement failed.
                     let taken = self.undo_lock(op, on_round_trip)?;
                     if may_retry && is_cancelled(&error) {
@@ -259,7 +259,10 @@ impl Session {
 
     /// Releases `lock` if it was taken. True if it was.
     fn undo_lock(&mut self, lock: Op, on_round_trip: OnRoundTrip<'_>) -> Result<bool, Lost> {
-        let action = Action::Unlock;
+        let action = match lock.action {
+            Action::Fence(hold) => Action::Unfence(hold),
+            _ => Action::Unlock,
+        };
         let outcome = self.retry(Op { action, ..lock }, on_round_trip)?;
         Ok(matches!(outcome, Outcome::Done(_)))
     }
@@ -331,7 +334,7 @@ fn not_held() -> Lost {
 
 /// False for steps that need not be done after an error.
 fn is_retried(action: Action) -> bool {
-    !matches!(action, Action::Announce | Action::Check | Action::Fence(_))
+    !matches!(action, Action::Announce | Action::Check)
 }
 
 /// The outcome of a step that has been done, or that failed and is not retried.

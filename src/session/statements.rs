@@ -269,6 +269,10 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 /// Ends a transaction and begins another, which has its isolation.
 pub(super) const RENEW: &str = "COMMIT AND CHAIN";
 
+/// Has its commit wait until the WAL so far is durable.
+pub(super) const LOG: &str =
+    "SELECT pg_catalog.pg_logical_emit_message(true, 'distlock', ''::text)";
+
 /// Closes the portal of the last statement of a transaction, which keeps its snapshot until the
 /// next one: its `backend_xmin` would hold back VACUUM and CREATE INDEX CONCURRENTLY.
 pub(super) const DROP_SNAPSHOT: &str = "SELECT";

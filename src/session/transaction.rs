@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use super::errors::{ATTEMPTS, is_cancelled, lost};
-use super::statements::{BEGIN, END, RENEW};
+use super::statements::{BEGIN, END, LOG, RENEW};
 use super::{Lost, OnRoundTrip, Session};
 use crate::clock::BootInstant;
 use crate::fence::mark;
@@ -89,31 +89,29 @@ impl Session {
         let needs = match self.sequence.is_some() {
             true => Needs {
                 locks: 0,
-                fences: self.fences,
+                fences: self.fences.len(),
                 durable: batch.iter().any(draws),
             },
             false => Needs {
                 locks: self.locks,
-                fences: self.fences,
+                fences: self.fences.len(),
                 durable: false,
             },
         };
-        let now = BootInstant::now();
-        let Some(command) = self.transaction.due(needs, now) else {
+        let Some(command) = self.transaction.due(needs, BootInstant::now()) else {
             return Ok(());
         };
-        on_round_trip();
-        let is_marked = command != END && self.fences > 0;
-        let statements = self.command(command, is_marked);
-        self.attempt_until_done(
-            |client| client.batch_execute(&statements),
-            // It may have begun, and failed with what came after.
-            |session| match command {
-                BEGIN => session.persist(|client| client.batch_execute(END)),
-                _ => Ok(()),
-            },
-        )?;
-        self.transaction = Transaction::after(command, is_marked, now);
+        let is_marked = command != END && !self.fences.is_empty();
+        if self
+            .change_transaction(command, is_marked, on_round_trip)?
+            .is_some()
+            && needs.durable
+        {
+            // It may have been rolled back.
+            on_round_trip();
+            self.persist(|client| client.batch_execute(LOG))?;
+        }
+        // What failed is due again after the next exchange.
         Ok(())
     }
 
@@ -130,33 +128,41 @@ impl Session {
         }
         let mut attempt = 1;
         loop {
-            on_round_trip();
-            let now = BootInstant::now();
             let command = self.transaction.begun.map_or(BEGIN, |_| RENEW);
-            let statements = self.command(command, true);
-            match self.client.batch_execute(&statements) {
-                Ok(()) => {
-                    self.lease.renew(now);
-                    self.transaction = Transaction::after(command, true, now);
-                    return Ok(None);
-                }
-                Err(error) if self.is_over(&error) => return Err(lost(error)),
-                Err(error) => {
-                    self.transaction = Transaction::default();
-                    self.persist(|client| client.batch_execute(END))?;
-                    if attempt == ATTEMPTS || !is_cancelled(&error) {
-                        return Ok(Some(error));
-                    }
-                    attempt += 1;
-                }
+            match self.change_transaction(command, true, on_round_trip)? {
+                Some(error) if attempt < ATTEMPTS && is_cancelled(&error) => attempt += 1,
+                done => return Ok(done),
             }
         }
     }
 
-    fn command(&self, command: &str, is_marked: bool) -> String {
-        match is_marked {
+    /// Runs `command`, and gives the transaction that is open afterwards its mark, if it
+    /// `is_marked`. `Some`: that failed, and no transaction is open; what was not committed before
+    /// is rolled back.
+    fn change_transaction(
+        &mut self,
+        command: &str,
+        is_marked: bool,
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<Option<postgres::Error>, Lost> {
+        on_round_trip();
+        let now = BootInstant::now();
+        let statements = match is_marked {
             true => format!("{command}; {}", mark(self.marker.number())),
             false => command.to_owned(),
+        };
+        match self.client.batch_execute(&statements) {
+            Ok(()) => {
+                self.lease.renew(now);
+                self.transaction = Transaction::after(command, is_marked, now);
+                Ok(None)
+            }
+            Err(error) if self.is_over(&error) => Err(lost(error)),
+            Err(error) => {
+                self.transaction = Transaction::default();
+                self.persist(|client| client.batch_execute(END))?;
+                Ok(Some(error))
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The table's batches: which operations are due at the server, and what their outcomes change.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::entry::Entry;
 use super::handoff::{self, BUDGET};
@@ -9,6 +9,9 @@ use super::{Caller, Refusal, Respond, Stray, Table, Via};
 use crate::backoff;
 use crate::key::Key;
 use crate::op::{Action, Mode, Op, Outcome, Token};
+
+/// A fraction of the time for which tries are new.
+const SOON: Duration = Duration::from_millis(5);
 
 /// After so many budgets in a row the lock is released for a moment, whoever waits.
 const BUDGETS: u32 = 10;
@@ -299,19 +302,20 @@ impl<W: Caller> Table<W> {
             // Those who tried in a loop are shown to wait for a moment after they have stopped:
             // for them alone the lock is not said to be taken.
             match entry.has_only_new_tries(now) {
-                true => self.retry_later(key, now),
-                false => self.defer(key, now, responder),
-            };
+                true => self.retry_soon(key, now),
+                false => {
+                    self.defer(key, now, responder);
+                }
+            }
         }
     }
 
     /// A fenced transaction of an earlier holder is open: to others the lock is taken.
     fn undrained(&mut self, op: Op, now: Instant, responder: &mut impl Respond<W>) {
         // Or another session has drained it in the same moment to share the lock, too.
-        let is_in_doubt =
-            |entry: &Entry<W>| op.mode == Mode::Shared && entry.has_only_new_tries(now);
+        let is_in_doubt = |entry: &Entry<W>| op.mode == Mode::Shared && entry.has_new(now);
         if self.entries.get(&op.key).is_some_and(is_in_doubt) {
-            self.retry_later(op.key, now);
+            self.retry_soon(op.key, now);
         } else {
             self.taken(op.key, now, responder);
         }
@@ -338,6 +342,14 @@ impl<W: Caller> Table<W> {
         };
         self.schedule(key, retry);
         true
+    }
+
+    /// Schedules the next attempt while it is in doubt whether the lock is taken.
+    fn retry_soon(&mut self, key: Key, now: Instant) {
+        match self.entries.get(&key).and_then(Entry::first) {
+            Some(_) => self.schedule(key, Retry::at(now + self.limits.retry_min.min(SOON))),
+            None => self.list(key),
+        }
     }
 
     /// Tells the waiters of `key` that it is taken, and refuses those that try once.

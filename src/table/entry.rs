@@ -143,6 +143,12 @@ impl<W> Entry<W> {
             .all(|waiter| waiter.wait.is_try() && now < waiter.since + MOMENT)
     }
 
+    /// True if somebody has only just begun to wait, and nobody who tries once has waited for longer.
+    pub(super) fn has_new(&self, now: Instant) -> bool {
+        let is_new = |waiter: &Waiter<W>| now < waiter.since + MOMENT;
+        self.waiters().any(is_new) && self.waiters().all(|it| !it.wait.is_try() || is_new(it))
+    }
+
     /// The lock has holders here: calls `tell` for each waiter that was not told so before, and
     /// removes those of them that try once and cannot share it.
     pub(super) fn tell_taken(&mut self, tell: impl FnMut(&W, Mode)) -> Vec<W> {

@@ -1,7 +1,7 @@
 //! Transactions that are tied to a hold: nobody else has the lock before they have ended.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use distlock::{ErrorKind, Guard, Key, Manager};
 use postgres::{Client, GenericClient, IsolationLevel, NoTls};
@@ -237,6 +237,11 @@ fn readers_that_come_together_do_not_find_it_taken() {
                     assert!(mgr.try_lock_shared("book").unwrap().is_some());
                 }
             });
+            scope.spawn(move || {
+                for _ in 0..500 {
+                    drop(mgr.lock_shared("book").unwrap());
+                }
+            });
         }
     });
 }
@@ -452,6 +457,136 @@ fn the_managers_transaction_ends_after_its_last_fence() {
     assert_eq!(open(), 1);
     guard.unlock().unwrap();
     eventually(|| open() == 0);
+}
+
+/// Has the server take its time for the mark of a manager's transaction, or fail.
+fn impose_on_marks(client: &mut Client, work: &str) {
+    client
+        .batch_execute(&format!(
+            "ALTER FUNCTION pg_advisory_xact_lock(int, int) RENAME TO honest; \
+             CREATE FUNCTION pg_catalog.pg_advisory_xact_lock(a int, b int) RETURNS void \
+             LANGUAGE plpgsql AS $$BEGIN {work}; END$$"
+        ))
+        .unwrap();
+}
+
+const SLOWLY: &str = "PERFORM pg_sleep(0.3); PERFORM pg_catalog.honest(a, b)";
+
+fn stop_imposing(client: &mut Client) {
+    client
+        .batch_execute(
+            "DROP FUNCTION pg_catalog.pg_advisory_xact_lock(int, int); \
+             ALTER FUNCTION honest(int, int) RENAME TO pg_advisory_xact_lock",
+        )
+        .unwrap();
+}
+
+/// Cancels the statement that gives a manager's transaction its mark.
+fn cancel_mark(client: &mut Client) {
+    let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
+                  WHERE application_name = 'distlock' AND wait_event = 'PgSleep'";
+    eventually(|| client.execute(cancel, &[]).unwrap() > 0);
+}
+
+#[apply(isolated_test)]
+fn a_mark_that_is_cancelled_is_given_again(server: Server) {
+    let mut admin = server.client();
+    for fencing in [None, Some("public.distlock_token")] {
+        let builder = Manager::builder(&server.url());
+        let mgr = match fencing {
+            Some(sequence) => builder.fencing(sequence),
+            None => builder,
+        };
+        let mgr = mgr.connect().unwrap();
+        let guard = mgr.lock("work").unwrap();
+        impose_on_marks(&mut admin, SLOWLY);
+        thread::scope(|scope| {
+            let fenced = scope.spawn(|| guard.fence_sql());
+            cancel_mark(&mut admin);
+            fenced.join().unwrap().unwrap();
+        });
+        // When the transaction is renewed.
+        for _ in 0..3 {
+            cancel_mark(&mut admin);
+        }
+        stop_imposing(&mut admin);
+        let mut writer = server.client();
+        let mut transaction = writer.transaction().unwrap();
+        eventually(|| guard.fence(&mut transaction).is_ok());
+        assert_eq!((mgr.stats().lost, mgr.stats().reconnects), (0, 0));
+    }
+}
+
+#[apply(isolated_test)]
+fn a_session_that_gets_no_mark_keeps_its_locks(server: Server) {
+    let mut admin = server.client();
+    let mgr = Manager::connect(&server.url()).unwrap();
+    let guard = mgr.lock("work").unwrap();
+    let statement = guard.fence_sql().unwrap();
+    // As for a full lock table.
+    impose_on_marks(&mut admin, "RAISE 'no'");
+    let mut writer = server.client();
+    let mut transaction = writer.transaction().unwrap();
+    eventually(|| !is_fenced(&mut transaction, &statement));
+    let error = guard.fence(&mut transaction).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    let other = mgr.lock("another").unwrap();
+    let error = other.fence_sql().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error}");
+    assert!(!guard.is_lost());
+    stop_imposing(&mut admin);
+    eventually(|| guard.fence(&mut transaction).is_ok());
+    other.fence(&mut transaction).unwrap();
+    transaction.commit().unwrap();
+    guard.unlock().unwrap();
+    other.unlock().unwrap();
+    assert_eq!(mgr.stats().lost, 0);
+}
+
+/// A transaction that is not needed any more is not kept by a wait for another lock.
+#[apply(isolated_test)]
+fn a_manager_parks_once_its_transaction_has_ended() {
+    let mgr = manager();
+    let mut holder = server().client();
+    let mut admin = server().client();
+    let number = Key::from("another").as_i64();
+    holder
+        .execute("SELECT pg_advisory_lock($1)", &[&number])
+        .unwrap();
+    let guard = mgr.lock("work").unwrap();
+    guard.fence_sql().unwrap();
+    guard.unlock().unwrap();
+    let waiting = {
+        let mgr = mgr.clone();
+        thread::spawn(move || drop(mgr.lock("another").unwrap()))
+    };
+    eventually(|| queued(&mut admin) == 1);
+    let marks = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 1684829304";
+    assert_eq!(admin.execute(marks, &[]).unwrap(), 0);
+    holder
+        .execute("SELECT pg_advisory_unlock($1)", &[&number])
+        .unwrap();
+    waiting.join().unwrap();
+}
+
+/// However long the manager's interval is.
+#[apply(isolated_test)]
+fn a_try_to_share_is_told_soon_that_a_transaction_is_open() {
+    let (mgr, other) = (
+        manager(),
+        builder()
+            .retry_interval(FOREVER, FOREVER)
+            .connect()
+            .unwrap(),
+    );
+    let mut writer = server().client();
+    let guard = mgr.lock("work").unwrap();
+    let mut transaction = writer.transaction().unwrap();
+    guard.fence(&mut transaction).unwrap();
+    guard.unlock().unwrap();
+    let started = Instant::now();
+    assert!(other.try_lock_shared("work").unwrap().is_none());
+    assert!(started.elapsed() < FOREVER);
 }
 
 #[apply(isolated_test)]
