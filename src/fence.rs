@@ -88,20 +88,36 @@ impl Fence {
 
     /// The statement for any client: it answers with one boolean.
     pub(crate) fn sql(&self) -> String {
-        // Without an open transaction a prepared statement's begins when its parameters are bound,
-        // which is when its portal is made.
-        let alone = format!(
-            "{ALONE} OR pg_catalog.now() OPERATOR(pg_catalog.=) \
-             (SELECT pg_catalog.max(creation_time) FROM pg_catalog.pg_cursors)"
-        );
         format!(
             "SELECT {} OPERATOR(pg_catalog.=) '{FENCED}' AS fenced",
-            self.verdict(&alone, &PAUSES)
+            self.verdict(&self.alone(), &PAUSES)
+        )
+    }
+
+    /// True for a statement of any client that is its own transaction. That of a prepared statement
+    /// begins when it is parsed or, later, when its parameters are bound, which makes its portal. If it
+    /// is parsed and bound in one go without a name, the server does not show when. Then it has to be
+    /// run again, and finds a setting that lasts as long as a transaction.
+    fn alone(&self) -> String {
+        let hold = self.hold;
+        let now_is = "pg_catalog.now() OPERATOR(pg_catalog.=)";
+        let portal = "FROM pg_catalog.pg_cursors c WHERE c.name OPERATOR(pg_catalog.=) ''";
+        let prepared = "FROM pg_catalog.pg_prepared_statements p";
+        format!(
+            "{ALONE} OR EXISTS (SELECT {portal} AND {now_is} c.creation_time) \
+             OR EXISTS (SELECT {prepared} WHERE {now_is} p.prepare_time) \
+             OR CASE WHEN EXISTS (SELECT {portal} AND NOT EXISTS (SELECT {prepared} \
+             WHERE p.statement OPERATOR(pg_catalog.=) c.statement)) \
+             THEN CASE WHEN pg_catalog.current_setting('distlock.fence', true) \
+             OPERATOR(pg_catalog.=) '{hold}' THEN false \
+             ELSE pg_catalog.set_config('distlock.fence', '{hold}', true) IS NOT NULL END \
+             ELSE false END"
         )
     }
 
     /// An expression for the verdict, where the condition `alone` says that there is no transaction,
-    /// and the mark is looked for again after `pauses`. `CASE` evaluates in its order ([Conditional Expressions]).
+    /// and the mark is looked for again after `pauses`. `CASE` evaluates in its order
+    /// ([Conditional Expressions]).
     ///
     /// [Conditional Expressions]: https://www.postgresql.org/docs/current/functions-conditional.html
     fn verdict(&self, alone: &str, pauses: &[Duration]) -> String {

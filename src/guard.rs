@@ -238,11 +238,14 @@ impl Guard {
     /// back; the hold may be over, or the server may not be able to say.
     ///
     /// Run it in an open transaction, in a message of its own, after that of the `BEGIN`. Outside of
-    /// a transaction it answers false; only where a driver sends the statement unnamed, with
-    /// parsing and execution in one go (libpq's `PQexecParams`), it cannot tell, and ties no more
-    /// than itself to the hold.
+    /// a transaction it answers false. Where a driver has it parsed and executed in one go, without a
+    /// name for the prepared statement, the server cannot tell the two cases: then the first answer
+    /// in a transaction is false, and the second one says how it is. (So do libpq's `PQexecParams`,
+    /// and what is based on it, and `query_typed` of the `postgres` crate; JDBC until it names a
+    /// statement.)
     ///
-    /// The text may be kept, and run as often as needed. It answers false once the guard is gone.
+    /// The text may be kept, and run as often as needed. It answers false once the lock of the guard
+    /// was released.
     ///
     /// # Errors
     ///

@@ -47,7 +47,7 @@ impl Session {
         let batch: &[Op] = &batch.iter().map(take_again).collect::<Vec<_>>();
         let (mut held, mut taken) = self.held_before(batch, on_round_trip)?;
         if full(error).is_some() {
-            // Each of them needs room for another lock for a moment.
+            // The last one leaves room for the companions, of which each needs one for a moment.
             taken.pop();
         }
         if let Some(&op) = batch.iter().find(|op| !is_retried(op.action))

@@ -13,11 +13,12 @@ impl<W: Caller> Table<W> {
         let Some(entry) = self.entries.get_mut(&key) else {
             return false;
         };
-        entry.is_fenced |= entry.holders.is_exclusive();
+        let is_exclusive = entry.holders.is_exclusive();
         let Some(holder) = entry.holders.get_mut(id) else {
             return false;
         };
         holder.fence = Some(number);
+        entry.is_fenced |= is_exclusive;
         self.fences.push_back(step(key, Action::Fence(number)));
         true
     }

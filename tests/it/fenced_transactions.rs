@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distlock::{ErrorKind, Guard, Key, Manager};
+use distlock::{CancelToken, ErrorKind, Guard, Key, Manager};
 use postgres::{Client, GenericClient, IsolationLevel, NoTls};
 use throwaway_postgres::{PoolMode, Pooler, Proxy, Server, Shutdown};
 
@@ -196,6 +196,83 @@ fn a_late_fence_is_refused() {
     eventually(|| matches!(mgr.try_lock("work"), Ok(Some(_))));
 }
 
+/// The token releases the lock around the time at which the fence is asked for: whatever the answer,
+/// it is true.
+#[apply(isolated_test)]
+fn a_release_by_a_token_meets_a_fence() {
+    let (mgr, other) = (manager(), manager());
+    let mut writer = server().client();
+    let (mut fenced, mut refused) = (0, 0);
+    for round in 0..300 {
+        let token = CancelToken::new();
+        let guard = mgr.acquire("work").release_on(&token).lock().unwrap();
+        let mut transaction = writer.transaction().unwrap();
+        let outcome = thread::scope(|scope| {
+            scope.spawn(|| {
+                let end = Instant::now() + Duration::from_micros(round * 7);
+                while Instant::now() < end {
+                    std::hint::spin_loop();
+                }
+                token.cancel();
+            });
+            guard.fence(&mut transaction)
+        });
+        match outcome {
+            Ok(()) => {
+                fenced += 1;
+                assert!(other.try_lock("work").unwrap().is_none());
+                assert!(mgr.try_lock("work").unwrap().is_none());
+            }
+            Err(error) => {
+                refused += 1;
+                assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+            }
+        }
+        transaction.rollback().unwrap();
+    }
+    assert!(fenced > 0 && refused > 0, "{fenced} {refused}");
+    let mut admin = server().client();
+    eventually(|| advisory_locks(&mut admin).is_empty());
+}
+
+/// The hold is over when its guard is gone, although the lock is kept.
+#[apply(isolated_test)]
+fn a_kept_lock_fences_nothing_any_more() {
+    let mgr = manager();
+    let mut client = server().client();
+    let guard = mgr.acquire("work").hold_at_least(FOREVER).lock().unwrap();
+    let statement = guard.fence_sql().unwrap();
+    let mut is_fenced_now = || {
+        let mut transaction = client.transaction().unwrap();
+        is_fenced(&mut transaction, &statement)
+    };
+    assert!(is_fenced_now());
+    guard.unlock().unwrap();
+    assert!(!is_fenced_now());
+    assert!(mgr.try_lock("work").unwrap().is_none(), "it is kept");
+    mgr.close().unwrap();
+}
+
+#[apply(isolated_test)]
+fn a_prepared_transaction_is_fenced_until_its_commit() {
+    let server = Server::builder()
+        .setting("max_prepared_transactions", "2")
+        .start()
+        .unwrap();
+    let mgr = Manager::connect(&server.url()).unwrap();
+    let mut writer = server.client();
+    let guard = mgr.lock("work").unwrap();
+    writer.batch_execute("BEGIN").unwrap();
+    guard.fence(&mut writer).unwrap();
+    writer
+        .batch_execute("PREPARE TRANSACTION 'fenced'")
+        .unwrap();
+    guard.unlock().unwrap();
+    assert!(mgr.try_lock("work").unwrap().is_none());
+    writer.batch_execute("COMMIT PREPARED 'fenced'").unwrap();
+    assert!(mgr.try_lock("work").unwrap().is_some());
+}
+
 #[apply(isolated_test)]
 fn readers_keep_writers_out_and_not_each_other() {
     let (mgr, other) = (manager(), manager());
@@ -274,10 +351,20 @@ fn what_is_no_open_transaction_of_the_database_is_an_error() {
         kind(guard.fence(&mut client)),
         Err(ErrorKind::NoTransaction)
     );
-    client.batch_execute("BEGIN").unwrap();
+    // Parsed and executed in one go.
+    let at_once =
+        |client: &mut Client| -> bool { client.query_typed(&statement, &[]).unwrap()[0].get(0) };
+    assert_eq!([(); 3].map(|()| at_once(&mut client)), [false; 3]);
+    // With the cursor in the message of the `BEGIN`.
+    client
+        .batch_execute("BEGIN; DECLARE new CURSOR FOR SELECT 1")
+        .unwrap();
+    let answers = [(); 3].map(|()| at_once(&mut client));
+    assert_eq!(answers, [false, true, true], "the first one cannot tell");
     assert_eq!(kind(guard.fence(&mut client)), Ok(()), "begun by hand");
     assert!(is_fenced(&mut client, &statement));
     client.batch_execute("COMMIT").unwrap();
+    assert!(!at_once(&mut client), "the transaction is over");
 
     let mut transaction = client.transaction().unwrap();
     transaction.batch_execute("SELECT 1 / 0").unwrap_err();
