@@ -26,6 +26,7 @@ test: setup ## Run all tests against a real server
 	$(CARGO) run --locked --example quickstart
 	$(CARGO) run --locked --example fenced_store
 	$(CARGO) run --locked --example fenced_transaction
+	$(CARGO) run --locked --example metrics --features metrics
 	$(CARGO) run --locked --example leader
 	$(CARGO) run --locked --example rotating_password
 	$(CARGO) run --locked --example in_async

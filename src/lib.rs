@@ -457,6 +457,8 @@ mod health;
 mod key;
 mod lease;
 mod manager;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod observer;
 mod op;
 mod session;

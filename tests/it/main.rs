@@ -31,6 +31,8 @@ mod keys;
 mod lifecycle;
 mod limits;
 mod logs;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod network;
 mod observer;
 mod outages;
