@@ -12,6 +12,7 @@ use postgres::{GenericClient, SimpleQueryMessage};
 use crate::cancel::CancelToken;
 use crate::error::{Error, ErrorKind};
 use crate::fence::{Fence, PAUSES, Verdict};
+use crate::holder::{Claim, Holder};
 use crate::key::Key;
 use crate::lease::{Ended, Hold};
 use crate::watch::Watch;
@@ -261,6 +262,37 @@ impl Guard {
     /// ```
     pub fn fence_sql(&self) -> Result<String, Error> {
         Ok(self.fenced_by()?.sql())
+    }
+
+    /// True if somebody waits for the lock: another thread of the manager, or another session. For
+    /// a long job that can give the lock away between two steps.
+    ///
+    /// A round trip, with a look at all locks of the server, whose cost grows with their number.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Manager::holders`](crate::Manager::holders).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let mut guard = mgr.lock("index")?;
+    /// for part in 0..100 {
+    ///     println!("part {part}");
+    ///     if guard.others_wait()? {
+    ///         guard.unlock()?;
+    ///         guard = mgr.lock("index")?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn others_wait(&self) -> Result<bool, Error> {
+        if self.handle.is_awaited(self.grant.key) {
+            return Ok(true);
+        }
+        let waits = |holder: &Holder| holder.claim == Claim::Waits;
+        Ok(self.handle.holders(self.grant.key)?.iter().any(waits))
     }
 
     /// The fence, which the server is told of when it is first needed.

@@ -8,6 +8,7 @@ use crate::acquire::{self, Acquire};
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::health::Health;
+use crate::holder::Holder;
 use crate::key::Key;
 use crate::op::Wait;
 use crate::stats::Stats;
@@ -279,6 +280,33 @@ impl Manager {
     /// An acquire with options: shared, with a timeout, ended by a token, held for a time.
     pub fn acquire(&self, key: impl Into<Key>) -> Acquire<'_> {
         Acquire::new(&self.handle, self.key(key))
+    }
+
+    /// Who holds the lock, waits for it, or has a fenced transaction open that keeps others from it:
+    /// the sessions of all programs that use the database, as the server sees them. A session is
+    /// listed once for each [`Claim`](crate::Claim), first those that hold it. Threads of a manager
+    /// that wait for one of its own are not known to the server.
+    ///
+    /// A round trip, with a look at all locks of the server, whose cost grows with their number: for
+    /// people and for monitoring, not for each job.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) or another kind of
+    /// [every acquire](Manager#errors) while there is no session;
+    /// [`Closed`](crate::ErrorKind::Closed); [`Database`](crate::ErrorKind::Database).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// for holder in mgr.holders("nightly-report")? {
+    ///     println!("{:?}: {:?}, pid {}", holder.claim, holder.application_name, holder.pid);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn holders(&self, key: impl Into<Key>) -> Result<Vec<Holder>, Error> {
+        self.handle.holders(self.key(key))
     }
 
     /// The manager's counters and gauges.

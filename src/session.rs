@@ -9,6 +9,7 @@
 
 pub(crate) mod errors;
 mod failures;
+mod holders;
 mod lease;
 pub(crate) mod marker;
 pub(crate) mod others;

@@ -305,6 +305,7 @@ impl Worker {
             match control {
                 Control::Release { grant, reply } => state.release(&grant, reply, now),
                 Control::Fence { grant, reply } => state.fence(&grant, reply),
+                Control::Inquire { key, reply } => state.inquire(key, reply),
                 Control::GaveUp(key) => {
                     let (table, mut responder) = state.table_and_responder();
                     table.remove_abandoned(key, Waiter::is_abandoned, now, &mut responder);

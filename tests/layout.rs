@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the crate, from the lowest to the highest: each may import those before it.
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 27] = [
     "sync",
     "clock",
     "backoff",
@@ -19,6 +19,7 @@ const ORDER: [&str; 26] = [
     "error",
     "credentials",
     "health",
+    "holder",
     "stats",
     "observer",
     "op",

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::events::Event;
 use super::in_flight::InFlight;
+use super::request::HoldersReply;
 use super::shared::{Shared, State};
 use crate::backoff::Jitter;
 use crate::config::Settings;
@@ -33,6 +34,8 @@ pub(super) enum Purpose {
     AbsorbCancel,
     /// Somebody waits for long.
     LookUp(Key),
+    /// Somebody asks who has to do with a lock.
+    Inquire(Key),
 }
 
 /// How long one wait in the server's queue lasts: below `deadlock_timeout`, whose default of one
@@ -66,8 +69,10 @@ pub(super) struct Exchange {
     /// Waits for which to look up who has the lock; with the answer, for the first one.
     lookups: Vec<Late>,
     others: Option<Vec<OtherSession>>,
-    /// True if the last plan was a look-up.
-    looks_up: bool,
+    /// The answer to an inquiry.
+    holders: Option<HoldersReply>,
+    /// True if the last plan was a question: they are asked in turn with what callers wait for.
+    asks: bool,
     /// Since there are other things to do: not to wait in the server's queue before this.
     parks_from: Instant,
     /// True if the last exchange has shown that the session has its locks.
@@ -85,7 +90,8 @@ impl Exchange {
             expects_cancel: false,
             lookups: Vec::new(),
             others: None,
-            looks_up: false,
+            holders: None,
+            asks: false,
             parks_from: Instant::now(),
             confirms: false,
             jitter: Jitter::random(),
@@ -105,6 +111,7 @@ impl Exchange {
         self.ops.clear();
         self.outcomes.clear();
         self.others = None;
+        self.holders = None;
     }
 
     /// Has the server asked who has the locks that are waited for.
@@ -129,17 +136,19 @@ impl Exchange {
         if self.expects_cancel {
             return Some(Purpose::AbsorbCancel);
         }
-        // In turn with what callers wait for.
-        self.looks_up = !self.looks_up && !self.lookups.is_empty();
-        if self.looks_up
-            && let Some(wait) = self.lookups.first()
-        {
-            return Some(Purpose::LookUp(wait.key));
+        let question = match (state.lane.inquiry(), self.lookups.first()) {
+            (Some(key), _) => Some(Purpose::Inquire(key)),
+            (None, Some(wait)) => Some(Purpose::LookUp(wait.key)),
+            (None, None) => None,
+        };
+        self.asks = !self.asks && question.is_some();
+        if self.asks {
+            return question;
         }
         let wait = only_wait(state, session);
         if let Some(wait) = &wait
             && wait.are_told
-            && self.lookups.is_empty()
+            && question.is_none()
             && let Some(longest) = self.longest_slice(wait, settings, now)
         {
             state.events.record_batch(1);
@@ -227,6 +236,7 @@ impl Exchange {
         if state.table.has_ready()
             || self.expects_cancel
             || !self.lookups.is_empty()
+            || state.lane.inquiry().is_some()
             || wait.as_ref().is_some_and(parks)
         {
             return Some(now);
@@ -247,7 +257,10 @@ impl Exchange {
         in_flight: &InFlight,
     ) -> Result<(), Lost> {
         let on_round_trip = || in_flight.next();
-        self.confirms = !matches!(purpose, Purpose::LookUp(_) | Purpose::AbsorbCancel);
+        self.confirms = !matches!(
+            purpose,
+            Purpose::LookUp(_) | Purpose::Inquire(_) | Purpose::AbsorbCancel
+        );
         let started = Instant::now();
         match purpose {
             Purpose::Heartbeat => session.heartbeat(&on_round_trip)?,
@@ -257,6 +270,9 @@ impl Exchange {
                 self.round_trip = (3 * self.round_trip + started.elapsed()) / 4;
             }
             Purpose::LookUp(key) => self.others = Some(session.others_with(key)?),
+            Purpose::Inquire(key) => {
+                self.holders = Some(session.holders(key, &on_round_trip)?);
+            }
             Purpose::AbsorbCancel => {
                 let end = started + SENDING;
                 while shared.parking().is_cancelling() && Instant::now() < end {
@@ -302,6 +318,9 @@ impl Exchange {
                 let others = others.clone();
                 state.events.record(Event::Late { late, others });
             }
+        }
+        if let Some(holders) = self.holders.take() {
+            state.lane.answer_inquiry(holders);
         }
         let mut settled = Ok(());
         for (op, outcome) in self.ops.drain(..).zip(self.outcomes.drain(..)) {

@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::error::Error;
 use crate::fence::Fence;
 use crate::health::Health;
+use crate::holder::Holder;
 use crate::key::Key;
 use crate::lease::Ended;
 use crate::op::{Mode, Wait};
@@ -171,6 +172,21 @@ impl Handle {
                     false => Error::ended(lease.ended().unwrap_or(Ended::Cancelled)),
                 })
             }
+        }
+    }
+
+    /// True if a thread of this manager waits for the lock of `key`, which another one holds.
+    pub(crate) fn is_awaited(&self, key: Key) -> bool {
+        self.shared.state().lock().table.is_awaited(key)
+    }
+
+    /// Who has to do with the lock of `key`, as the server sees it.
+    pub(crate) fn holders(&self, key: Key) -> Result<Vec<Holder>, Error> {
+        let (pending, reply) = self.shared.holders_replies().open();
+        self.post(Control::Inquire { key, reply });
+        match pending.wait(None, None) {
+            Waited::Answered(answer) => answer,
+            Waited::Dropped | Waited::TimedOut { .. } | Waited::Interrupted => Err(Error::closed()),
         }
     }
 

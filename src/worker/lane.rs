@@ -3,13 +3,14 @@
 //! It is guarded by the mutex of the [shared state](super::shared), so that a close and the
 //! watchdog can end a session, and replace its worker, without the worker.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::in_flight::InFlight;
 use super::reply::Replier;
-use super::request::{FenceReply, Grant, UnlockReply};
+use super::request::{FenceReply, Grant, HoldersReply, UnlockReply};
 use crate::connect::Canceller;
 use crate::connect::abandoned::Waiting;
 use crate::error::Error;
@@ -49,6 +50,8 @@ pub(crate) struct Lane {
     unlocks: Vec<Unlock>,
     /// Guards that wait for their fence.
     fencing: Vec<Fencing>,
+    /// Questions about holders that wait for the server's answer.
+    inquiries: VecDeque<(Key, Replier<HoldersReply>)>,
     /// Exchanges begun on the session.
     exchanges: u64,
     /// Identifies the worker in charge. A worker that finds another number here has been replaced,
@@ -104,6 +107,10 @@ impl Lane {
             unlock.reply.send(Err(Error::ended(ended))).ok();
         }
         self.fencing.clear();
+        for (_, reply) in self.inquiries.drain(..) {
+            let message = "the connection was lost before the server could tell";
+            reply.send(Err(Error::unavailable(message))).ok();
+        }
         lease.and_then(|lease| lease.ended())
     }
 
@@ -141,6 +148,23 @@ impl Lane {
                     "the server could not fence the hold now",
                 )),
             };
+            reply.send(answer).ok();
+        }
+    }
+
+    /// Answers `reply` once the server has told who has to do with `key`.
+    pub(crate) fn await_holders(&mut self, key: Key, reply: Replier<HoldersReply>) {
+        self.inquiries.push_back((key, reply));
+    }
+
+    /// The key of the next question about holders.
+    pub(crate) fn inquiry(&self) -> Option<Key> {
+        self.inquiries.front().map(|(key, _)| *key)
+    }
+
+    /// Answers that question.
+    pub(crate) fn answer_inquiry(&mut self, answer: HoldersReply) {
+        if let Some((_, reply)) = self.inquiries.pop_front() {
             reply.send(answer).ok();
         }
     }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::reply::Replier;
 use crate::error::Error;
 use crate::fence::Fence;
+use crate::holder::Holder;
 use crate::key::Key;
 use crate::lease::Lease;
 use crate::op::{Mode, Token, Wait};
@@ -35,6 +36,11 @@ pub(crate) enum Control {
         grant: Grant,
         reply: Replier<FenceReply>,
     },
+    /// Who has to do with the lock?
+    Inquire {
+        key: Key,
+        reply: Replier<HoldersReply>,
+    },
     /// A caller stopped waiting for this key.
     GaveUp(Key),
 }
@@ -47,6 +53,9 @@ pub(crate) type UnlockReply = Result<(), Error>;
 
 /// The answer to a guard that is to be fenced.
 pub(crate) type FenceReply = Result<Fence, Error>;
+
+/// The answer to a question about holders.
+pub(crate) type HoldersReply = Result<Vec<Holder>, Error>;
 
 /// A lock given to one holder: plain data, valid no longer than its session.
 #[derive(Clone)]

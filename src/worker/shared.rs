@@ -16,13 +16,14 @@ use super::lane::Lane;
 use super::mailbox::Mailbox;
 use super::parking::Parking;
 use super::reply::{Replier, ReplyPool};
-use super::request::{AcquireReply, FenceReply, Grant, Message, UnlockReply};
+use super::request::{AcquireReply, FenceReply, Grant, HoldersReply, Message, UnlockReply};
 use super::responder::{Responder, Waiter};
 use crate::backoff::Jitter;
 use crate::config::Settings;
 use crate::connect::Dialer;
 use crate::error::Error;
 use crate::health::{Health, Status};
+use crate::key::Key;
 use crate::lease::Ended;
 use crate::observer::Released;
 use crate::stats::Stats;
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     acquire_replies: ReplyPool<AcquireReply>,
     unlock_replies: ReplyPool<UnlockReply>,
     fence_replies: ReplyPool<FenceReply>,
+    holders_replies: ReplyPool<HoldersReply>,
     state: Mutex<State>,
     parking: Parking,
     /// Wakes the watchdog.
@@ -76,7 +78,8 @@ impl Shared {
             mailbox,
             acquire_replies: ReplyPool::new(Arc::clone(&spinning)),
             unlock_replies: ReplyPool::new(Arc::clone(&spinning)),
-            fence_replies: ReplyPool::new(spinning),
+            fence_replies: ReplyPool::new(Arc::clone(&spinning)),
+            holders_replies: ReplyPool::new(spinning),
             parking: Parking::default(),
             alarm,
             worker_gone: Latch::default(),
@@ -106,6 +109,10 @@ impl Shared {
 
     pub(super) fn fence_replies(&self) -> &ReplyPool<FenceReply> {
         &self.fence_replies
+    }
+
+    pub(super) fn holders_replies(&self) -> &ReplyPool<HoldersReply> {
+        &self.holders_replies
     }
 
     pub(super) fn state(&self) -> &Mutex<State> {
@@ -281,6 +288,16 @@ impl State {
         let number = RandomState::new().hash_one("a hold").cast_signed();
         if self.lane.has_made(grant) && self.table.fence(grant.key, grant.id, number) {
             self.lane.await_fence(grant, number, reply);
+        }
+    }
+
+    /// Asks the server who has to do with `key`; an error if there is no session to ask.
+    pub(super) fn inquire(&mut self, key: Key, reply: Replier<HoldersReply>) {
+        match self.status.outage() {
+            None => self.lane.await_holders(key, reply),
+            Some(outage) => {
+                reply.send(Err(outage.cause().while_away())).ok();
+            }
         }
     }
 

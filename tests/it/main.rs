@@ -25,6 +25,7 @@ mod fencing_failures;
 mod giving_up;
 mod handover;
 mod health;
+mod holders;
 mod holds;
 mod keeping;
 mod keys;

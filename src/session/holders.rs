@@ -1,0 +1,101 @@
+//! Who holds locks, waits for them, or keeps others from them.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use postgres::{SimpleQueryMessage, SimpleQueryRow};
+
+use super::errors::lost;
+use super::marker::MARKER_CLASS;
+use super::statements::is_of;
+use super::{Lost, OnRoundTrip, Session};
+use crate::error::{Error, ErrorKind};
+use crate::holder::{Claim, Holder};
+use crate::key::Key;
+
+impl Session {
+    /// The sessions that have to do with `key`. The inner error: the server does not tell.
+    pub(crate) fn holders(
+        &mut self,
+        key: Key,
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<Result<Vec<Holder>, Error>, Lost> {
+        match self.client.simple_query(&statement(key)) {
+            // It does not show that this is still the same session.
+            Ok(rows) => {
+                let rows = rows.iter().filter_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => read(row, key),
+                    _ => None,
+                });
+                Ok(Ok(once_each(rows.collect())))
+            }
+            Err(error) if self.is_over(&error) => Err(lost(error)),
+            Err(error) => {
+                self.end_failed_transaction()?;
+                self.update_transaction(&[], on_round_trip)?;
+                let message = "the server does not tell who holds the lock";
+                Ok(Err(
+                    Error::new(ErrorKind::Database, message).caused_by(error)
+                ))
+            }
+        }
+    }
+}
+
+/// A parked manager waits in the queue and is shown to wait by the companion: the queue tells more.
+/// One that has just got the lock is shown to wait for a moment longer.
+fn once_each(mut holders: Vec<Holder>) -> Vec<Holder> {
+    let holds = |holder: &&Holder| holder.claim == Claim::Holds;
+    let pids: Vec<i32> = holders
+        .iter()
+        .filter(holds)
+        .map(|holder| holder.pid)
+        .collect();
+    holders.retain(|holder| holder.claim != Claim::Waits || !pids.contains(&holder.pid));
+    holders.sort_by_key(|holder| (holder.claim as u8, holder.pid, holder.shared.is_none()));
+    holders.dedup_by_key(|holder| (holder.claim, holder.pid));
+    holders
+}
+
+/// The locks of `key` and of its companions, with their sessions.
+fn statement(key: Key) -> String {
+    let companion = |key| format!("mode = 'ShareLock' AND granted AND {}", is_of(key));
+    format!(
+        "SELECT CASE WHEN {is_key} THEN CASE WHEN l.granted THEN 'holds' ELSE 'waits' END \
+         WHEN {is_waiters} THEN 'waits' ELSE 'fenced' END, \
+         CASE WHEN {is_key} THEN l.mode = 'ShareLock' END, \
+         (extract(epoch FROM l.waitstart) * 1000000)::bigint, l.pid, \
+         a.application_name, host(a.client_addr), \
+         EXISTS (SELECT FROM pg_locks m WHERE m.pid = l.pid AND m.locktype = 'advisory' \
+         AND m.granted AND m.objsubid = 2 AND m.classid = {MARKER_CLASS}::oid) \
+         FROM (SELECT * FROM pg_locks WHERE locktype = 'advisory' AND database = \
+         (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         AND ({is_key} OR {waiters} OR {fenced})) l \
+         LEFT JOIN pg_stat_activity a ON a.pid = l.pid",
+        is_key = is_of(key),
+        is_waiters = is_of(key.waiters()),
+        waiters = companion(key.waiters()),
+        fenced = companion(key.fenced()),
+    )
+}
+
+/// `None` for what is not understood.
+fn read(row: &SimpleQueryRow, key: Key) -> Option<Holder> {
+    let text = |column| row.try_get(column).ok().flatten();
+    Some(Holder {
+        key,
+        claim: match text(0)? {
+            "holds" => Claim::Holds,
+            "waits" => Claim::Waits,
+            _ => Claim::Fenced,
+        },
+        shared: text(1).map(|shared| shared == "t"),
+        since: text(2)
+            .and_then(|micros| micros.parse().ok())
+            .map(|micros| SystemTime::UNIX_EPOCH + Duration::from_micros(micros)),
+        pid: text(3)?.parse().ok()?,
+        application_name: text(4).map(str::to_owned),
+        address: text(5).and_then(|address| address.parse::<IpAddr>().ok()),
+        is_manager: text(6) == Some("t"),
+    })
+}
