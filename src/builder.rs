@@ -91,7 +91,8 @@ impl Builder {
     /// The name of the session in `pg_stat_activity`.
     ///
     /// Default: the connection string's `application_name`, else its
-    /// `fallback_application_name`, or else `distlock`.
+    /// `fallback_application_name`, or else `distlock PROGRAM@HOST:PID`, by which an owner of a lock
+    /// can be found ([`Manager::holders`](crate::Manager::holders)).
     pub fn application_name(mut self, name: &str) -> Builder {
         self.settings.application_name = Some(name.to_owned());
         self

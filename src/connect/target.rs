@@ -16,10 +16,12 @@ use crate::error::Error;
 
 mod draft;
 mod endpoint;
+mod name;
 
 pub use draft::ConnectConfig;
 use draft::{Draft, shared};
 use endpoint::Endpoint;
+use name::default_name;
 
 /// The database to connect to, and how.
 #[derive(Clone)]
@@ -56,7 +58,7 @@ impl Target {
                 config.application_name(name);
             }
             None if config.get_application_name().is_none() => {
-                config.application_name("distlock");
+                config.application_name(&default_name());
             }
             None => {}
         }

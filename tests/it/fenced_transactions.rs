@@ -516,7 +516,7 @@ fn a_fence_holds_while_the_managers_transaction_comes_and_goes() {
             canceller
                 .execute(
                     "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
-                     WHERE application_name = 'distlock'",
+                     WHERE application_name LIKE 'distlock %'",
                     &[],
                 )
                 .unwrap();
@@ -535,7 +535,7 @@ fn the_managers_transaction_ends_after_its_last_fence() {
     let mut admin = server().client();
     let mut open = || {
         let sql = "SELECT count(*) FROM pg_stat_activity \
-                   WHERE application_name = 'distlock' AND xact_start IS NOT NULL";
+                   WHERE application_name LIKE 'distlock %' AND xact_start IS NOT NULL";
         admin.query_one(sql, &[]).unwrap().get::<_, i64>(0)
     };
     let guard = mgr.lock("work").unwrap();
@@ -571,7 +571,7 @@ fn stop_imposing(client: &mut Client) {
 /// Cancels the statement that gives a manager's transaction its mark.
 fn cancel_mark(client: &mut Client) {
     let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
-                  WHERE application_name = 'distlock' AND wait_event = 'PgSleep'";
+                  WHERE application_name LIKE 'distlock %' AND wait_event = 'PgSleep'";
     eventually(|| client.execute(cancel, &[]).unwrap() > 0);
 }
 

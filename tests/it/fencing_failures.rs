@@ -116,8 +116,8 @@ fn a_sequence_that_was_made_anew_is_found_again(server: Server) {
         .batch_execute("DROP SEQUENCE public.other_token")
         .unwrap();
     let all_but_the_oldest = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-         WHERE application_name = 'distlock' AND backend_start > (SELECT min(backend_start) \
-         FROM pg_stat_activity WHERE application_name = 'distlock')";
+         WHERE application_name LIKE 'distlock %' AND backend_start > (SELECT min(backend_start) \
+         FROM pg_stat_activity WHERE application_name LIKE 'distlock %')";
     assert_eq!(client.execute(all_but_the_oldest, &[]).unwrap(), 1);
     eventually(|| reconnected.try_lock("missing").is_err() && !reconnected.health().connected);
     missing(&reconnected);

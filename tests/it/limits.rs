@@ -333,7 +333,7 @@ fn the_transaction_that_many_locks_open_does_not_get_old() {
     let _guards: Vec<_> = (0..300_i64).map(|key| mgr.lock(key).unwrap()).collect();
     let mut client = server().client();
     let begun = "SELECT xact_start::text FROM pg_stat_activity \
-         WHERE application_name = 'distlock' AND state LIKE 'idle in transaction%'";
+         WHERE application_name LIKE 'distlock %' AND state LIKE 'idle in transaction%'";
     let mut begun = || client.query_one(begun, &[]).ok().and_then(|row| row.get(0));
     let mut first: Option<String> = None;
     eventually(|| {
@@ -352,7 +352,7 @@ fn the_transaction_that_many_locks_open_holds_no_vacuum_back(server: Server) {
     let mut client = server.client();
     let mut transaction = || -> Option<(String, bool)> {
         let session = "SELECT xact_start::text, backend_xmin IS NULL FROM pg_stat_activity \
-             WHERE application_name = 'distlock' AND state = 'idle in transaction'";
+             WHERE application_name LIKE 'distlock %' AND state = 'idle in transaction'";
         let row = client.query_opt(session, &[]).unwrap()?;
         Some((row.get(0), row.get(1)))
     };

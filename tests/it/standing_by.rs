@@ -26,7 +26,7 @@ fn traces(client: &mut Client) -> Vec<i64> {
         .query(
             "SELECT (classid::int8 << 32) | objid::int8 \
              FROM pg_locks JOIN pg_stat_activity USING (pid) \
-             WHERE locktype = 'advisory' AND application_name = 'distlock' \
+             WHERE locktype = 'advisory' AND application_name LIKE 'distlock %' \
              AND NOT (objsubid = 2 AND classid::int8 = 1684824939)",
             &[],
         )

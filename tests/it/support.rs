@@ -190,7 +190,7 @@ pub(crate) fn terminate_sessions(client: &mut Client) -> usize {
     client
         .query(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-             WHERE application_name = 'distlock'",
+             WHERE application_name LIKE 'distlock %'",
             &[],
         )
         .unwrap()
@@ -201,7 +201,7 @@ pub(crate) fn terminate_sessions(client: &mut Client) -> usize {
 pub(crate) fn backends(client: &mut Client) -> Vec<i32> {
     client
         .query(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = 'distlock'",
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'distlock %'",
             &[],
         )
         .unwrap()

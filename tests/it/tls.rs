@@ -93,7 +93,7 @@ fn encrypted(server: &Server) -> bool {
         .client()
         .query_one(
             "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
-             WHERE application_name = 'distlock'",
+             WHERE application_name LIKE 'distlock %'",
             &[],
         )
         .unwrap()

@@ -112,7 +112,12 @@ fn the_application_has_a_name_even_if_nobody_gives_it_one() {
             .unwrap()
             .to_owned()
     };
-    assert_eq!(name(""), "distlock");
+    let unnamed = name("");
+    let pid = format!(":{}", std::process::id());
+    assert!(
+        unnamed.starts_with("distlock ") && unnamed.ends_with(&pid),
+        "{unnamed}"
+    );
     assert_eq!(name("fallback_application_name=a"), "a");
     assert_eq!(name("fallback_application_name=a application_name=b"), "b");
 }
