@@ -80,12 +80,10 @@ fn a_grant_at_the_end_of_a_slice_is_not_overlooked() {
         let waiting = park(&mgr, &CancelToken::new(), &mut holder, &mut admin);
         spin(Duration::from_micros(331 * round % 100_000));
         holder.unlock();
-        // A short lease may expire on a busy machine.
+        // A short lease may expire on a busy machine, also while it waits.
         let outcome = waiting.join().unwrap();
-        assert!(
-            matches!(outcome, Ok(()) | Err(ErrorKind::Lost)),
-            "{outcome:?}"
-        );
+        let may_be = [Ok(()), Err(ErrorKind::Lost), Err(ErrorKind::Unavailable)];
+        assert!(may_be.contains(&outcome), "{outcome:?}");
     }
     eventually(|| advisory_locks(&mut admin).is_empty());
 }
