@@ -84,13 +84,13 @@ impl Two {
                 )
                 .unwrap()?;
             let text = |n| row.get::<_, String>(n);
-            Some(format!(
-                "{} {} {} {}",
-                server.port(),
-                text(0),
-                text(1),
-                text(2)
-            ))
+            let application = match text(2) {
+                // The default, without the program, the host and the process.
+                name if name.starts_with("distlock ") => "distlock".to_owned(),
+                name => name,
+            };
+            let (port, user, database) = (server.port(), text(0), text(1));
+            Some(format!("{port} {user} {database} {application}"))
         };
         holder(&self.a).or_else(|| holder(&self.b)).unwrap()
     }
