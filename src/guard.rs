@@ -15,6 +15,7 @@ use crate::fence::{Fence, PAUSES, Verdict};
 use crate::holder::{Claim, Holder};
 use crate::key::Key;
 use crate::lease::{Ended, Hold};
+use crate::session::errors::full;
 use crate::watch::Watch;
 use crate::worker::handle::Handle;
 use crate::worker::request::Grant;
@@ -372,16 +373,13 @@ fn fence_failed(error: postgres::Error) -> Error {
             ErrorKind::NoTransaction,
             "the transaction has failed before",
         ),
-        Some(&SqlState::OUT_OF_MEMORY) => (
-            ErrorKind::LockTableFull,
-            "the server's lock table is full; raise max_locks_per_transaction",
-        ),
         Some(_) => (
             ErrorKind::Database,
             "the server could not fence the transaction",
         ),
     };
-    Error::new(kind, message).caused_by(error)
+    let other = || Error::new(kind, message);
+    full(&error).unwrap_or_else(other).caused_by(error)
 }
 
 impl Drop for Guard {

@@ -26,7 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 use postgres::types::ToSql;
-use postgres::{CancelToken, Client, Row, SimpleQueryMessage, Statement};
+use postgres::{CancelToken, Client, Row, SimpleQueryMessage, SimpleQueryRow, Statement};
 use tracing::debug;
 
 use self::errors::lock_error;
@@ -224,6 +224,31 @@ impl Session {
         };
         self.marker.answered(answer.iter().any(is_true));
         self.marker.check().map_err(Lost)
+    }
+
+    /// The rows of `question`, as far as `read` understands them. They do not show that this is still
+    /// the same session. The inner error: the server does not answer, and the session goes on.
+    fn ask<T>(
+        &mut self,
+        question: &str,
+        read: impl Fn(&SimpleQueryRow) -> Option<T>,
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<Result<Vec<T>, postgres::Error>, Lost> {
+        match self.client.simple_query(question) {
+            Ok(messages) => {
+                let rows = messages.iter().filter_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => read(row),
+                    _ => None,
+                });
+                Ok(Ok(rows.collect()))
+            }
+            Err(error) if self.is_over(&error) => Err(lost(error)),
+            Err(error) => {
+                self.end_failed_transaction()?;
+                self.update_transaction(&[], on_round_trip)?;
+                Ok(Err(error))
+            }
+        }
     }
 
     /// Runs `query`, which changes nothing, and repeats it if it was cancelled. Then the

@@ -159,7 +159,7 @@ pub(super) fn is_sequence_gone(error: &postgres::Error) -> bool {
 }
 
 /// The error for a full lock table, if `error` says that it is.
-pub(super) fn full(error: &postgres::Error) -> Option<Error> {
+pub(crate) fn full(error: &postgres::Error) -> Option<Error> {
     let is_full = error.code() == Some(&SqlState::OUT_OF_MEMORY);
     is_full.then(|| {
         let message = "the server's lock table is full; raise max_locks_per_transaction";

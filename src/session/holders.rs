@@ -3,9 +3,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use postgres::{SimpleQueryMessage, SimpleQueryRow};
+use postgres::SimpleQueryRow;
 
-use super::errors::lost;
 use super::marker::MARKER_CLASS;
 use super::statements::is_of;
 use super::{Lost, OnRoundTrip, Session};
@@ -20,25 +19,11 @@ impl Session {
         key: Key,
         on_round_trip: OnRoundTrip<'_>,
     ) -> Result<Result<Vec<Holder>, Error>, Lost> {
-        match self.client.simple_query(&statement(key)) {
-            // It does not show that this is still the same session.
-            Ok(rows) => {
-                let rows = rows.iter().filter_map(|message| match message {
-                    SimpleQueryMessage::Row(row) => read(row, key),
-                    _ => None,
-                });
-                Ok(Ok(once_each(rows.collect())))
-            }
-            Err(error) if self.is_over(&error) => Err(lost(error)),
-            Err(error) => {
-                self.end_failed_transaction()?;
-                self.update_transaction(&[], on_round_trip)?;
-                let message = "the server does not tell who holds the lock";
-                Ok(Err(
-                    Error::new(ErrorKind::Database, message).caused_by(error)
-                ))
-            }
-        }
+        let told = self.ask(&statement(key), |row| read(row, key), on_round_trip)?;
+        Ok(told.map(once_each).map_err(|error| {
+            let message = "the server does not tell who holds the lock";
+            Error::new(ErrorKind::Database, message).caused_by(error)
+        }))
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use postgres::{SimpleQueryMessage, SimpleQueryRow};
+use postgres::SimpleQueryRow;
 
-use super::errors::lost;
 use super::statements::is_of;
 use super::{Lost, Session};
 use crate::key::Key;
@@ -45,22 +44,8 @@ impl Session {
     /// Some of the other sessions that hold `key`, or have a transaction open that an earlier holder
     /// has fenced; none if that cannot be found out.
     pub(crate) fn others_with(&mut self, key: Key) -> Result<Vec<OtherSession>, Lost> {
-        match self.client.simple_query(&statement(key)) {
-            // It does not show that this is still the same session.
-            Ok(rows) => {
-                let rows = rows.iter().filter_map(|message| match message {
-                    SimpleQueryMessage::Row(row) => OtherSession::read(row),
-                    _ => None,
-                });
-                Ok(rows.collect())
-            }
-            Err(error) if self.is_over(&error) => Err(lost(error)),
-            Err(_) => {
-                self.end_failed_transaction()?;
-                self.update_transaction(&[], &|| {})?;
-                Ok(Vec::new())
-            }
-        }
+        let others = self.ask(&statement(key), OtherSession::read, &|| {})?;
+        Ok(others.unwrap_or_default())
     }
 }
 

@@ -126,7 +126,8 @@ impl Session {
                 if !was_cancelled {
                     self.parks_from = BootInstant::now() + AFTER_FAILURE;
                 }
-                self.release_what_a_wait_has_got(op, on_round_trip)?;
+                // What it has got is given back.
+                self.held_before(&[op], on_round_trip)?;
                 (false, was_cancelled)
             }
         };
@@ -142,24 +143,6 @@ impl Session {
             outcome,
             was_cancelled,
         })
-    }
-
-    /// After a wait for the lock of `op` that has not reported: what it has got is given back.
-    fn release_what_a_wait_has_got(
-        &mut self,
-        op: Op,
-        on_round_trip: OnRoundTrip<'_>,
-    ) -> Result<(), Lost> {
-        let held = self.held(on_round_trip)?;
-        let companion = Op {
-            key: op.drained(),
-            mode: Mode::Exclusive,
-            ..op
-        };
-        let got = [companion, op];
-        let got = got.iter().filter(|op| held.contains(&(op.key, op.mode)));
-        let got: Vec<Op> = got.copied().collect();
-        self.release_all(&got, on_round_trip)
     }
 
     /// Has a cancel that may still come end a statement that does nothing.

@@ -118,7 +118,7 @@ impl Session {
     /// What the session holds, but for what the failed `batch` has taken, which is given back:
     /// locks, because it is not known whether they were drained, and the companions that it took
     /// for a moment to find that out. Also returns the steps that had taken a lock.
-    fn held_before(
+    pub(super) fn held_before(
         &mut self,
         batch: &[Op],
         on_round_trip: OnRoundTrip<'_>,
@@ -141,11 +141,7 @@ impl Session {
     }
 
     /// Releases locks that the session holds but no caller gets.
-    pub(super) fn release_all(
-        &mut self,
-        locks: &[Op],
-        on_round_trip: OnRoundTrip<'_>,
-    ) -> Result<(), Lost> {
+    fn release_all(&mut self, locks: &[Op], on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
         let action = Action::Unlock;
         let unlocks: Vec<Op> = locks.iter().map(|&lock| Op { action, ..lock }).collect();
         let done = match self.run_again(&unlocks, on_round_trip)? {

@@ -86,17 +86,11 @@ impl Session {
     ) -> Result<(), Lost> {
         let draws = |op: &Op| op.action.is_lock() || op.action == Action::Draw;
         // Tokens must survive a crash, and the commit is what makes them durable.
-        let needs = match self.sequence.is_some() {
-            true => Needs {
-                locks: 0,
-                fences: self.fences.len(),
-                durable: batch.iter().any(draws),
-            },
-            false => Needs {
-                locks: self.locks,
-                fences: self.fences.len(),
-                durable: false,
-            },
+        let has_tokens = self.sequence.is_some();
+        let needs = Needs {
+            locks: if has_tokens { 0 } else { self.locks },
+            fences: self.fences.len(),
+            durable: has_tokens && batch.iter().any(draws),
         };
         let Some(command) = self.transaction.due(needs, BootInstant::now()) else {
             return Ok(());

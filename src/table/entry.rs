@@ -1,16 +1,12 @@
 //! The state of one key, and what may be done with it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Via;
 use super::handoff;
 use super::holders::Holders;
 use super::wait_queue::{WaitQueue, Waiter};
 use crate::op::{Action, Mode, Token};
-
-/// For how long a try is new: a little longer than a process that tries in a loop is shown to wait
-/// after it has stopped.
-const MOMENT: Duration = Duration::from_millis(25);
 
 pub(super) struct Entry<W> {
     /// What the session holds at the server.
@@ -139,14 +135,13 @@ impl<W> Entry<W> {
 
     /// True if all who wait try once, and have only just begun to.
     pub(super) fn has_only_new_tries(&self, now: Instant) -> bool {
-        self.waiters()
-            .all(|waiter| waiter.wait.is_try() && now < waiter.since + MOMENT)
+        self.waiters().all(|it| it.wait.is_try() && it.is_new(now))
     }
 
     /// True if somebody has only just begun to wait, and nobody who tries once has waited for longer.
     pub(super) fn has_new(&self, now: Instant) -> bool {
-        let is_new = |waiter: &Waiter<W>| now < waiter.since + MOMENT;
-        self.waiters().any(is_new) && self.waiters().all(|it| !it.wait.is_try() || is_new(it))
+        let is_old_try = |it: &Waiter<W>| it.wait.is_try() && !it.is_new(now);
+        self.waiters().any(|it| it.is_new(now)) && !self.waiters().any(is_old_try)
     }
 
     /// The lock has holders here: calls `tell` for each waiter that was not told so before, and

@@ -1,10 +1,14 @@
 //! The waiters of a key, in order of arrival.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::retry_queue::Retry;
 use crate::op::{Mode, Wait};
+
+/// For how long a waiter is new: a little longer than a process that tries in a loop is shown to
+/// wait after it has stopped.
+const MOMENT: Duration = Duration::from_millis(25);
 
 pub(super) struct Waiter<W> {
     pub(super) inner: W,
@@ -22,6 +26,10 @@ pub(super) struct Waiter<W> {
 impl<W> Waiter<W> {
     pub(super) fn is_shared(&self) -> bool {
         self.mode == Mode::Shared
+    }
+
+    pub(super) fn is_new(&self, now: Instant) -> bool {
+        now < self.since + MOMENT
     }
 }
 
