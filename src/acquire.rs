@@ -1,65 +1,21 @@
 //! [`Acquire`]: one acquire with its options, on the caller's side.
 
+pub(crate) mod all;
+pub(crate) mod options;
+pub(crate) mod some;
+
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use self::options::Options;
 use crate::cancel::CancelToken;
-use crate::config::FOREVER;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::key::Key;
-use crate::lease::Ended;
 use crate::op::{Mode, Wait};
 use crate::with_lock::{self, WithLockError};
 use crate::worker::handle::Handle;
-
-/// How long the one attempt of a timed call may take that has no time left.
-const ALLOWANCE: Duration = Duration::from_millis(100);
-
-/// The wait of a call with this `timeout`.
-pub(crate) fn within(timeout: Duration) -> Wait {
-    // Beyond the clock's range.
-    Instant::now()
-        .checked_add(timeout)
-        .map_or(Wait::Forever, until)
-}
-
-/// The wait of a call with this `deadline`. One that has passed still allows one attempt, which
-/// takes a round trip.
-pub(crate) fn until(deadline: Instant) -> Wait {
-    let now = Instant::now();
-    if deadline <= now {
-        Wait::Try(Some(now + ALLOWANCE))
-    } else {
-        Wait::Until(deadline)
-    }
-}
-
-/// `wait` limited to `longest` from now, and whether that shortens the wait for the lock.
-fn cut(wait: Wait, longest: Option<Duration>) -> (Wait, bool) {
-    let end = longest.and_then(|longest| Instant::now().checked_add(longest));
-    match (wait, end) {
-        (Wait::Until(deadline), Some(end)) if deadline > end => (Wait::Until(end), true),
-        (Wait::Forever, Some(end)) => (Wait::Until(end), true),
-        // A call that tries once waits for the database alone, not for the lock.
-        (Wait::Try(deadline), Some(end)) => {
-            let sooner = deadline.map_or(end, |deadline| deadline.min(end));
-            (Wait::Try(Some(sooner)), false)
-        }
-        (wait, _) => (wait, false),
-    }
-}
-
-/// True if a caller whose grant was lost before it could return may try again after so many
-/// `attempts`: one that does not wait tries twice.
-fn allows_another(wait: Wait, attempts: u32) -> bool {
-    match wait {
-        Wait::Try(_) => attempts < 2,
-        Wait::Until(deadline) => Instant::now() < deadline,
-        Wait::Forever => true,
-    }
-}
 
 /// An acquire with options, from [`Manager::acquire`](crate::Manager::acquire).
 ///
@@ -83,12 +39,7 @@ pub struct Acquire<'a> {
     handle: &'a Arc<Handle>,
     key: Key,
     mode: Mode,
-    timeout: Option<Duration>,
-    cancel: Option<&'a CancelToken>,
-    release_on: Option<&'a CancelToken>,
-    hold_at_least: Option<Duration>,
-    /// Ends the wait: cancelled with either of the two.
-    token: Option<CancelToken>,
+    options: Options<'a>,
 }
 
 impl<'a> Acquire<'a> {
@@ -97,11 +48,7 @@ impl<'a> Acquire<'a> {
             handle,
             key,
             mode: Mode::Exclusive,
-            timeout: None,
-            cancel: None,
-            release_on: None,
-            hold_at_least: None,
-            token: None,
+            options: Options::default(),
         }
     }
 
@@ -114,12 +61,12 @@ impl<'a> Acquire<'a> {
     /// The longest wait. Default: [`lock`](Acquire::lock) waits without limit,
     /// [`try_lock`](Acquire::try_lock) not at all. Zero tries once, for up to 100 ms.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.options.timeout = Some(timeout);
         self
     }
 
     /// Ends the wait when `token` is cancelled, and later trips the watch of the hold with
-    /// [`Ended::Cancelled`]. It never releases the lock under its holder: only dropping or
+    /// [`Ended::Cancelled`](crate::Ended::Cancelled). It never releases the lock under its holder: only dropping or
     /// unlocking the guard does. Default: nothing ends the wait.
     ///
     /// ```no_run
@@ -139,8 +86,8 @@ impl<'a> Acquire<'a> {
     /// # }
     /// ```
     pub fn cancel(mut self, token: &'a CancelToken) -> Self {
-        self.cancel = Some(token);
-        self.interruptible()
+        self.options.cancel(token);
+        self
     }
 
     /// Like [`cancel`](Acquire::cancel), but also releases the lock as soon as `token` is
@@ -160,8 +107,8 @@ impl<'a> Acquire<'a> {
     /// # }
     /// ```
     pub fn release_on(mut self, token: &'a CancelToken) -> Self {
-        self.release_on = Some(token);
-        self.interruptible()
+        self.options.release_on(token);
+        self
     }
 
     /// Keeps the lock until `time` after the grant, even if its guard is dropped or unlocked
@@ -188,15 +135,7 @@ impl<'a> Acquire<'a> {
     /// # }
     /// ```
     pub fn hold_at_least(mut self, time: Duration) -> Self {
-        self.hold_at_least = Some(time.min(FOREVER));
-        self
-    }
-
-    fn interruptible(mut self) -> Self {
-        self.token = match (self.cancel, self.release_on) {
-            (Some(one), Some(other)) => Some(CancelToken::either(one, other)),
-            (one, other) => one.or(other).cloned(),
-        };
+        self.options.hold_at_least(time);
         self
     }
 
@@ -208,7 +147,7 @@ impl<'a> Acquire<'a> {
     /// [`timeout`](Acquire::timeout), and what [`Manager::lock`](crate::Manager::lock)
     /// returns.
     pub fn lock(self) -> Result<Guard, Error> {
-        let wait = self.timeout.map_or(Wait::Forever, within);
+        let wait = self.options.patience(Wait::Forever);
         self.wait(wait)?.ok_or_else(Error::timeout)
     }
 
@@ -219,7 +158,7 @@ impl<'a> Acquire<'a> {
     ///
     /// What [`Manager::try_lock`](crate::Manager::try_lock) returns.
     pub fn try_lock(self) -> Result<Option<Guard>, Error> {
-        let wait = self.timeout.map_or(Wait::Try(None), within);
+        let wait = self.options.patience(Wait::Try(None));
         self.wait(wait)
     }
 
@@ -247,44 +186,22 @@ impl<'a> Acquire<'a> {
         guard.map(|guard| with_lock::run(guard, work)).transpose()
     }
 
-    /// [`run`](Acquire::run) within [`Builder::wait_limit`](crate::Builder::wait_limit).
-    pub(crate) fn wait(self, wait: Wait) -> Result<Option<Guard>, Error> {
-        let (key, longest) = (self.key, self.handle.settings().wait_limit);
-        let (wait, is_cut) = cut(wait, longest);
-        let outcome = self.run(wait)?;
-        match longest {
-            Some(longest) if is_cut && outcome.is_none() => Err(Error::wait_limit(&key, longest)),
-            _ => Ok(outcome),
-        }
-    }
-
     /// `None`: the lock is held, and the wait is over.
-    pub(crate) fn run(self, wait: Wait) -> Result<Option<Guard>, Error> {
-        let interrupt = self.token.as_ref().map(CancelToken::latch);
-        let mut attempts = 1;
-        loop {
-            let Some(grant) = self.handle.acquire(self.key, self.mode, wait, interrupt)? else {
-                return Ok(None);
-            };
-            // This thread, or the whole process, may have been suspended since the grant, and
-            // the session may have ended meanwhile.
-            match grant.lease.ended() {
-                None => {
-                    let keep_until = self.hold_at_least.map(|time| Instant::now() + time);
-                    let guard = Guard::new(Arc::clone(self.handle), grant)
-                        .cancelled_by(self.cancel, self.release_on)?;
-                    // Last: a hold that was cancelled before it began is not to be kept.
-                    return Ok(Some(guard.kept_until(keep_until)));
-                }
-                Some(Ended::Closed) => return Err(Error::closed()),
-                Some(_) if allows_another(wait, attempts) => attempts += 1,
-                Some(_) => {
-                    return Err(Error::unavailable(
-                        "the lock was lost again before the call could return",
-                    ));
-                }
-            }
-        }
+    pub(crate) fn wait(self, wait: Wait) -> Result<Option<Guard>, Error> {
+        let Acquire {
+            handle,
+            key,
+            mode,
+            options,
+        } = self;
+        let limit = handle.settings().wait_limit;
+        let what = format_args!("the lock {key}");
+        let grant = options.obtain(wait, limit, &what, |wait, interrupt| {
+            let grant = handle.acquire(key, mode, wait, interrupt)?;
+            Ok(grant.map(|grant| (Arc::clone(&grant.lease), grant)))
+        })?;
+        let guard = grant.map(|grant| options.guard(handle, grant));
+        guard.transpose()
     }
 }
 
@@ -293,10 +210,7 @@ impl fmt::Debug for Acquire<'_> {
         f.debug_struct("Acquire")
             .field("key", &self.key)
             .field("mode", &self.mode)
-            .field("timeout", &self.timeout)
-            .field("cancel", &self.cancel)
-            .field("release_on", &self.release_on)
-            .field("hold_at_least", &self.hold_at_least)
+            .field("options", &self.options)
             .finish()
     }
 }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Weak};
 
 use crate::lease::{Ended, Hold};
 use crate::sync::{Latch, Mutex};
+use crate::worker::answer::Grant;
 use crate::worker::handle::Handle;
-use crate::worker::request::Grant;
 
 /// Ends, from any thread, the waits and the holds of the acquires it was given to, by
 /// [`Acquire::cancel`](crate::Acquire::cancel) or

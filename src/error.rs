@@ -7,7 +7,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::key::Key;
 use crate::lease::Ended;
 
 /// What went wrong, for code that has to decide what to do next.
@@ -20,6 +19,9 @@ pub enum ErrorKind {
     /// The connection string or a builder setting is invalid. Nothing was
     /// sent to a server; trying again with the same input cannot help.
     Config,
+    /// The arguments of the call are invalid, such as a set without a key. Nothing was sent to the
+    /// server.
+    InvalidInput,
     /// The database cannot be reached, accepts no connections now, or did not
     /// answer in time. Trying again later can help.
     Unavailable,
@@ -142,10 +144,10 @@ impl Error {
         )
     }
 
-    pub(crate) fn wait_limit(key: &Key, limit: Duration) -> Self {
+    pub(crate) fn wait_limit(what: &dyn fmt::Display, limit: Duration) -> Self {
         Error::new(
             ErrorKind::WaitLimit,
-            format!("the lock {key} was not free within the manager's wait limit of {limit:?}"),
+            format!("{what} was not free within the manager's wait limit of {limit:?}"),
         )
     }
 
@@ -235,6 +237,7 @@ impl Error {
             // During a fail-over the hosts of the connection string may all be standbys.
             | ErrorKind::Standby => true,
             ErrorKind::Config
+            | ErrorKind::InvalidInput
             | ErrorKind::Closed
             | ErrorKind::Cancelled
             | ErrorKind::Lost
@@ -332,6 +335,7 @@ mod tests {
     fn an_error_is_transient_by_its_kind() {
         for (kind, transient) in [
             (ErrorKind::Config, false),
+            (ErrorKind::InvalidInput, false),
             (ErrorKind::Unavailable, true),
             (ErrorKind::Login, false),
             (ErrorKind::Closed, false),

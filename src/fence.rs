@@ -21,7 +21,7 @@ use crate::op::Mode;
 
 /// The first half of the marks, which are keys of two `integer`s: `dltx` in ASCII. The second half
 /// is that of the session's marker.
-const MARK_CLASS: i32 = i32::from_be_bytes(*b"dltx");
+pub(crate) const MARK_CLASS: i32 = i32::from_be_bytes(*b"dltx");
 
 /// What the statement answers if the transaction is fenced.
 const FENCED: &str = "fenced";
@@ -41,6 +41,20 @@ pub(crate) const PAUSES: [Duration; 5] = [
     Duration::from_millis(80),
     Duration::from_millis(200),
 ];
+
+/// What the numbers of holds differ from the session's marker and a counter by: the first 8 bytes of
+/// `sha256('distlock holds')`.
+const HOLDS: i64 = 0xfc35_0c70_d1c2_6b73_u64.cast_signed();
+
+/// The number of a hold: that of its session's marker, which no other session has, and a counter.
+pub(crate) fn hold_number(marker: i32, counter: u32) -> i64 {
+    HOLDS ^ (i64::from(marker) << 32 | i64::from(counter))
+}
+
+/// True if `key` is the number of a hold of the session with `marker`.
+pub(crate) fn is_hold_number(key: Key, marker: i32) -> bool {
+    !key.is_two() && (key.as_i64() ^ HOLDS) >> 32 == i64::from(marker)
+}
 
 /// Gives the session's transaction its mark.
 pub(crate) fn mark(marker: i32) -> String {
@@ -79,21 +93,27 @@ pub(crate) struct Fence {
     pub(crate) marker: i32,
 }
 
+/// A simple query to be sent alone: for each of `fences` it answers with one word. If one is not
+/// known, the caller pauses and asks again: a longer statement takes longer to plan.
+pub(crate) fn statement(fences: &[Fence]) -> String {
+    let statement = |fence: &Fence| format!("SELECT {}", fence.verdict(ALONE, &[]));
+    fences.iter().map(statement).collect::<Vec<_>>().join("; ")
+}
+
+/// The statement for any client: it answers with one boolean for all of `fences`, of one session.
+pub(crate) fn sql(fences: &[Fence]) -> String {
+    let alone = fences.first().map_or(ALONE.to_owned(), Fence::alone);
+    let refusals: String = fences
+        .iter()
+        .map(|fence| {
+            let verdict = fence.verdict("false", &PAUSES);
+            format!(" WHEN ({verdict}) OPERATOR(pg_catalog.<>) '{FENCED}' THEN false")
+        })
+        .collect();
+    format!("SELECT CASE WHEN {alone} THEN false{refusals} ELSE true END AS fenced")
+}
+
 impl Fence {
-    /// The statement for a simple query that is sent alone: it answers with one word. If that is
-    /// not known, the caller pauses and asks again: a longer statement takes longer to plan.
-    pub(crate) fn statement(&self) -> String {
-        format!("SELECT {}", self.verdict(ALONE, &[]))
-    }
-
-    /// The statement for any client: it answers with one boolean.
-    pub(crate) fn sql(&self) -> String {
-        format!(
-            "SELECT {} OPERATOR(pg_catalog.=) '{FENCED}' AS fenced",
-            self.verdict(&self.alone(), &PAUSES)
-        )
-    }
-
     /// True for a statement of any client that is its own transaction. That of a prepared statement
     /// begins when it is parsed or, later, when its parameters are bound, which makes its portal. If it
     /// is parsed and bound in one go without a name, the server does not show when. Then it has to be

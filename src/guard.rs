@@ -1,24 +1,25 @@
 //! [`Guard`]: a hold, as its owner sees it.
 
+mod fencing;
+pub(crate) mod set;
+
 use std::fmt;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
-use postgres::error::SqlState;
-use postgres::{GenericClient, SimpleQueryMessage};
+use postgres::GenericClient;
 
 use crate::cancel::CancelToken;
-use crate::error::{Error, ErrorKind};
-use crate::fence::{Fence, PAUSES, Verdict};
-use crate::holder::{Claim, Holder};
+use crate::error::Error;
+use crate::fence::Fence;
+use crate::holder::{Claim, Holder, Question};
 use crate::key::Key;
 use crate::lease::{Ended, Hold};
-use crate::session::errors::full;
+use crate::op::Mode;
 use crate::watch::Watch;
+use crate::worker::answer::Grant;
 use crate::worker::handle::Handle;
-use crate::worker::request::Grant;
 
 /// A lock that is held until the guard is dropped.
 ///
@@ -205,32 +206,7 @@ impl Guard {
     /// # }
     /// ```
     pub fn fence(&self, transaction: &mut impl GenericClient) -> Result<(), Error> {
-        let statement = self.fenced_by()?.statement();
-        let mut verdict = ask(transaction, &statement)?;
-        for pause in PAUSES {
-            if verdict == Verdict::Unknown {
-                thread::sleep(pause);
-                verdict = ask(transaction, &statement)?;
-            }
-        }
-        // A release meanwhile was too early for the transaction to be told.
-        if let Some(ended) = self.ended() {
-            return Err(Error::ended(ended));
-        }
-        match verdict {
-            Verdict::Fenced => Ok(()),
-            Verdict::Over => Err(Error::new(
-                ErrorKind::Lost,
-                "the lock is no longer held, or the transaction is of another database",
-            )),
-            Verdict::NoTransaction => Err(Error::new(
-                ErrorKind::NoTransaction,
-                "there is no open transaction to fence: it would end with its next statement",
-            )),
-            Verdict::Unknown => Err(Error::unavailable(
-                "the manager's session could not be seen to live",
-            )),
-        }
+        fencing::fence(&[self], transaction)
     }
 
     /// The statement by which [`fence`](Guard::fence) ties a transaction to this hold, for programs
@@ -262,7 +238,77 @@ impl Guard {
     /// # }
     /// ```
     pub fn fence_sql(&self) -> Result<String, Error> {
-        Ok(self.fenced_by()?.sql())
+        fencing::sql(&[self])
+    }
+
+    /// Makes a share of the lock an exclusive lock, if nobody else shares it: no other holder is let
+    /// in between. True: it is exclusive now, with a [token](Guard::token) of its own. False: another
+    /// thread or session has a share, or waits for the lock in the server's queue, or a transaction
+    /// that is [fenced](Guard::fence) by a share is open, also one of this guard; the share is kept. Of
+    /// several that try, at most one succeeds, and only once the others have released theirs. True
+    /// at once if the lock is exclusive.
+    ///
+    /// It does not wait: two that waited for each other's share would do so for ever. After a refusal
+    /// release the share and [lock](crate::Manager::lock) exclusively. A statement of [`fence_sql`](Guard::fence_sql) from before is of
+    /// no use afterwards; the next [`fence`](Guard::fence) makes another.
+    ///
+    /// # Errors
+    ///
+    /// The hold is as it was: [`Lost`](crate::ErrorKind::Lost) (or
+    /// [`Closed`](crate::ErrorKind::Closed), [`Cancelled`](crate::ErrorKind::Cancelled)) if it is
+    /// over; [`LockTableFull`](crate::ErrorKind::LockTableFull),
+    /// [`Fencing`](crate::ErrorKind::Fencing), [`Database`](crate::ErrorKind::Database) if the server
+    /// could not do it.
+    ///
+    /// ```no_run
+    /// # fn is_stale() -> bool { true }
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let mut guard = mgr.lock_shared("catalogue")?;
+    /// if is_stale() && guard.try_upgrade()? {
+    ///     // write it: nobody else reads
+    ///     guard.downgrade()?; // and read on what was written
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_upgrade(&mut self) -> Result<bool, Error> {
+        self.change(Mode::Exclusive)
+    }
+
+    /// Makes an exclusive lock a share of it, without a moment in which another holder could have it
+    /// exclusively. Readers may join from then on, but for threads of the manager where a transaction
+    /// was [fenced](Guard::fence) by the guard: these get in once it is released. Nothing happens if it
+    /// is a share.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_upgrade`](Guard::try_upgrade).
+    pub fn downgrade(&mut self) -> Result<(), Error> {
+        self.change(Mode::Shared).map(drop)
+    }
+
+    fn change(&mut self, to: Mode) -> Result<bool, Error> {
+        if let Some(ended) = self.ended() {
+            return Err(Error::ended(ended));
+        }
+        if to == self.grant.mode {
+            return Ok(true);
+        }
+        if to == Mode::Exclusive {
+            // That of a share does not keep readers out.
+            self.fence = OnceCell::new();
+        }
+        let changed = self.handle.change(self.grant.clone(), to);
+        let changed = changed.map_err(|error| self.ended().map_or(error, Error::ended))?;
+        let Some(changed) = changed else {
+            return Ok(false);
+        };
+        self.grant.mode = to;
+        if to == Mode::Exclusive {
+            self.grant.token = changed.token;
+        }
+        Ok(true)
     }
 
     /// True if somebody waits for the lock: another thread of the manager, or another session. For
@@ -293,18 +339,8 @@ impl Guard {
             return Ok(true);
         }
         let waits = |holder: &Holder| holder.claim == Claim::Waits;
-        Ok(self.handle.holders(self.grant.key)?.iter().any(waits))
-    }
-
-    /// The fence, which the server is told of when it is first needed.
-    fn fenced_by(&self) -> Result<&Fence, Error> {
-        if let Some(ended) = self.ended() {
-            return Err(Error::ended(ended));
-        }
-        let told = || self.handle.fence(self.grant.clone());
-        self.fence
-            .get_or_try_init(told)
-            .map_err(|error| self.ended().map_or(error, Error::ended))
+        let holders = self.handle.inquire(Question::Of(self.grant.key))?;
+        Ok(holders.iter().any(waits))
     }
 
     /// Releases the lock and waits until other holders can have it; with
@@ -351,35 +387,6 @@ impl Guard {
             None => self.grant.lease.ended().map_or(Ok(()), Err),
         }
     }
-}
-
-/// Runs the `statement` of a fence.
-fn ask(transaction: &mut impl GenericClient, statement: &str) -> Result<Verdict, Error> {
-    let answer = transaction.simple_query(statement).map_err(fence_failed)?;
-    let word = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0),
-        _ => None,
-    });
-    Ok(Verdict::of(word))
-}
-
-fn fence_failed(error: postgres::Error) -> Error {
-    let (kind, message) = match error.code() {
-        None => (
-            ErrorKind::Unavailable,
-            "the transaction's connection was lost",
-        ),
-        Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => (
-            ErrorKind::NoTransaction,
-            "the transaction has failed before",
-        ),
-        Some(_) => (
-            ErrorKind::Database,
-            "the server could not fence the transaction",
-        ),
-    };
-    let other = || Error::new(kind, message);
-    full(&error).unwrap_or_else(other).caused_by(error)
 }
 
 impl Drop for Guard {

@@ -18,7 +18,7 @@ pub enum Claim {
 }
 
 /// A session that holds a lock, waits for it or keeps others from it: from
-/// [`Manager::holders`](crate::Manager::holders).
+/// [`Manager::holders`](crate::Manager::holders) and [`Manager::list`](crate::Manager::list).
 ///
 /// A manager is one session, however many of its threads hold or wait. What the manager's role may
 /// not see of other roles' sessions is `None`; with the privileges of `pg_read_all_stats` it sees
@@ -46,4 +46,20 @@ pub struct Holder {
     pub address: Option<IpAddr>,
     /// True if it is a manager of this crate, and not another program.
     pub is_manager: bool,
+    /// The second half of a manager's marker.
+    pub(crate) marker: Option<i32>,
+    /// When the session began, in microseconds since 1970 by the server's clock.
+    pub(crate) started: Option<i64>,
+}
+
+/// What is asked of the server about holders. The answer is a list of them.
+#[derive(Clone, Debug)]
+pub(crate) enum Question {
+    /// Who has to do with this lock?
+    Of(Key),
+    /// What have managers to do with which locks?
+    OfManagers,
+    /// To end the session of this one. The answer is what it had to do with which locks; none if
+    /// the session has ended already.
+    Evict(Box<Holder>),
 }

@@ -3,6 +3,7 @@
 mod conversions;
 pub(crate) mod names;
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -232,6 +233,36 @@ impl Key {
         Key::from(self.number ^ self.companions().fenced_exclusively)
     }
 
+    /// The keys whose waiters hold this one shared.
+    pub(crate) fn awaited_by(self) -> impl Iterator<Item = Key> {
+        self.of_companions()
+            .map(|(of, by)| of.differing_by(by.waiters))
+    }
+
+    /// The keys of which this one is a companion.
+    pub(crate) fn companion_of(self) -> impl Iterator<Item = Key> {
+        self.of_companions().flat_map(|(of, by)| {
+            let all = [by.waiters, by.fenced, by.fenced_exclusively];
+            all.map(|by| of.differing_by(by))
+        })
+    }
+
+    /// This number as one of either space, with what the companions of that differ by.
+    fn of_companions(self) -> impl Iterator<Item = (Key, &'static Companions)> {
+        let spaces = [
+            (Space::One, &Companions::OF_ONE),
+            (Space::Two, &Companions::OF_TWO),
+        ];
+        let number = self.number;
+        let spaces = spaces.into_iter().filter(move |_| !self.is_two());
+        spaces.map(move |(space, by)| (Key { number, space }, by))
+    }
+
+    fn differing_by(self, by: i64) -> Key {
+        let number = self.number ^ by;
+        Key { number, ..self }
+    }
+
     /// The key of `self` in `namespace`: itself if it is not a name.
     pub(crate) fn within(self, namespace: Option<&Namespace>) -> Key {
         match namespace {
@@ -272,6 +303,19 @@ impl PartialEq for Key {
 }
 
 impl Eq for Key {}
+
+/// The order in which sets are locked, the same for all versions: first keys of one number.
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.is_two(), self.number).cmp(&(other.is_two(), other.number))
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {

@@ -471,12 +471,14 @@ mod with_lock;
 mod worker;
 
 pub use crate::acquire::Acquire;
+pub use crate::acquire::all::AcquireAll;
 pub use crate::builder::Builder;
 pub use crate::cancel::CancelToken;
 pub use crate::connect::target::ConnectConfig;
 pub use crate::credentials::Credentials;
 pub use crate::error::{Error, ErrorKind};
 pub use crate::guard::Guard;
+pub use crate::guard::set::GuardSet;
 pub use crate::health::Health;
 pub use crate::holder::{Claim, Holder};
 pub use crate::key::Key;

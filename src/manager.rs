@@ -1,14 +1,17 @@
 //! [`Manager`]: takes locks for its users, through the worker.
 
+mod holders;
+mod several;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::acquire::{self, Acquire};
+use crate::acquire::Acquire;
+use crate::acquire::options::{until, within};
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::health::Health;
-use crate::holder::Holder;
 use crate::key::Key;
 use crate::op::Wait;
 use crate::stats::Stats;
@@ -172,7 +175,7 @@ impl Manager {
         key: impl Into<Key>,
         timeout: Duration,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).wait(acquire::within(timeout))
+        self.acquire(key).wait(within(timeout))
     }
 
     /// Waits for the lock until `deadline`, as [`try_lock_for`](Manager::try_lock_for)
@@ -201,7 +204,7 @@ impl Manager {
         key: impl Into<Key>,
         deadline: Instant,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).wait(acquire::until(deadline))
+        self.acquire(key).wait(until(deadline))
     }
 
     /// Waits for a share of the lock. Exclusive requests that are already waiting go first.
@@ -243,7 +246,7 @@ impl Manager {
         key: impl Into<Key>,
         timeout: Duration,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().wait(acquire::within(timeout))
+        self.acquire(key).shared().wait(within(timeout))
     }
 
     /// Waits for a share of the lock until `deadline`. A deadline that has passed allows one
@@ -257,7 +260,7 @@ impl Manager {
         key: impl Into<Key>,
         deadline: Instant,
     ) -> Result<Option<Guard>, Error> {
-        self.acquire(key).shared().wait(acquire::until(deadline))
+        self.acquire(key).shared().wait(until(deadline))
     }
 
     /// The key that a call of this manager with `key` locks: names are those of the manager's
@@ -280,33 +283,6 @@ impl Manager {
     /// An acquire with options: shared, with a timeout, ended by a token, held for a time.
     pub fn acquire(&self, key: impl Into<Key>) -> Acquire<'_> {
         Acquire::new(&self.handle, self.key(key))
-    }
-
-    /// Who holds the lock, waits for it, or has a fenced transaction open that keeps others from it:
-    /// the sessions of all programs that use the database, as the server sees them. A session is
-    /// listed once for each [`Claim`](crate::Claim), first those that hold it. Threads of a manager
-    /// that wait for one of its own are not known to the server.
-    ///
-    /// A round trip, with a look at all locks of the server, whose cost grows with their number: for
-    /// people and for monitoring, not for each job.
-    ///
-    /// # Errors
-    ///
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) or another kind of
-    /// [every acquire](Manager#errors) while there is no session;
-    /// [`Closed`](crate::ErrorKind::Closed); [`Database`](crate::ErrorKind::Database).
-    ///
-    /// ```no_run
-    /// # fn main() -> Result<(), distlock::Error> {
-    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
-    /// for holder in mgr.holders("nightly-report")? {
-    ///     println!("{:?}: {:?}, pid {}", holder.claim, holder.application_name, holder.pid);
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn holders(&self, key: impl Into<Key>) -> Result<Vec<Holder>, Error> {
-        self.handle.holders(self.key(key))
     }
 
     /// The manager's counters and gauges.

@@ -87,6 +87,15 @@ pub(crate) enum Action {
     Lock,
     /// The same, but leaves the lock to another session that waits for it.
     LockUnawaited,
+    /// The same as the two before, if the step before it in the batch has got its lock: the next
+    /// one of a set.
+    LockNext,
+    LockNextUnawaited,
+    /// Makes the share of the hold with this number, the session's only one, an exclusive lock,
+    /// unless another session has a share. With fencing also draws its token.
+    Upgrade(u64),
+    /// Makes the exclusive lock of the hold with this number a share.
+    Downgrade(u64),
     /// Draws the token of a further holder, of a lock that the session has.
     Draw,
     /// Shows other sessions that this one waits for the lock.
@@ -99,7 +108,26 @@ pub(crate) enum Action {
 
 impl Action {
     pub(crate) fn is_lock(self) -> bool {
-        matches!(self, Action::Lock | Action::LockUnawaited)
+        matches!(self.alone(), Action::Lock | Action::LockUnawaited)
+    }
+
+    /// True if it is not done unless the step before it in the batch has got its lock.
+    pub(crate) fn is_next(self) -> bool {
+        self != self.alone()
+    }
+
+    /// The same without regard to the step before.
+    pub(crate) fn alone(self) -> Action {
+        match self {
+            Action::LockNext => Action::Lock,
+            Action::LockNextUnawaited => Action::LockUnawaited,
+            _ => self,
+        }
+    }
+
+    /// True if it changes the mode of a lock that the session has.
+    pub(crate) fn is_change(self) -> bool {
+        matches!(self, Action::Upgrade(_) | Action::Downgrade(_))
     }
 
     /// True if all it does is to free a lock.
@@ -107,6 +135,22 @@ impl Action {
         matches!(self, Action::Unlock | Action::Withdraw | Action::Unfence(_))
     }
 }
+
+/// Some of many locks, whichever are free: exclusive ones.
+#[derive(Debug)]
+pub(crate) struct Pick {
+    /// What to choose from, each once.
+    pub(crate) keys: Vec<Key>,
+    /// So many at most.
+    pub(crate) most: usize,
+    /// If fewer are free, none.
+    pub(crate) least: usize,
+    /// None either while another session has this lock.
+    pub(crate) gate: Option<Key>,
+}
+
+/// What a pick has got, with fencing each with its token.
+pub(crate) type Picked = Vec<(Key, Option<Token>)>;
 
 /// The outcome of one operation.
 #[derive(Debug)]
@@ -122,6 +166,8 @@ pub(crate) enum Outcome {
     Undrained,
     /// The session did not hold what it was to unlock and lock again.
     NotHeld,
+    /// Not tried, because the step before it has not got its lock.
+    Skipped,
     /// The server could not do it, and it has no effect; or a lock that was to be taken again was
     /// given back.
     Failed(Error),

@@ -11,22 +11,24 @@ pub(crate) mod errors;
 mod failures;
 mod holders;
 mod lease;
+mod listing;
 pub(crate) mod marker;
+mod modes;
 pub(crate) mod others;
 pub(crate) mod parked;
+mod picks;
 mod recovery;
+mod run;
 pub(crate) mod sequence;
 pub(crate) mod statements;
 mod transaction;
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use postgres::types::ToSql;
-use postgres::{CancelToken, Client, Row, SimpleQueryMessage, SimpleQueryRow, Statement};
+use postgres::{CancelToken, Client, SimpleQueryMessage, SimpleQueryRow, Statement};
 use tracing::debug;
 
 use self::errors::lock_error;
@@ -35,9 +37,7 @@ use self::failures::Failures;
 use self::marker::Marker;
 use self::parked::WaitNotice;
 use self::sequence::Sequence;
-use self::statements::{Branches, branches, code, scalar};
-use self::statements::{DROP_SNAPSHOT, END, UNLOCK};
-use self::statements::{fenced_outcome, plain_outcome};
+use self::statements::{Branches, DROP_SNAPSHOT, END};
 use self::transaction::Transaction;
 use crate::clock::BootInstant;
 use crate::error::Error;
@@ -73,6 +73,8 @@ pub(crate) struct Session {
     /// By what they do, and whether they verify the session.
     batches: HashMap<(Branches, bool), Statement>,
     held: Option<Statement>,
+    /// By what they do, and whether they look at a gate.
+    picks: HashMap<(Branches, bool), Statement>,
     /// How the last wait in the server's queue ended.
     wait_notice: WaitNotice,
     /// Not to wait in the server's queue before this: it was not able to.
@@ -105,6 +107,7 @@ impl Session {
             unlock_and_lock: None,
             batches: HashMap::new(),
             held: None,
+            picks: HashMap::new(),
             wait_notice,
             parks_from: BootInstant::now(),
             codes: Vec::new(),
@@ -140,17 +143,22 @@ impl Session {
             self.send(batch, outcomes, on_round_trip)?;
             return self.update_transaction(batch, on_round_trip);
         };
-        let steps = batch.iter().zip(&refusals);
-        let sent: Vec<Op> = steps
-            .filter(|(_, refusal)| refusal.is_none())
-            .map(|(&op, _)| op)
-            .collect();
+        let mut refusals = refusals.into_iter();
+        let mut refused = Vec::with_capacity(batch.len());
+        let sent = unbroken(batch, |_| {
+            refused.push(refusals.next().flatten());
+            refused.last().is_some_and(Option::is_none)
+        });
         let mut answers = Vec::with_capacity(sent.len());
         self.send(&sent, &mut answers, on_round_trip)?;
-        let mut answers = answers.into_iter();
-        outcomes.extend(refusals.into_iter().filter_map(|refusal| match refusal {
-            Some(error) => Some(Outcome::Failed(error)),
-            None => answers.next(),
+        let mut answers = sent.iter().zip(answers).peekable();
+        outcomes.extend(batch.iter().zip(refused).map(|(op, refused)| {
+            let answer = answers.next_if(|(sent, _)| *sent == op);
+            match (answer, refused) {
+                (Some((_, outcome)), _) => outcome,
+                (None, Some(error)) => Outcome::Failed(error),
+                (None, None) => Outcome::Skipped,
+            }
         }));
         self.update_transaction(batch, on_round_trip)
     }
@@ -179,9 +187,8 @@ impl Session {
         check_complete(batch, outcomes)?;
         for (&op, outcome) in batch.iter().zip(&*outcomes) {
             match (op.action, outcome) {
-                (Action::Lock | Action::LockUnawaited | Action::Announce, Outcome::Done(_)) => {
-                    self.locks += 1;
-                }
+                (action, Outcome::Done(_)) if action.is_lock() => self.locks += 1,
+                (Action::Announce, Outcome::Done(_)) => self.locks += 1,
                 (Action::Unlock | Action::Withdraw, Outcome::Done(_))
                 | (
                     Action::Relock,
@@ -317,81 +324,21 @@ impl Session {
             .spawn(move || drop(self));
     }
 
-    /// The round trip of a batch. On an error `outcomes` is unchanged.
-    fn run(&mut self, batch: &[Op], outcomes: &mut Vec<Outcome>) -> Result<(), postgres::Error> {
-        // Only the general statement can also verify the session.
-        let is_verified = self.marker.is_due_in_batch();
-        if self.sequence.is_some() {
-            let row = self.run_batch(batch, is_verified)?;
-            let answers: &str = row.try_get(0)?;
-            outcomes.extend(answers.split(',').map(fenced_outcome));
-        } else if !is_verified
-            && let [op] = *batch
-            && let Some(number) = scalar(op)
-        {
-            let client = &mut self.client;
-            let statement = match op.action {
-                Action::Unlock => prepared(&mut self.unlock, client, || UNLOCK.to_owned())?,
-                _ => prepared(&mut self.lock, client, statements::lock)?,
-            };
-            let rows = self.client.execute(statement, &[&number])?;
-            outcomes.push(outcome_of(rows == 1));
-        } else if !is_verified
-            && let [unlock, lock] = *batch
-            && (unlock.action, lock.action) == (Action::Unlock, Action::Lock)
-            && let (Some(old), Some(new)) = (scalar(unlock), scalar(lock))
-        {
-            let (slot, sql) = (&mut self.unlock_and_lock, statements::unlock_and_lock);
-            let statement = prepared(slot, &mut self.client, sql)?;
-            let rows = self.client.execute(statement, &[&old, &new])?;
-            outcomes.push(outcome_of(matches!(rows, 1 | 3)));
-            outcomes.push(outcome_of(matches!(rows, 1 | 2)));
-        } else {
-            let row = self.run_batch(batch, is_verified)?;
-            let answers: &str = row.try_get(0)?;
-            outcomes.extend(answers.bytes().map(plain_outcome));
-        }
-        Ok(())
-    }
-
-    /// The general statement's one row, with the answers to all steps.
-    fn run_batch(&mut self, batch: &[Op], is_verified: bool) -> Result<Row, postgres::Error> {
-        self.codes.clear();
-        self.codes.extend(batch.iter().map(code));
-        self.numbers.clear();
-        self.numbers
-            .extend(batch.iter().map(|op| op.target().as_i64()));
-        let branches = branches(&self.codes);
-        let statement = match self.batches.entry((branches, is_verified)) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let sequence = self.sequence.as_ref().map(|sequence| sequence.number);
-                let verified = is_verified.then(|| self.marker.expression());
-                let sql = statements::batch(branches, sequence, verified);
-                new.insert(self.client.prepare(&sql)?)
-            }
-        };
-        let params: [&(dyn ToSql + Sync); 2] = [&self.codes, &self.numbers];
-        let row = self.client.query_one(statement, &params)?;
-        if is_verified {
-            let is_the_one: Option<bool> = row.try_get(1)?;
-            self.marker.answered(is_the_one == Some(true));
-        }
-        Ok(row)
-    }
-
     /// True if `error` ends the session, even if the driver does not know it yet.
     fn is_over(&self, error: &postgres::Error) -> bool {
         self.client.is_closed() || ends_session(error)
     }
 }
 
-fn outcome_of(yes: bool) -> Outcome {
-    if yes {
-        Outcome::Done(None)
-    } else {
-        Outcome::Refused
-    }
+/// The steps of `batch` that are to be done, but for those that depend on another one.
+fn unbroken(batch: &[Op], mut is_to_be_done: impl FnMut(&Op) -> bool) -> Vec<Op> {
+    let mut is_last_done = true;
+    let mut is_done = |op: &Op| {
+        let is_broken = op.action.is_next() && !is_last_done;
+        is_last_done = is_to_be_done(op) && !is_broken;
+        is_last_done
+    };
+    batch.iter().filter(|op| is_done(op)).copied().collect()
 }
 
 /// An error if steps, and so callers, would remain unanswered, as with a non-conforming server.
@@ -402,15 +349,4 @@ fn check_complete(batch: &[Op], outcomes: &[Outcome]) -> Result<(), Lost> {
     Err(Lost(Error::unavailable(
         "the server has answered another number of steps than it was sent",
     )))
-}
-
-fn prepared<'a>(
-    slot: &'a mut Option<Statement>,
-    client: &mut Client,
-    sql: impl FnOnce() -> String,
-) -> Result<&'a Statement, postgres::Error> {
-    match slot {
-        Some(statement) => Ok(statement),
-        None => Ok(slot.insert(client.prepare(&sql())?)),
-    }
 }

@@ -18,6 +18,8 @@
 //! is not announced: of two processes that wait for each other, none would take the lock.
 
 mod batch;
+mod changes;
+mod endings;
 mod entry;
 mod fences;
 mod handoff;
@@ -25,33 +27,36 @@ mod holders;
 mod kept;
 pub(crate) mod late;
 mod only_wait;
+mod picks;
 mod remembered;
 mod respond;
 mod retry_queue;
+mod set;
+mod sets;
 mod wait_queue;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+pub(crate) use self::changes::Change;
 use self::entry::Entry;
 use self::fences::unfence;
 use self::holders::Holder;
 use self::kept::Kept;
 pub(crate) use self::only_wait::OnlyWait;
+pub(crate) use self::picks::Choice;
+use self::picks::Picker;
 pub(crate) use self::respond::{Caller, Granted, Refusal, Respond, Via, Whom};
 use self::retry_queue::RetryQueue;
+use self::sets::SetWork;
 use self::wait_queue::{WaitQueue, Waiter};
 use crate::backoff::Jitter;
-use crate::error::Error;
 use crate::key::Key;
-use crate::op::{Mode, Op, Wait};
+use crate::op::{Mode, Op, Token, Wait};
 
 /// The session does not hold the lock of this key, which it was to release.
 #[derive(Debug)]
 pub(crate) struct Stray(pub(crate) Key);
-
-/// Up to this many keys without waiters may stay listed without a session.
-const MANY_IDLE: usize = 64;
 
 pub(crate) struct Limits {
     pub(crate) max_locks: Option<usize>,
@@ -75,7 +80,14 @@ pub(crate) struct Table<W> {
     /// Empty queues, kept to reuse their memory.
     #[allow(clippy::vec_box)] // the boxes are what is kept
     spare: Vec<Box<WaitQueue<W>>>,
+    set_work: VecDeque<SetWork<W>>,
+    pickers: VecDeque<Picker<W>>,
+    // Of the plan in progress: the locks that are tried together, and the keys that come with others.
+    chains: Vec<Op>,
+    chained: HashSet<Key>,
     held: usize,
+    /// Of them those of sets that wait for the rest.
+    incomplete: usize,
     waiting: usize,
     last_id: u64,
     jitter: Jitter,
@@ -92,7 +104,12 @@ impl<W: Caller> Table<W> {
             remembered: VecDeque::new(),
             kept: Kept::default(),
             spare: Vec::new(),
+            set_work: VecDeque::new(),
+            pickers: VecDeque::new(),
+            chains: Vec::new(),
+            chained: HashSet::new(),
             held: 0,
+            incomplete: 0,
             waiting: 0,
             last_id: 0,
             jitter,
@@ -101,7 +118,7 @@ impl<W: Caller> Table<W> {
 
     /// Holds of guards, and locks kept after their guard is gone.
     pub(crate) fn held(&self) -> usize {
-        self.held
+        self.held - self.incomplete
     }
 
     /// Requests that are not answered yet.
@@ -111,7 +128,8 @@ impl<W: Caller> Table<W> {
 
     /// True if [`plan`](Table::plan) has something to do now.
     pub(crate) fn has_ready(&self) -> bool {
-        !self.ready.is_empty() || !self.fences.is_empty()
+        let is_empty = self.ready.is_empty() && self.fences.is_empty() && self.set_work.is_empty();
+        !is_empty || !self.pickers.is_empty()
     }
 
     /// When [`plan`](Table::plan) will have something to do without another call.
@@ -137,17 +155,30 @@ impl<W: Caller> Table<W> {
         now: Instant,
         responder: &mut impl Respond<W>,
     ) {
+        let waiter = Waiter::new(waiter, mode, wait, now);
+        self.enqueue(key, waiter, now, responder);
+        self.proceed_with_sets(now, responder);
+    }
+
+    fn enqueue(
+        &mut self,
+        key: Key,
+        waiter: Waiter<W>,
+        now: Instant,
+        responder: &mut impl Respond<W>,
+    ) {
         if let Some(max) = self.full(0) {
-            return responder.refuse(waiter, Refusal::LimitReached(max));
+            return responder.refuse(self.dismiss(waiter), Refusal::LimitReached(max));
         }
+        let (mode, wait) = (waiter.mode, waiter.wait);
         let spare = &mut self.spare;
         let entry = self.entries.entry(key).or_insert_with(Entry::new);
         if entry.is_over(now) && entry.is_idle() {
             entry.forget();
         }
         if wait.is_try() && !entry.is_open_to(mode) && entry.is_known_taken() {
-            responder.contended(&waiter, key, mode);
-            return responder.refuse(waiter, Refusal::Busy);
+            responder.contended(&waiter.inner, key, mode);
+            return responder.refuse(self.dismiss(waiter), Refusal::Busy);
         }
         let via = entry.via();
         let queue = entry.queue_from(spare);
@@ -155,15 +186,7 @@ impl<W: Caller> Table<W> {
             // It was when to stop being announced.
             queue.retry = None;
         }
-        queue.waiters.push_back(Waiter {
-            inner: waiter,
-            mode,
-            wait,
-            since: now,
-            contended: false,
-            is_reported: false,
-            is_examined: false,
-        });
+        queue.waiters.push_back(waiter);
         self.waiting += 1;
         if let Wait::Until(deadline) = wait {
             self.expedite(key, deadline, now);
@@ -187,18 +210,27 @@ impl<W: Caller> Table<W> {
         let Some(holder) = entry.holders.get_mut(id) else {
             return false;
         };
-        if let Some(number) = holder.fence.take() {
-            unfence(&mut self.fences, key, number);
+        if let Some(fence) = holder.fence.take() {
+            unfence(&mut self.fences, key, fence.number);
         }
         if let Some(until) = keep_until.filter(|&until| until > now) {
             self.kept.put(until, id, key);
             return true;
         }
-        entry.holders.remove(id);
-        self.held -= 1;
+        self.end_hold(key, id);
         responder.released(key, id);
+        // A set that gets it goes on with the next plan: a batch may be on its way now, with an
+        // unlock of the set's next key.
         self.advance(key, now, Via::Handoff, responder);
         true
+    }
+
+    /// The hold of `key` with number `id`, which is one of them, has ended.
+    fn end_hold(&mut self, key: Key, id: u64) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.holders.remove(id);
+            self.held -= 1;
+        }
     }
 
     /// Ends the holds that were kept after their guard, when their time is over.
@@ -222,71 +254,10 @@ impl<W: Caller> Table<W> {
             .is_some_and(|entry| entry.server.is_some() && entry.holders.is_none())
     }
 
-    /// Removes the waiters of `key` that have left.
-    pub(crate) fn remove_abandoned(
-        &mut self,
-        key: Key,
-        has_left: impl Fn(&W) -> bool,
-        now: Instant,
-        responder: &mut impl Respond<W>,
-    ) {
-        if let Some(queue) = self.queue(key) {
-            let before = queue.waiters.len();
-            queue.waiters.retain(|waiter| !has_left(&waiter.inner));
-            let after = queue.waiters.len();
-            self.waiting -= before - after;
-            self.advance(key, now, self.via(key), responder);
-        }
-    }
-
-    /// The session has ended, and all its locks with it. All waiters keep waiting. Returns how
-    /// many holds were lost.
-    pub(crate) fn disconnected(&mut self) -> usize {
-        self.retries.clear();
-        self.remembered.clear();
-        self.kept.clear();
-        self.ready.clear();
-        self.fences.clear();
-        self.entries.retain(|_, entry| entry.first().is_some());
-        for (&key, entry) in &mut self.entries {
-            entry.disconnected();
-            entry.listed = true;
-            self.ready.push_back(key);
-        }
-        std::mem::take(&mut self.held)
-    }
-
-    /// Without a session nothing is planned, and every requested key stays listed: forgets those
-    /// that have no waiters any more, if there are many.
-    pub(crate) fn forget_idle(&mut self) {
-        if self.ready.len() < 2 * self.waiting + MANY_IDLE {
-            return;
-        }
-        let entries = &mut self.entries;
-        self.ready.retain(|key| {
-            let wanted = entries.get(key).is_some_and(|entry| !entry.is_idle());
-            if !wanted {
-                entries.remove(key);
-            }
-            wanted
-        });
-    }
-
-    /// Fails waiters with `error`.
-    pub(crate) fn fail_waiters(
-        &mut self,
-        whom: Whom,
-        error: &Error,
-        responder: &mut impl Respond<W>,
-    ) {
-        let queues = self.entries.values_mut();
-        for queue in queues.filter_map(|entry| entry.queue.as_mut()) {
-            let is_meant = |waiter: &mut Waiter<W>| whom == Whom::All || waiter.wait.is_try();
-            for waiter in queue.take(is_meant) {
-                self.waiting -= 1;
-                responder.fail(waiter.inner, error);
-            }
-        }
+    /// How many more locks the limit allows besides `more` that are in progress.
+    fn room(&self, more: usize) -> usize {
+        let max = self.limits.max_locks.unwrap_or(usize::MAX);
+        max.saturating_sub(self.held + more)
     }
 
     /// The limit of locks, if one more, besides `more` that are in progress, would exceed it.
@@ -297,43 +268,20 @@ impl<W: Caller> Table<W> {
     /// Grants the lock to the first waiters as far as that needs no server (with fencing: to
     /// one, if there is a token), and lists the key if something is left to do at the server.
     fn advance(&mut self, key: Key, now: Instant, via: Via, responder: &mut impl Respond<W>) {
-        let limit = self.limits.max_locks;
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
-        };
+        let is_fenced = self.limits.fenced;
         loop {
-            while entry.can_hand_over(now) && !(self.limits.fenced && entry.token.is_none()) {
+            let can_hand_over = |entry: &Entry<W>| {
+                entry.can_hand_over(now) && !(is_fenced && entry.token.is_none())
+            };
+            while let Some(entry) = self.entries.get_mut(&key).filter(|it| can_hand_over(it)) {
                 let waiter = entry.pop_front().expect("it can be handed over to");
+                let token = entry.token;
                 self.waiting -= 1;
-                if let Some(max) = limit.filter(|&max| self.held >= max) {
-                    responder.refuse(waiter.inner, Refusal::LimitReached(max));
-                    continue;
-                }
-                self.last_id += 1;
-                let id = self.last_id;
-                let granted = Granted {
-                    key,
-                    mode: waiter.mode,
-                    id,
-                    token: entry.token,
-                    waited: now.saturating_duration_since(waiter.since),
-                    via,
-                };
-                let thread = waiter.inner.thread();
-                if responder.grant(waiter.inner, granted) {
-                    self.held += 1;
-                    entry.was_held = true;
-                    entry.token = None;
-                    let holder = Holder {
-                        id,
-                        thread,
-                        since: now,
-                        fence: None,
-                        is_reported: false,
-                    };
-                    entry.holders.add(waiter.mode, holder);
-                }
+                self.hand_over(waiter, key, token, via, now, responder);
             }
+            let Some(entry) = self.entries.get_mut(&key) else {
+                return;
+            };
             // A later holder needs a later token.
             entry.token = None;
             if entry.holders.is_none() {
@@ -345,16 +293,54 @@ impl<W: Caller> Table<W> {
             }
             // Waiters behind them may now join the holders.
             self.waiting -= refused.len();
-            refused
-                .into_iter()
-                .for_each(|waiter| responder.refuse(waiter, Refusal::Busy));
+            for waiter in refused {
+                responder.refuse(self.dismiss(waiter), Refusal::Busy);
+            }
         }
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
         if entry.queue.as_ref().is_some_and(|queue| queue.is_idle()) {
             self.spare.extend(entry.queue.take());
         }
         let is_unwanted = entry.server.is_none() && entry.first().is_none();
         if is_unwanted || entry.has_to_withdraw() || entry.due(now).is_some() {
             self.list(key);
+        }
+    }
+
+    /// `waiter` is the next holder of `key`.
+    fn hand_over(
+        &mut self,
+        waiter: Waiter<W>,
+        key: Key,
+        token: Option<Token>,
+        via: Via,
+        now: Instant,
+        responder: &mut impl Respond<W>,
+    ) {
+        if let Some(max) = self.full(0) {
+            return responder.refuse(self.dismiss(waiter), Refusal::LimitReached(max));
+        }
+        self.last_id += 1;
+        let id = self.last_id;
+        let mode = waiter.mode;
+        let granted = Granted {
+            key,
+            mode,
+            id,
+            token,
+            waited: now.saturating_duration_since(waiter.since),
+            via,
+        };
+        let thread = waiter.inner.thread();
+        if self.grant(waiter, granted, responder)
+            && let Some(entry) = self.entries.get_mut(&key)
+        {
+            self.held += 1;
+            entry.was_held = true;
+            entry.token = None;
+            entry.holders.add(mode, Holder::new(id, thread, now));
         }
     }
 

@@ -28,6 +28,7 @@
 //! grows, and the old worker ends when it finds that its own is no longer the current one.
 
 mod alarm;
+pub(crate) mod answer;
 mod connection;
 mod events;
 mod exchange;
@@ -41,6 +42,7 @@ mod reports;
 pub(crate) mod request;
 mod responder;
 mod shared;
+mod waiter;
 mod watchdog;
 
 use std::sync::Arc;
@@ -56,9 +58,9 @@ use self::exchange::{Exchange, MAX_BATCH, Purpose};
 use self::handle::Handle;
 use self::in_flight::InFlight;
 use self::reports::Reports;
-use self::request::{Control, Message, Request};
-use self::responder::Waiter;
+use self::request::{Control, Message, Request, Wanted};
 use self::shared::{Shared, State};
+use self::waiter::Waiter;
 use crate::connect::Dialer;
 use crate::connect::abandoned::Working;
 use crate::error::Error;
@@ -305,10 +307,16 @@ impl Worker {
             match control {
                 Control::Release { grant, reply } => state.release(&grant, reply, now),
                 Control::Fence { grant, reply } => state.fence(&grant, reply),
-                Control::Inquire { key, reply } => state.inquire(key, reply),
-                Control::GaveUp(key) => {
-                    let (table, mut responder) = state.table_and_responder();
-                    table.remove_abandoned(key, Waiter::is_abandoned, now, &mut responder);
+                Control::Change { grant, to, reply } => state.change(&grant, to, reply),
+                Control::Inquire { question, reply } => state.inquire(question, reply),
+                Control::GaveUp(Wanted::One(key, _)) => state.remove_abandoned(key, now),
+                Control::GaveUp(Wanted::All(keys)) => {
+                    for &(key, _) in &*keys {
+                        state.remove_abandoned(key, now);
+                    }
+                }
+                Control::GaveUp(Wanted::Some(_)) => {
+                    state.table.remove_abandoned_picks(Waiter::is_abandoned);
                 }
             }
         }
@@ -318,22 +326,24 @@ impl Worker {
                 continue;
             };
             let Request {
-                key,
-                mode,
+                wanted,
                 wait,
-                reply,
+                waiter,
             } = request;
-            if reply.is_abandoned() {
+            if waiter.is_abandoned() {
                 continue;
             }
-            match state.status.refusal() {
-                Some(error) if wait.is_try() || !waits => {
-                    reply.send(Err(error.clone())).ok();
+            if let Some(error) = state.status.refusal().filter(|_| wait.is_try() || !waits) {
+                waiter.fail(error.clone());
+                continue;
+            }
+            let (table, mut responder) = state.table_and_responder();
+            match wanted {
+                Wanted::One(key, mode) => {
+                    table.acquire(key, mode, wait, waiter, now, &mut responder);
                 }
-                _ => {
-                    let (table, mut responder) = state.table_and_responder();
-                    table.acquire(key, mode, wait, reply, now, &mut responder);
-                }
+                Wanted::All(keys) => table.acquire_all(keys, wait, waiter, now, &mut responder),
+                Wanted::Some(choice) => table.pick(choice, waiter, now),
             }
         }
     }

@@ -7,10 +7,11 @@ use postgres::error::SqlState;
 use super::errors::{ATTEMPTS, full, is_cancelled, is_sequence_gone, lost};
 use super::errors::{draw_error, lock_error};
 use super::failures::{Kind, SingleSteps};
+use super::run::prepared;
 use super::sequence::Missing;
 use super::statements::HELD;
 use super::{Lost, OnRoundTrip, Session};
-use super::{check_complete, prepared, sequence};
+use super::{check_complete, sequence, unbroken};
 use crate::clock::BootInstant;
 use crate::config::SequenceName;
 use crate::error::Error;
@@ -74,13 +75,12 @@ impl Session {
         // What could be done before can be done again, whatever is to become of the rest.
         let groups = groups(batch, retry_whole);
         for group in [taken].into_iter().chain(groups) {
-            let left: Vec<Op> = group
-                .iter()
-                .filter(|&&op| is_retried(op.action) && !is_done(op, &held))
-                .filter(|op| !answered.contains_key(&op.target()))
-                .filter(|&&op| self.failures.of(op, began).is_none())
-                .copied()
-                .collect();
+            let left = unbroken(&group, |&op| {
+                is_retried(op.action)
+                    && !is_done(op, &held)
+                    && !answered.contains_key(&op.target())
+                    && self.failures.of(op, began).is_none()
+            });
             match self.run_again(&left, on_round_trip)? {
                 Some(answers) => answered.extend(left.iter().map(|op| op.target()).zip(answers)),
                 None => (held, _) = self.held_before(&left, on_round_trip)?,
@@ -91,6 +91,9 @@ impl Session {
         for &op in batch {
             let outcome = match answered.remove(&op.target()) {
                 Some(answer) => answer,
+                // What comes after it was not tried with it.
+                None if op.action.is_next() => Outcome::Skipped,
+                None if op.action.is_change() => self.change_again(op, &held, on_round_trip)?,
                 None if !is_retried(op.action) || is_done(op, &held) => without_retry(op, &held),
                 None if op.action.is_unlock() => self.retry(op, on_round_trip)?,
                 None => {
@@ -141,7 +144,11 @@ impl Session {
     }
 
     /// Releases locks that the session holds but no caller gets.
-    fn release_all(&mut self, locks: &[Op], on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
+    pub(super) fn release_all(
+        &mut self,
+        locks: &[Op],
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<(), Lost> {
         let action = Action::Unlock;
         let unlocks: Vec<Op> = locks.iter().map(|&lock| Op { action, ..lock }).collect();
         let done = match self.run_again(&unlocks, on_round_trip)? {
@@ -188,7 +195,7 @@ impl Session {
     }
 
     /// One round trip. The inner error is a failed statement, the outer one a lost session.
-    fn attempt(
+    pub(super) fn attempt(
         &mut self,
         steps: &[Op],
         outcomes: &mut Vec<Outcome>,
@@ -227,7 +234,13 @@ impl Session {
                 action if action.is_unlock() && may_retry => {}
                 // A lock that cannot be released is freed with the session.
                 Action::Unlock | Action::Withdraw | Action::Unfence(_) => return Err(lost(error)),
-                Action::Relock | Action::Announce | Action::Check => {
+                Action::Relock
+                | Action::Announce
+                | Action::Check
+                | Action::Upgrade(_)
+                | Action::Downgrade(_)
+                | Action::LockNext
+                | Action::LockNextUnawaited => {
                     unreachable!("it is not retried as it is")
                 }
                 Action::Draw if may_retry && is_cancelled(&error) => {}
@@ -304,13 +317,13 @@ impl Session {
 /// The steps of a batch that are retried together, because they fail together. All of it if no step
 /// is at fault; otherwise the unlocks and, if there is more than one function to call, the steps
 /// that call the same one, so that a function that cannot be called does not fail the others. The
-/// other steps are tried one at a time.
+/// other steps are tried one at a time, but for those that depend on another one.
 fn groups(batch: &[Op], retry_whole: bool) -> Vec<Vec<Op>> {
     if retry_whole {
         return vec![batch.to_vec()];
     }
     let mut groups: Vec<(Option<Kind>, Vec<Op>)> = Vec::new();
-    for &op in batch {
+    for &op in batch.iter().filter(|op| !op.action.is_next()) {
         let kind = (!op.action.is_unlock()).then(|| Kind::function(op));
         match groups.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, group)) => group.push(op),
@@ -322,7 +335,7 @@ fn groups(batch: &[Op], retry_whole: bool) -> Vec<Vec<Op>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-fn not_held() -> Lost {
+pub(super) fn not_held() -> Lost {
     Lost(Error::unavailable(
         "the session did not hold a lock that it had just taken",
     ))
@@ -330,7 +343,7 @@ fn not_held() -> Lost {
 
 /// False for steps that need not be done after an error.
 fn is_retried(action: Action) -> bool {
-    !matches!(action, Action::Announce | Action::Check)
+    !matches!(action, Action::Announce | Action::Check) && !action.is_change()
 }
 
 /// The outcome of a step that has been done, or that failed and is not retried.
@@ -346,13 +359,17 @@ fn without_retry(op: Op, held: &Held) -> Outcome {
 fn is_done(op: Op, held: &Held) -> bool {
     let is_held = |mode| held.contains(&(op.target(), mode));
     match op.action {
-        Action::Lock | Action::LockUnawaited | Action::Relock | Action::Fence(_) => {
-            is_held(op.mode)
-        }
+        Action::Lock
+        | Action::LockUnawaited
+        | Action::LockNext
+        | Action::LockNextUnawaited
+        | Action::Relock
+        | Action::Fence(_) => is_held(op.mode),
         Action::Unlock | Action::Unfence(_) => !is_held(op.mode),
         Action::Announce => is_held(Mode::Shared),
         Action::Withdraw => !is_held(Mode::Shared),
-        // A token that was drawn and did not arrive is lost; a check has no lasting effect.
-        Action::Draw | Action::Check => false,
+        // A token that was drawn and did not arrive is lost; a check has no lasting effect. Changes
+        // of a mode are looked at by themselves.
+        Action::Draw | Action::Check | Action::Upgrade(_) | Action::Downgrade(_) => false,
     }
 }

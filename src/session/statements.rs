@@ -30,7 +30,7 @@ fn drained_lock(n: &str) -> String {
 }
 
 /// True if nobody holds the companion of `n` that differs by `companion`: takes it for a moment.
-fn was_free(n: &str, companion: i64) -> String {
+pub(super) fn was_free(n: &str, companion: i64) -> String {
     format!(
         "CASE WHEN pg_catalog.pg_try_advisory_lock({n} # {companion}) \
          THEN pg_catalog.pg_advisory_unlock({n} # {companion}) ELSE false END"
@@ -38,7 +38,7 @@ fn was_free(n: &str, companion: i64) -> String {
 }
 
 /// The branches of a general statement: one bit for each kind of step.
-pub(super) type Branches = u32;
+pub(super) type Branches = u64;
 
 /// The branches that steps with these `codes` need.
 pub(super) fn branches(codes: &[i16]) -> Branches {
@@ -55,21 +55,28 @@ pub(super) fn batch(branches: Branches, sequence: Option<u32>, verified: Option<
         Some(sequence) => fenced_answers(branches, sequence),
     };
     let verified = verified.map(|verified| format!(", {verified}"));
+    let (ordinality, i) = match branches & 1 << CHAIN {
+        0 => ("", ""),
+        _ => (" WITH ORDINALITY", ", i"),
+    };
     format!(
-        "SELECT {answers}{} FROM {STEPS}",
+        "SELECT {answers}{} FROM ROWS FROM (pg_catalog.unnest($1::int2[]), \
+         pg_catalog.unnest($2::int8[])){ordinality} AS step(code, n{i})",
         verified.unwrap_or_default()
     )
 }
 
 /// What the steps of a statement answer, in SQL.
-struct Answers<'a> {
-    refused: &'a str,
-    done: &'a str,
+pub(super) struct Answers<'a> {
+    pub(super) refused: &'a str,
+    pub(super) done: &'a str,
     /// A lock was taken.
-    locked: &'a str,
-    awaited: &'a str,
-    not_held: &'a str,
-    undrained: &'a str,
+    pub(super) locked: &'a str,
+    pub(super) awaited: &'a str,
+    pub(super) not_held: &'a str,
+    pub(super) undrained: &'a str,
+    /// Of a chain: the steps that were done, the first that was not, and the rest.
+    pub(super) chain: &'a str,
 }
 
 /// One value for the whole batch, a character for each step, so that the driver's allocations do
@@ -82,6 +89,8 @@ fn plain_answers(branches: Branches) -> String {
         awaited: "'2'",
         not_held: "'3'",
         undrained: "'4'",
+        chain: "pg_catalog.repeat('1', taken) || COALESCE(answer, '') || \
+                pg_catalog.repeat('5', rest)",
     };
     format!("pg_catalog.string_agg({}, '')", step(branches, &answers))
 }
@@ -93,6 +102,7 @@ pub(super) fn plain_outcome(character: u8) -> Outcome {
         b'2' => Outcome::Awaited,
         b'3' => Outcome::NotHeld,
         b'4' => Outcome::Undrained,
+        b'5' => Outcome::Skipped,
         _ => Outcome::Refused,
     }
 }
@@ -110,10 +120,7 @@ pub(super) fn plain_outcome(character: u8) -> Outcome {
 ///
 /// [Conditional Expressions]: https://www.postgresql.org/docs/current/functions-conditional.html
 fn fenced_answers(branches: Branches, sequence: u32) -> String {
-    let draw = format!(
-        "CASE WHEN pg_catalog.pg_logical_emit_message(true, 'distlock', ''::text) IS NOT NULL \
-         THEN pg_catalog.nextval({sequence}::pg_catalog.regclass) END"
-    );
+    let draw = draw(sequence);
     let answers = Answers {
         refused: "0",
         done: "1",
@@ -121,10 +128,24 @@ fn fenced_answers(branches: Branches, sequence: u32) -> String {
         awaited: "-1",
         not_held: "-2",
         undrained: "-3",
+        // Tokens are drawn once all of its locks are taken.
+        chain: &format!(
+            "pg_catalog.concat_ws(',', (SELECT pg_catalog.string_agg(({draw})::text, ',') \
+             FROM pg_catalog.generate_series(1, taken)), answer, \
+             NULLIF(pg_catalog.ltrim(pg_catalog.repeat(',-4', rest), ','), ''))"
+        ),
     };
     format!(
         "pg_catalog.string_agg(({})::text, ',')",
         step(branches, &answers)
+    )
+}
+
+/// A token of the sequence with OID `sequence`.
+pub(super) fn draw(sequence: u32) -> String {
+    format!(
+        "CASE WHEN pg_catalog.pg_logical_emit_message(true, 'distlock', ''::text) IS NOT NULL \
+         THEN pg_catalog.nextval({sequence}::pg_catalog.regclass) END"
     )
 }
 
@@ -134,15 +155,16 @@ pub(super) fn fenced_outcome(number: &str) -> Outcome {
         Ok(-1) => Outcome::Awaited,
         Ok(-2) => Outcome::NotHeld,
         Ok(-3) => Outcome::Undrained,
+        Ok(-4) => Outcome::Skipped,
         Ok(0) | Err(_) => Outcome::Refused,
         Ok(number) => Outcome::Done(Token::new(number)),
     }
 }
 
 /// The functions for the number `n` of one mode and key space, and what its companions differ by.
-struct Functions {
+pub(super) struct Functions {
     lock: &'static str,
-    unlock: &'static str,
+    pub(super) unlock: &'static str,
     waiters: i64,
     drained: i64,
 }
@@ -175,6 +197,10 @@ const FUNCTIONS: [Functions; 4] = [
     },
 ];
 
+pub(super) fn functions(code: i16) -> &'static Functions {
+    &FUNCTIONS[usize::from(code.cast_unsigned() & 3)]
+}
+
 /// The bits of a step's [`code`] above those of its functions.
 mod action {
     pub(super) const LOCK: i16 = 0;
@@ -182,16 +208,22 @@ mod action {
     pub(super) const LOCK_UNAWAITED: i16 = 2;
     pub(super) const RELOCK: i16 = 3;
     pub(super) const CHECK: i16 = 4;
+    pub(super) const UPGRADE: i16 = 5;
+    pub(super) const DOWNGRADE: i16 = 6;
 }
 /// The code of a step that draws a token.
-const DRAW: i16 = 20;
+pub(super) const DRAW: i16 = 28;
 /// The code of a step that announces a waiter: a shared lock without a token.
-const ANNOUNCE: i16 = 21;
+const ANNOUNCE: i16 = 29;
 /// The code of a step that takes the lock of a hold's number: it needs neither a token nor a drain.
-const FENCE: i16 = 22;
+const FENCE: i16 = 30;
+/// The code of a row before those of a chain, which has their number.
+pub(super) const CHAIN: i16 = 31;
+/// What the code of a step has added in a chain.
+pub(super) const CHAINED: i16 = 32;
 
 /// What a step with `code` does and answers.
-fn branch(code: i16, answers: &Answers<'_>) -> String {
+pub(super) fn branch(code: i16, answers: &Answers<'_>) -> String {
     let Answers {
         refused,
         done,
@@ -199,13 +231,14 @@ fn branch(code: i16, answers: &Answers<'_>) -> String {
         awaited,
         not_held,
         undrained,
+        ..
     } = answers;
     let Functions {
         lock,
         unlock,
         waiters,
         drained,
-    } = &FUNCTIONS[usize::from(code.cast_unsigned() & 3)];
+    } = functions(code);
     let unawaited = was_free("n", *waiters);
     let drained = was_free("n", *drained);
     // Once the lock is taken, no transaction can be fenced by an earlier holder any more. If one
@@ -230,21 +263,58 @@ fn branch(code: i16, answers: &Answers<'_>) -> String {
         (_, action::RELOCK) => {
             format!("CASE WHEN {unlock} THEN {lock_unawaited} ELSE {not_held} END")
         }
+        (_, action::UPGRADE) => {
+            let unlock_shared = functions(code | 1).unlock;
+            format!("CASE {undrained} WHEN {unlock_shared} THEN {locked} END")
+        }
+        (_, action::DOWNGRADE) => {
+            // It is granted at once, before those who wait for the lock: a try would be refused
+            // because of them.
+            let lock_shared = functions(code | 1).lock.replace("_try_", "_");
+            format!(
+                "CASE WHEN {lock_shared} IS NOT NULL THEN CASE WHEN {unlock} THEN {done} END END"
+            )
+        }
         (_, action::CHECK) => format!("CASE WHEN {unawaited} THEN {done} ELSE {refused} END"),
         _ => unreachable!("there is no such code"),
     }
 }
 
+/// What a step does and answers. The rows of a chain's steps answer nothing themselves.
 fn step(branches: Branches, answers: &Answers<'_>) -> String {
-    let whens: String = (0..=FENCE)
-        .filter(|code| branches & 1 << code != 0)
-        .map(|code| format!(" WHEN {code} THEN {}", branch(code, answers)))
-        .collect();
-    format!("CASE code{whens} END")
+    let has = |code: &i16| branches & 1 << code != 0;
+    let of_chain = [CHAIN].into_iter().filter(has).map(|code| {
+        // A chain has answers of its own kind: its steps draw no tokens.
+        let steps = Answers {
+            locked: answers.done,
+            ..*answers
+        };
+        let steps = whens((0..CHAIN).filter(|code| has(&(code + CHAINED))), &steps);
+        format!(" WHEN {code} THEN {}", chain(&steps, answers))
+    });
+    let whens = whens((0..CHAIN).filter(has), answers);
+    format!("CASE code{whens}{} END", of_chain.collect::<String>())
 }
 
-const STEPS: &str = "ROWS FROM (pg_catalog.unnest($1::int2[]), pg_catalog.unnest($2::int8[])) \
-     AS step(code, n)";
+fn whens(codes: impl Iterator<Item = i16>, answers: &Answers<'_>) -> String {
+    codes
+        .map(|code| format!(" WHEN {code} THEN {}", branch(code, answers)))
+        .collect()
+}
+
+/// Does the steps of the next `n` rows, one of `whens` each, up to the first that is not done: the
+/// rows before a `LIMIT` are made one by one.
+fn chain(whens: &str, answers: &Answers<'_>) -> String {
+    let Answers { done, chain, .. } = answers;
+    format!(
+        "(SELECT {chain} FROM (SELECT pg_catalog.min(answer) AS answer, \
+         COALESCE(pg_catalog.min(nth) - 1, n)::int4 AS taken, \
+         COALESCE(n - pg_catalog.min(nth), 0)::int4 AS rest FROM (SELECT nth, answer::text FROM (SELECT nth, CASE code{whens} END AS answer FROM \
+         (SELECT nth, ($1::int2[])[i + nth] - {CHAINED} AS code, ($2::int8[])[i + nth] AS n \
+         FROM pg_catalog.generate_series(1, n) AS nth) AS row) AS step \
+         WHERE answer IS DISTINCT FROM {done} LIMIT 1) AS first) AS chain)"
+    )
+}
 
 /// The condition for rows of `pg_locks` to be of `key`. It does not rely on the `search_path`.
 pub(crate) fn is_of(key: Key) -> String {
@@ -286,14 +356,17 @@ pub(super) fn scalar(op: Op) -> Option<i64> {
     (has_scalar && op.mode == Mode::Exclusive && !op.key.is_two()).then(|| op.key.as_i64())
 }
 
-/// The step's branch in a general statement.
+/// The step's branch in a general statement, without regard to a chain.
 pub(super) fn code(op: &Op) -> i16 {
-    let high = match op.action {
+    let high = match op.action.alone() {
         Action::Lock => action::LOCK,
         Action::Unlock => action::UNLOCK,
         Action::LockUnawaited => action::LOCK_UNAWAITED,
         Action::Relock => action::RELOCK,
         Action::Check => action::CHECK,
+        // Both begin with the functions of the exclusive lock.
+        Action::Upgrade(_) => return action::UPGRADE << 2 | i16::from(op.key.is_two()) << 1,
+        Action::Downgrade(_) => return action::DOWNGRADE << 2 | i16::from(op.key.is_two()) << 1,
         Action::Draw => return DRAW,
         Action::Announce => return ANNOUNCE,
         Action::Fence(_) => return FENCE,
@@ -301,6 +374,7 @@ pub(super) fn code(op: &Op) -> i16 {
         Action::Unfence(_) => return action::UNLOCK << 2,
         // It ends a shared lock of the companion, which is one number.
         Action::Withdraw => return action::UNLOCK << 2 | 1,
+        Action::LockNext | Action::LockNextUnawaited => unreachable!("it is not alone"),
     };
     high << 2 | i16::from(op.key.is_two()) << 1 | i16::from(op.mode == Mode::Shared)
 }

@@ -84,7 +84,8 @@ impl Session {
         batch: &[Op],
         on_round_trip: OnRoundTrip<'_>,
     ) -> Result<(), Lost> {
-        let draws = |op: &Op| op.action.is_lock() || op.action == Action::Draw;
+        let draws =
+            |op: &Op| op.action.is_lock() || matches!(op.action, Action::Draw | Action::Upgrade(_));
         // Tokens must survive a crash, and the commit is what makes them durable.
         let has_tokens = self.sequence.is_some();
         let needs = Needs {

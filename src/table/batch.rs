@@ -30,6 +30,7 @@ impl<W: Caller> Table<W> {
         responder: &mut impl Respond<W>,
     ) {
         self.release_kept(now, responder);
+        self.proceed_with_sets(now, responder);
         self.forget_old(now);
         if !self.ready.is_empty() || self.retries.is_due(now) {
             while let Some((key, retry)) = self.retries.pop(now) {
@@ -51,7 +52,7 @@ impl<W: Caller> Table<W> {
         batch.extend(self.fences.drain(..fences));
         let mut locks = 0;
         for _ in 0..self.ready.len() {
-            if batch.len() >= cap {
+            if batch.len() + self.chains.len() >= cap {
                 break;
             }
             let key = self.ready.pop_front().expect("it was just counted");
@@ -96,10 +97,19 @@ impl<W: Caller> Table<W> {
                 self.list(key);
             } else {
                 locks += 1;
-                batch.push(Op { key, mode, action });
+                let op = Op { key, mode, action };
+                let room = cap - batch.len() - self.chains.len() - 1;
+                match self.chain(op, room.min(self.room(locks)), now) {
+                    0 => batch.push(op),
+                    chained => locks += chained,
+                }
             }
         }
         batch.sort_unstable_by_key(|op| op.action);
+        batch.append(&mut self.chains);
+        self.chained.clear();
+        self.picks_are_next();
+        self.proceed_with_sets(now, responder);
     }
 
     /// Applies the outcome of `op`. With fencing, a lock that was taken comes with a token. An
@@ -111,7 +121,8 @@ impl<W: Caller> Table<W> {
         now: Instant,
         responder: &mut impl Respond<W>,
     ) -> Result<(), Stray> {
-        match (op.action, outcome) {
+        let action = op.action.alone();
+        match (action, outcome) {
             (Action::Lock | Action::LockUnawaited, Outcome::Done(token)) => {
                 self.locked(op, token, now, responder);
             }
@@ -130,6 +141,8 @@ impl<W: Caller> Table<W> {
                 self.relinquished(op.key);
                 self.answer_all(op.key, |waiter| responder.fail(waiter, &error));
             }
+            // Its set does not wait for it yet.
+            (_, Outcome::Skipped) => {}
             (Action::Relock, Outcome::Refused) => {
                 self.relinquished(op.key);
                 self.taken(op.key, now, responder);
@@ -153,36 +166,44 @@ impl<W: Caller> Table<W> {
                 self.announced(op.key, matches!(outcome, Outcome::Done(_)));
             }
             (Action::Withdraw, Outcome::Done(_)) => self.withdrawn(op.key),
-            (Action::Fence(_), Outcome::Done(_)) | (Action::Unfence(_), _) => {}
-            (Action::Fence(number), _) => self.not_fenced(op.key, number),
+            (Action::Fence(number), outcome) => {
+                self.fenced(op.key, number, matches!(outcome, Outcome::Done(_)));
+            }
+            (Action::Unfence(_), _) => {}
+            (Action::Upgrade(_) | Action::Downgrade(_), outcome) => {
+                self.changed(op, &outcome, now, responder);
+            }
             _ => return Err(Stray(op.key)),
+        }
+        // Not before all unlocks of the batch are settled, which come first.
+        if !action.is_unlock() {
+            self.proceed_with_sets(now, responder);
         }
         Ok(())
     }
 
-    fn locked(
+    pub(super) fn locked(
         &mut self,
         op: Op,
         token: Option<Token>,
         now: Instant,
         responder: &mut impl Respond<W>,
     ) {
-        let Some(entry) = self.entries.get_mut(&op.key) else {
-            return;
-        };
+        let entry = self.entries.entry(op.key).or_insert_with(Entry::new);
+        let action = op.action.alone();
         entry.server = Some(op.mode);
         entry.token = token;
-        let is_ignored = entry.yields_until.take().is_some() && op.action == Action::Lock;
+        let is_ignored = entry.yields_until.take().is_some() && action == Action::Lock;
         if is_ignored {
             entry.ignored = (entry.ignored + 1).min(MOST_IGNORED);
-        } else if op.action == Action::LockUnawaited {
+        } else if action == Action::LockUnawaited {
             entry.ignored = 0;
         }
         if let Some(queue) = &mut entry.queue {
             queue.reset();
         }
         entry.is_contested = entry.is_announced;
-        entry.budget = Some(match (entry.budget, op.action) {
+        entry.budget = Some(match (entry.budget, action) {
             // They do not take it: they are asked for less and less often.
             _ if is_ignored => now + BUDGET * ((1 << entry.ignored) - 1),
             (Some(start), Action::Lock) if !entry.is_announced => handoff::resume(start, now),
@@ -353,7 +374,7 @@ impl<W: Caller> Table<W> {
     }
 
     /// Tells the waiters of `key` that it is taken, and refuses those that try once.
-    fn refuse_tries(&mut self, key: Key, responder: &mut impl Respond<W>) {
+    pub(super) fn refuse_tries(&mut self, key: Key, responder: &mut impl Respond<W>) {
         let Some(queue) = self.queue(key) else {
             return;
         };
@@ -361,7 +382,7 @@ impl<W: Caller> Table<W> {
         let refused = queue.take(|waiter| waiter.wait.is_try());
         self.waiting -= refused.len();
         for waiter in refused {
-            responder.refuse(waiter.inner, Refusal::Busy);
+            responder.refuse(self.dismiss(waiter), Refusal::Busy);
         }
     }
 
@@ -373,7 +394,7 @@ impl<W: Caller> Table<W> {
     fn answer_all(&mut self, key: Key, mut answer: impl FnMut(W)) {
         while let Some(waiter) = self.entries.get_mut(&key).and_then(Entry::pop_front) {
             self.waiting -= 1;
-            answer(waiter.inner);
+            answer(self.dismiss(waiter));
         }
         self.list(key);
     }

@@ -25,6 +25,8 @@ pub(super) struct Entry<W> {
     /// An exclusive holder had its transactions fenced: the next one has to drain them, and so gets
     /// the lock from the server.
     pub(super) is_fenced: bool,
+    /// The mode of its only hold is about to change: nobody joins it.
+    pub(super) is_changing: bool,
     /// Another process waits for a lock that has shared holders here: nobody joins them.
     pub(super) is_closed: bool,
     /// True if other sessions are shown that this one waits.
@@ -59,6 +61,7 @@ impl<W> Entry<W> {
             budget: None,
             is_contested: false,
             is_fenced: false,
+            is_changing: false,
             is_closed: false,
             is_announced: false,
             yields_until: None,
@@ -126,6 +129,7 @@ impl<W> Entry<W> {
         self.server = None;
         self.was_held = false;
         self.is_fenced = false;
+        self.is_changing = false;
         self.is_closed = false;
     }
 
@@ -146,8 +150,8 @@ impl<W> Entry<W> {
 
     /// The lock has holders here: calls `tell` for each waiter that was not told so before, and
     /// removes those of them that try once and cannot share it.
-    pub(super) fn tell_taken(&mut self, tell: impl FnMut(&W, Mode)) -> Vec<W> {
-        let may_join = self.holders.is_shared() && !self.is_closed;
+    pub(super) fn tell_taken(&mut self, tell: impl FnMut(&W, Mode)) -> Vec<Waiter<W>> {
+        let may_join = self.is_joinable();
         let Some(queue) = self.queue.as_mut() else {
             return Vec::new();
         };
@@ -155,13 +159,17 @@ impl<W> Entry<W> {
         queue.take_refused(told, may_join)
     }
 
+    /// True if it has shared holders, who keep no other from sharing it.
+    fn is_joinable(&self) -> bool {
+        self.holders.is_shared() && !self.is_closed && !self.is_fenced
+    }
+
     /// True if no holder and no waiter here keeps a request that tries once from being attempted.
     pub(super) fn is_open_to(&self, mode: Mode) -> bool {
         match mode {
             Mode::Exclusive => self.holders.is_none() && self.first().is_none(),
             Mode::Shared => {
-                !self.holders.is_exclusive()
-                    && !self.is_closed
+                (self.holders.is_none() || self.is_joinable())
                     && self.waiters().all(Waiter::is_shared)
             }
         }
@@ -182,6 +190,7 @@ impl<W> Entry<W> {
             && !self.holders.is_exclusive()
             && !self.is_closed
             && !self.is_fenced
+            && !self.is_changing
             && !self.is_budget_spent(now)
     }
 
@@ -215,10 +224,13 @@ impl<W> Entry<W> {
         };
         let continues = first.is_some_and(|first| first.mode == mode);
         match self.holders {
+            _ if self.is_changing => None,
             // Only with fencing: otherwise the lock would have been handed over.
             _ if self.can_hand_over(now) => Some(Action::Draw),
             Holders::None if continues => Some(Action::Relock),
             Holders::None => Some(Action::Unlock),
+            // Nobody joins a hold that was exclusive and has fenced transactions.
+            Holders::Shared(_) if self.is_fenced => None,
             Holders::Shared(_) if continues && !(self.is_closed && self.is_deferred()) => {
                 Some(Action::Check)
             }
@@ -245,7 +257,7 @@ impl<W> Entry<W> {
 
     /// True if the lock has to be left to other processes that wait for it. Not if this one has
     /// been announced, too: then one of them has to take it.
-    fn has_to_ask(&self, now: Instant) -> bool {
+    pub(super) fn has_to_ask(&self, now: Instant) -> bool {
         !self.is_announced
             && match self.yields_until {
                 Some(until) => now < until,

@@ -2,33 +2,32 @@
 
 use std::collections::VecDeque;
 
+use super::holders::HoldFence;
 use super::{Caller, Table};
 use crate::key::Key;
 use crate::op::{Action, Mode, Op};
 
 impl<W: Caller> Table<W> {
-    /// Has the hold of `key` with number `id` fenced by `number`, which the settled
-    /// [`Action::Fence`] ends. False if there is no such hold.
-    pub(crate) fn fence(&mut self, key: Key, id: u64, number: i64) -> bool {
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return false;
-        };
+    /// Has the hold of `key` with number `id` fenced, by `number` unless it is already. It is done
+    /// with the settled [`Action::Fence`]. `None` if there is no such hold.
+    pub(crate) fn fence(&mut self, key: Key, id: u64, number: i64) -> Option<HoldFence> {
+        let entry = self.entries.get_mut(&key)?;
         let is_exclusive = entry.holders.is_exclusive();
-        let Some(holder) = entry.holders.get_mut(id) else {
-            return false;
-        };
-        holder.fence = Some(number);
+        let holder = entry.holders.get_mut(id)?;
+        if holder.fence.is_none() {
+            self.fences.push_back(step(key, Action::Fence(number)));
+        }
         entry.is_fenced |= is_exclusive;
-        self.fences.push_back(step(key, Action::Fence(number)));
-        true
+        let is_done = false;
+        Some(*holder.fence.get_or_insert(HoldFence { number, is_done }))
     }
 
-    /// The server could not fence the hold by `number`.
-    pub(super) fn not_fenced(&mut self, key: Key, number: i64) {
+    /// The server has fenced the hold by `number`, or could not.
+    pub(super) fn fenced(&mut self, key: Key, number: i64, is_done: bool) {
         let holders = self.entries.get_mut(&key).map(|entry| &mut entry.holders);
         for holder in holders.into_iter().flat_map(|holders| holders.all_mut()) {
-            if holder.fence == Some(number) {
-                holder.fence = None;
+            if holder.fence.is_some_and(|fence| fence.number == number) {
+                holder.fence = is_done.then_some(HoldFence { number, is_done });
             }
         }
     }

@@ -5,15 +5,34 @@ use std::time::Instant;
 use crate::op::Mode;
 use crate::sync::thread::Thread;
 
+/// By what a hold is fenced.
+#[derive(Clone, Copy)]
+pub(crate) struct HoldFence {
+    pub(crate) number: i64,
+    /// True once the server has done it.
+    pub(crate) is_done: bool,
+}
+
 pub(super) struct Holder {
     pub(super) id: u64,
     /// Where the lock was acquired. The guard may have moved to another thread since.
     pub(super) thread: Thread,
     pub(super) since: Instant,
-    /// The number by which the hold is fenced, if it is.
-    pub(super) fence: Option<i64>,
+    pub(super) fence: Option<HoldFence>,
     /// True once it has been reported that the hold lasts long.
     pub(super) is_reported: bool,
+}
+
+impl Holder {
+    pub(super) fn new(id: u64, thread: Thread, now: Instant) -> Self {
+        Holder {
+            id,
+            thread,
+            since: now,
+            fence: None,
+            is_reported: false,
+        }
+    }
 }
 
 pub(super) enum Holders {
@@ -47,6 +66,14 @@ impl Holders {
         match self {
             Holders::None => &mut [],
             Holders::Exclusive(holder) => std::slice::from_mut(holder),
+            Holders::Shared(holders) => holders,
+        }
+    }
+
+    pub(super) fn into_all(self) -> Vec<Holder> {
+        match self {
+            Holders::None => Vec::new(),
+            Holders::Exclusive(holder) => vec![holder],
             Holders::Shared(holders) => holders,
         }
     }

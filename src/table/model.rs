@@ -6,6 +6,7 @@
 // Tests may panic.
 #![allow(clippy::unwrap_used)]
 
+mod guards;
 mod step;
 mod world;
 
@@ -16,6 +17,7 @@ use proptest::prelude::*;
 use self::step::{Step, step};
 use self::world::{Held, Waiting, World, exclude};
 use super::*;
+use crate::error::Error;
 use crate::op::{Action, Op, Outcome};
 
 const CAP: usize = 100;
@@ -56,7 +58,8 @@ impl Play {
                 last_token: 0,
                 waiting: BTreeMap::new(),
                 held: BTreeMap::new(),
-                newest_token: 0,
+                has_sets: false,
+                newest_tokens: BTreeMap::new(),
                 failing: None,
             },
             batch: Vec::new(),
@@ -74,30 +77,30 @@ impl Play {
                 mode,
                 wait,
             } if !out => {
-                let (key, waiter) = (key(number), self.arrived);
-                self.arrived += 1;
-                self.world.waiting.insert(
-                    waiter,
-                    Waiting {
-                        key,
-                        mode,
-                        wait,
-                        left: false,
-                    },
-                );
+                let key = key(number);
+                let waiter = self.arrive(vec![(key, mode)], wait);
                 self.table
                     .acquire(key, mode, wait, waiter, self.world.now, &mut self.world);
             }
+            Step::AcquireAll { modes, wait } if !out && modes.iter().any(Option::is_some) => {
+                let keys = (0..).zip(modes);
+                let keys = keys.filter_map(|(number, mode)| Some((key(number), mode?)));
+                let keys: Vec<_> = keys.collect();
+                let waiter = self.arrive(keys.clone(), wait);
+                let now = self.world.now;
+                self.table
+                    .acquire_all(keys.into(), wait, waiter, now, &mut self.world);
+            }
             Step::Release { which, twice, keep } if self.world.guards().next().is_some() => {
-                let waiter = *which.get(&self.world.guards().collect::<Vec<_>>());
-                let Held { key, id, .. } = self.world.held[&waiter];
+                let id = *which.get(&self.world.guards().collect::<Vec<_>>());
+                let Held { key, .. } = self.world.held[&id];
                 // A lock that is to be kept goes to the worker, not to the next waiter.
                 if out && (keep.is_some() || !self.table.is_awaited(key)) {
                     return;
                 }
                 let keep = keep.map(|millis| self.world.now + Duration::from_millis(millis));
-                assert!(self.release(waiter, keep));
-                if twice && !self.world.held.contains_key(&waiter) {
+                assert!(self.release(id, keep));
+                if twice && !self.world.held.contains_key(&id) {
                     let now = self.world.now;
                     assert!(!self.table.release(key, id, None, now, &mut self.world));
                 }
@@ -106,21 +109,13 @@ impl Play {
                 let waiter = **which.get(&self.world.waiting.keys().collect::<Vec<_>>());
                 let waiting = self.world.waiting.get_mut(&waiter).unwrap();
                 waiting.left = true;
-                let key = waiting.key;
                 if told && !out {
-                    let waiting = &self.world.waiting;
-                    let gone: BTreeSet<u32> = waiting
-                        .iter()
-                        .filter(|(_, other)| other.left && other.key == key)
-                        .map(|(&waiter, _)| waiter)
-                        .collect();
-                    self.world
-                        .waiting
-                        .retain(|waiter, _| !gone.contains(waiter));
-                    let is_gone = |waiter: &u32| gone.contains(waiter);
                     let now = self.world.now;
-                    self.table
-                        .remove_abandoned(key, is_gone, now, &mut self.world);
+                    let is_gone = |other: &u32| *other == waiter;
+                    for (key, _) in self.world.waiting.remove(&waiter).unwrap().keys {
+                        self.table
+                            .remove_abandoned(key, is_gone, now, &mut self.world);
+                    }
                 }
             }
             Step::Pass { millis } => self.world.now += Duration::from_millis(millis),
@@ -135,8 +130,12 @@ impl Play {
                 };
             }
             Step::Fence { which } if !out && self.world.guards().next().is_some() => {
-                let waiter = *which.get(&self.world.guards().collect::<Vec<_>>());
-                self.fence(waiter);
+                let id = *which.get(&self.world.guards().collect::<Vec<_>>());
+                self.fence(id);
+            }
+            Step::Change { which, to } if !out && self.world.guards().next().is_some() => {
+                let id = *which.get(&self.world.guards().collect::<Vec<_>>());
+                self.change(id, to);
             }
             Step::Transaction { key: number, open } => {
                 let number = key(number).as_i64();
@@ -161,17 +160,23 @@ impl Play {
                 };
                 self.world.failing = Some(whom);
                 let away = Error::unavailable("away");
-                self.table.fail_waiters(whom, &away, &mut self.world);
+                let now = self.world.now;
+                self.table.fail_waiters(whom, &away, now, &mut self.world);
                 self.world.failing = None;
             }
             Step::Acquire { .. }
+            | Step::AcquireAll { .. }
             | Step::Release { .. }
             | Step::Leave { .. }
             | Step::Fence { .. }
+            | Step::Change { .. }
             | Step::Plan => {}
         }
         assert_eq!(self.table.held(), self.world.held.len());
-        assert_eq!(self.table.waiting(), self.world.waiting.len());
+        let goes_on = |work: &&SetWork<u32>| matches!(work, SetWork::Next(_));
+        let going_on = self.table.set_work.iter().filter(goes_on).count();
+        let waiting = self.table.waiting() + going_on;
+        assert_eq!(waiting, self.world.waiting.len());
         assert!(!self.world.has_waiting_try(), "a try was kept waiting");
         let max = self.world.max_locks.unwrap_or(usize::MAX);
         assert!(self.table.held() <= max);
@@ -179,34 +184,25 @@ impl Play {
         let entries = &self.table.entries;
         let is_joinable = |key: Key| {
             let now = self.world.now;
-            entries
-                .get(&key)
-                .is_some_and(|entry| !entry.is_closed && !entry.is_budget_spent(now))
+            entries.get(&key).is_some_and(|entry| {
+                !entry.is_closed
+                    && !entry.is_fenced
+                    && !entry.is_changing
+                    && !entry.is_budget_spent(now)
+            })
         };
         assert!(server_needed || !self.world.has_waiting_joiner(is_joinable));
     }
 
-    /// Drops the guard of `waiter`.
-    fn release(&mut self, waiter: u32, keep: Option<Instant>) -> bool {
-        let now = self.world.now;
-        let held = self.world.held.get_mut(&waiter).unwrap();
-        held.kept = keep.filter(|&until| until > now);
-        let Held { key, id, .. } = *held;
-        self.table.release(key, id, keep, now, &mut self.world)
-    }
-
-    /// Transactions are to be fenced by the hold of `waiter`, for the first time.
-    fn fence(&mut self, waiter: u32) {
-        let held = self.world.held.get_mut(&waiter).unwrap();
-        if std::mem::replace(&mut held.is_fenced, true) {
-            return;
-        }
-        let Held { key, mode, id, .. } = *held;
-        if mode == Mode::Exclusive {
-            self.world.fenced_keys.insert(key.as_i64());
-        }
-        self.world.last_fence += 1;
-        assert!(self.table.fence(key, id, self.world.last_fence));
+    /// A request arrives.
+    fn arrive(&mut self, keys: Vec<(Key, Mode)>, wait: Wait) -> u32 {
+        let waiter = self.arrived;
+        self.arrived += 1;
+        let left = false;
+        let waiting = Waiting { keys, wait, left };
+        self.world.has_sets |= waiting.is_set();
+        self.world.waiting.insert(waiter, waiting);
+        waiter
     }
 
     fn plan(&mut self) {
@@ -218,7 +214,11 @@ impl Play {
         assert!(kept.is_none_or(|until| self.table.next_retry().unwrap() <= until));
         let keys: BTreeSet<i64> = self.batch.iter().map(|op| op.target().as_i64()).collect();
         assert_eq!(keys.len(), self.batch.len(), "two steps for one lock");
-        assert!(self.batch.is_sorted_by_key(|op| op.action));
+        // Sets come last, each in one piece.
+        let mut pieces = self.batch.chunk_by(|_, op| op.action.is_next());
+        let mut alone = pieces.by_ref().take_while(|piece| piece.len() == 1);
+        assert!(alone.by_ref().is_sorted_by_key(|piece| piece[0].action));
+        assert!(pieces.all(|piece| piece.len() > 1 && piece.is_sorted_by_key(|op| op.key)));
     }
 
     /// The server does the batch, one step after the other.
@@ -226,6 +226,7 @@ impl Play {
         let failing = failing
             .filter(|_| !self.batch.is_empty())
             .map(|which| which.index(self.batch.len()));
+        let mut is_last_done = true;
         for (n, op) in std::mem::take(&mut self.batch).into_iter().enumerate() {
             let (number, ours) = (op.key.as_i64(), self.world.ours.get(&op.key.as_i64()));
             let fails = failing == Some(n);
@@ -233,7 +234,8 @@ impl Play {
             let is_free = other.is_none_or(|&other| !exclude(other, op.mode));
             let they_wait = self.world.they_wait.contains(&number);
             let is_undrained = self.world.open.contains(&number);
-            let outcome = match op.action {
+            let outcome = match op.action.alone() {
+                _ if op.action.is_next() && !is_last_done => Outcome::Skipped,
                 _ if fails && !op.action.is_unlock() => {
                     if op.action == Action::Relock {
                         self.world.ours.remove(&number);
@@ -242,7 +244,7 @@ impl Play {
                 }
                 Action::Lock | Action::LockUnawaited => {
                     assert_eq!(ours, None, "locked twice");
-                    match op.action == Action::LockUnawaited && they_wait {
+                    match op.action.alone() == Action::LockUnawaited && they_wait {
                         _ if !is_free => Outcome::Refused,
                         _ if is_undrained => Outcome::Undrained,
                         true => Outcome::Awaited,
@@ -297,7 +299,21 @@ impl Play {
                     assert!(self.world.announced.remove(&number), "it was not announced");
                     Outcome::Done(None)
                 }
+                Action::Upgrade(id) => {
+                    assert_eq!(ours, Some(&Mode::Shared), "not a share");
+                    match () {
+                        () if !is_free => Outcome::Refused,
+                        () if is_undrained => Outcome::Undrained,
+                        () => self.world.change(op, id, Mode::Exclusive),
+                    }
+                }
+                Action::Downgrade(id) => {
+                    assert_eq!(ours, Some(&Mode::Exclusive), "not exclusive");
+                    self.world.change(op, id, Mode::Shared)
+                }
+                Action::LockNext | Action::LockNextUnawaited => unreachable!("it is not alone"),
             };
+            is_last_done = matches!(outcome, Outcome::Done(_));
             self.world.failing = matches!(outcome, Outcome::Failed(_)).then_some(Whom::All);
             let now = self.world.now;
             let settled = self.table.settle(op, outcome, now, &mut self.world);
@@ -326,8 +342,8 @@ impl Play {
         self.world.open.clear();
         for _ in 0..40 * (self.arrived + 1) {
             self.answer(None);
-            while let Some(waiter) = { self.world.guards().next() } {
-                self.release(waiter, None);
+            while let Some(id) = { self.world.guards().next() } {
+                self.release(id, None);
             }
             self.world.now += Duration::from_millis(10);
             self.plan();

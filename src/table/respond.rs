@@ -25,6 +25,7 @@ pub(crate) enum Via {
 }
 
 /// What a waiter is given.
+#[derive(Clone, Copy)]
 pub(crate) struct Granted {
     pub(crate) key: Key,
     pub(crate) mode: Mode,
@@ -53,8 +54,9 @@ pub(crate) trait Caller {
 
 /// Where the table's decisions go.
 pub(crate) trait Respond<W> {
-    /// Grants the lock to `waiter`. False if that has left and does not take it.
-    fn grant(&mut self, waiter: W, granted: Granted) -> bool;
+    /// Grants the lock, or all those of its set, to `waiter`. False if that has left and does not
+    /// take them.
+    fn grant(&mut self, waiter: W, granted: &[Granted]) -> bool;
 
     fn refuse(&mut self, waiter: W, refusal: Refusal);
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::retry_queue::Retry;
+use super::set::Set;
 use crate::op::{Mode, Wait};
 
 /// For how long a waiter is new: a little longer than a process that tries in a loop is shown to
@@ -12,6 +13,8 @@ const MOMENT: Duration = Duration::from_millis(25);
 
 pub(super) struct Waiter<W> {
     pub(super) inner: W,
+    /// If it waits for more than one key.
+    pub(super) set: Option<Box<Set>>,
     pub(super) mode: Mode,
     pub(super) wait: Wait,
     pub(super) since: Instant,
@@ -24,6 +27,19 @@ pub(super) struct Waiter<W> {
 }
 
 impl<W> Waiter<W> {
+    pub(super) fn new(inner: W, mode: Mode, wait: Wait, now: Instant) -> Self {
+        Waiter {
+            inner,
+            set: None,
+            mode,
+            wait,
+            since: now,
+            contended: false,
+            is_reported: false,
+            is_examined: false,
+        }
+    }
+
     pub(super) fn is_shared(&self) -> bool {
         self.mode == Mode::Shared
     }
@@ -101,7 +117,7 @@ impl<W> WaitQueue<W> {
 
     /// Removes those of the last `told` waiters that try once, except those that may join shared
     /// holders. `may_join` is true if the holders are shared.
-    pub(super) fn take_refused(&mut self, told: usize, may_join: bool) -> Vec<W> {
+    pub(super) fn take_refused(&mut self, told: usize, may_join: bool) -> Vec<Waiter<W>> {
         let mut refused = Vec::new();
         let waiters = &mut self.waiters;
         let mut next = waiters.len() - told;
@@ -112,7 +128,7 @@ impl<W> WaitQueue<W> {
         while let Some(waiter) = waiters.get(next) {
             let joins = may_join && waiter.is_shared();
             if waiter.wait.is_try() && !joins {
-                refused.extend(waiters.remove(next).map(|waiter| waiter.inner));
+                refused.extend(waiters.remove(next));
             } else {
                 may_join = joins;
                 next += 1;

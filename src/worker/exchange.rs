@@ -3,16 +3,17 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::answer::HoldersReply;
 use super::events::Event;
 use super::in_flight::InFlight;
-use super::request::HoldersReply;
 use super::shared::{Shared, State};
 use crate::backoff::Jitter;
 use crate::config::Settings;
 use crate::error::Error;
+use crate::holder::Question;
 use crate::key::Key;
 use crate::lease::{heartbeat_pause, response_limit};
-use crate::op::{Action, Op, Outcome};
+use crate::op::{Action, Op, Outcome, Pick, Picked};
 use crate::session::others::OtherSession;
 use crate::session::parked::Parked;
 use crate::session::{Lost, Session};
@@ -22,7 +23,7 @@ use crate::table::late::Late;
 /// The most operations in one batch, and the most requests read for it.
 pub(super) const MAX_BATCH: usize = 1024;
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Purpose {
     Batch,
     Heartbeat,
@@ -34,8 +35,10 @@ pub(super) enum Purpose {
     AbsorbCancel,
     /// Somebody waits for long.
     LookUp(Key),
-    /// Somebody asks who has to do with a lock.
-    Inquire(Key),
+    /// Somebody asks about holders.
+    Inquire(Question),
+    /// Some of many locks.
+    Pick,
 }
 
 /// How long one wait in the server's queue lasts: below `deadlock_timeout`, whose default of one
@@ -71,6 +74,9 @@ pub(super) struct Exchange {
     others: Option<Vec<OtherSession>>,
     /// The answer to an inquiry.
     holders: Option<HoldersReply>,
+    /// Some of many locks, which are to be asked for, and those that the server has given.
+    pick: Option<Pick>,
+    picked: Option<Result<Picked, Error>>,
     /// True if the last plan was a question: they are asked in turn with what callers wait for.
     asks: bool,
     /// Since there are other things to do: not to wait in the server's queue before this.
@@ -91,6 +97,8 @@ impl Exchange {
             lookups: Vec::new(),
             others: None,
             holders: None,
+            pick: None,
+            picked: None,
             asks: false,
             parks_from: Instant::now(),
             confirms: false,
@@ -112,6 +120,8 @@ impl Exchange {
         self.outcomes.clear();
         self.others = None;
         self.holders = None;
+        self.pick = None;
+        self.picked = None;
     }
 
     /// Has the server asked who has the locks that are waited for.
@@ -137,13 +147,16 @@ impl Exchange {
             return Some(Purpose::AbsorbCancel);
         }
         let question = match (state.lane.inquiry(), self.lookups.first()) {
-            (Some(key), _) => Some(Purpose::Inquire(key)),
+            (Some(question), _) => Some(Purpose::Inquire(question.clone())),
             (None, Some(wait)) => Some(Purpose::LookUp(wait.key)),
             (None, None) => None,
         };
         self.asks = !self.asks && question.is_some();
         if self.asks {
             return question;
+        }
+        if self.plan_pick(state) {
+            return Some(Purpose::Pick);
         }
         let wait = only_wait(state, session);
         if let Some(wait) = &wait
@@ -163,6 +176,9 @@ impl Exchange {
         if !self.ops.is_empty() {
             state.events.record_batch(self.ops.len());
             return Some(Purpose::Batch);
+        }
+        if self.plan_pick(state) {
+            return Some(Purpose::Pick);
         }
         if self
             .contact_due(state, session, settings)
@@ -196,6 +212,13 @@ impl Exchange {
         let longest = left.into_iter().fold(SLICE.min(limit), Duration::min);
         let shortest = SHORTEST_SLICE.max(self.round_trip * ROUND_TRIPS);
         (longest >= shortest).then_some(longest)
+    }
+
+    /// True if the server is to be asked for some of many locks now.
+    fn plan_pick(&mut self, state: &mut State) -> bool {
+        let (table, mut responder) = state.table_and_responder();
+        self.pick = table.plan_pick(&mut responder);
+        self.pick.is_some()
     }
 
     pub(super) fn plan_batch(&mut self, state: &mut State, now: Instant) {
@@ -270,8 +293,13 @@ impl Exchange {
                 self.round_trip = (3 * self.round_trip + started.elapsed()) / 4;
             }
             Purpose::LookUp(key) => self.others = Some(session.others_with(key)?),
-            Purpose::Inquire(key) => {
-                self.holders = Some(session.holders(key, &on_round_trip)?);
+            Purpose::Inquire(question) => {
+                self.holders = Some(session.inquire(&question, &on_round_trip)?);
+            }
+            Purpose::Pick => {
+                if let Some(pick) = &self.pick {
+                    self.picked = Some(session.pick(pick, &on_round_trip)?);
+                }
             }
             Purpose::AbsorbCancel => {
                 let end = started + SENDING;
@@ -322,10 +350,16 @@ impl Exchange {
         if let Some(holders) = self.holders.take() {
             state.lane.answer_inquiry(holders);
         }
+        if let Some(picked) = self.picked.take() {
+            let (table, mut responder) = state.table_and_responder();
+            table.settle_pick(picked, now, &mut responder);
+        }
         let mut settled = Ok(());
         for (op, outcome) in self.ops.drain(..).zip(self.outcomes.drain(..)) {
-            if let Action::Fence(number) = op.action {
-                state.lane.fenced(number, &outcome);
+            match op.action {
+                Action::Fence(number) => state.lane.fenced(number, &outcome),
+                Action::Upgrade(id) | Action::Downgrade(id) => state.lane.changed(id, &outcome),
+                _ => {}
             }
             let (table, mut responder) = state.table_and_responder();
             if let Err(stray) = table.settle(op, outcome, now, &mut responder) {

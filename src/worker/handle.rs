@@ -7,19 +7,22 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, never, select};
 use tracing::{debug, warn};
 
-use super::reply::{Replier, Waited};
-use super::request::{Control, Grant, Message, Request, UnlockReply};
+use super::answer::{Changed, Grant, UnlockReply};
+use super::reply::{PendingReply, Replier, ReplyPool, Waited};
+use super::request::{Control, Message, Request, Wanted};
 use super::shared::Shared;
+use super::waiter::Waiter;
 use crate::config::Settings;
 use crate::error::Error;
 use crate::fence::Fence;
 use crate::health::Health;
-use crate::holder::Holder;
+use crate::holder::{Holder, Question};
 use crate::key::Key;
-use crate::lease::Ended;
+use crate::lease::{Ended, Lease};
 use crate::op::{Mode, Wait};
 use crate::stats::Stats;
 use crate::sync::Latch;
+use crate::table::Choice;
 
 /// How long a close waits for the worker to end the connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -78,6 +81,46 @@ impl Handle {
         wait: Wait,
         interrupt: Option<&Latch>,
     ) -> Result<Option<Grant>, Error> {
+        let replies = self.shared.acquire_replies();
+        self.request(
+            replies,
+            Wanted::One(key, mode),
+            Waiter::One,
+            wait,
+            interrupt,
+        )
+    }
+
+    /// The same for all of `keys`, each once, in their order: at least one.
+    pub(crate) fn acquire_all(
+        &self,
+        keys: Arc<[(Key, Mode)]>,
+        wait: Wait,
+        interrupt: Option<&Latch>,
+    ) -> Result<Option<Vec<Grant>>, Error> {
+        let replies = self.shared.acquire_all_replies();
+        self.request(replies, Wanted::All(keys), Waiter::All, wait, interrupt)
+    }
+
+    /// Asks once for some of many locks. `None`: they are taken.
+    pub(crate) fn acquire_some(
+        &self,
+        choice: Choice,
+        wait: Wait,
+        interrupt: Option<&Latch>,
+    ) -> Result<Option<Vec<Grant>>, Error> {
+        let replies = self.shared.acquire_all_replies();
+        self.request(replies, Wanted::Some(choice), Waiter::All, wait, interrupt)
+    }
+
+    fn request<T>(
+        &self,
+        replies: &ReplyPool<Result<Option<T>, Error>>,
+        wanted: Wanted,
+        waiter: impl FnOnce(Replier<Result<Option<T>, Error>>) -> Waiter,
+        wait: Wait,
+        interrupt: Option<&Latch>,
+    ) -> Result<Option<T>, Error> {
         if self.shared.mailbox().is_closed() {
             return Err(Error::closed());
         }
@@ -85,19 +128,18 @@ impl Handle {
             return Err(Error::cancelled());
         }
         let interrupt = interrupt.map(Latch::channel);
-        let (pending, reply) = self.shared.acquire_replies().open();
+        let (pending, reply) = replies.open();
         let request = Message::Acquire(Request {
-            key,
-            mode,
+            wanted: wanted.clone(),
             wait,
-            reply,
+            waiter: waiter(reply),
         });
         // A request that is not sent is dropped, and that answers `pending`.
         let sent = self.send(request, wait.deadline(), interrupt);
         self.drain_if_closed();
         let waited = pending.wait(wait.deadline(), interrupt);
         if matches!(waited, Waited::TimedOut { .. } | Waited::Interrupted) {
-            self.post(Control::GaveUp(key));
+            self.post([Control::GaveUp(wanted)]);
         }
         match waited {
             Waited::Answered(answer) => answer,
@@ -147,32 +189,71 @@ impl Handle {
         self.release_with(grant, None);
     }
 
+    /// Releases several locks at once.
+    pub(crate) fn release_all(&self, grants: Vec<Grant>) {
+        self.release_each(grants.into_iter().map(|grant| (grant, None)));
+    }
+
     /// Releases a lock, and waits until the server has confirmed that it lasted.
     pub(crate) fn unlock(&self, grant: Grant) -> Result<(), Error> {
         let (pending, reply) = self.shared.unlock_replies().open();
         self.release_with(grant, Some(reply));
+        unlocked(pending)
+    }
+
+    /// The same for several locks at once. The error of the first that has one.
+    pub(crate) fn unlock_all(&self, grants: Vec<Grant>) -> Result<(), Error> {
+        let replies = self.shared.unlock_replies();
+        let mut pending = Vec::with_capacity(grants.len());
+        self.release_each(grants.into_iter().map(|grant| {
+            let (mine, reply) = replies.open();
+            pending.push(mine);
+            (grant, Some(reply))
+        }));
+        let answers: Vec<_> = pending.into_iter().map(unlocked).collect();
+        answers.into_iter().collect()
+    }
+
+    /// Gives the hold of `grant` the mode `to`. `None`: it keeps its own.
+    pub(crate) fn change(&self, grant: Grant, to: Mode) -> Result<Option<Changed>, Error> {
+        let (pending, reply) = self.shared.change_replies().open();
+        let lease = Arc::clone(&grant.lease);
+        self.post([Control::Change { grant, to, reply }]);
         match pending.wait(None, None) {
             Waited::Answered(answer) => answer,
             Waited::Dropped | Waited::TimedOut { .. } | Waited::Interrupted => {
-                Err(Error::unavailable("the unlock got no answer"))
+                Err(self.no_answer(&lease))
             }
         }
     }
 
-    /// Has the server show transactions that the lock of `grant` is held.
-    pub(crate) fn fence(&self, grant: Grant) -> Result<Fence, Error> {
-        let (pending, reply) = self.shared.fence_replies().open();
-        let lease = Arc::clone(&grant.lease);
-        self.post(Control::Fence { grant, reply });
-        match pending.wait(None, None) {
-            Waited::Answered(answer) => answer,
-            Waited::Dropped | Waited::TimedOut { .. } | Waited::Interrupted => {
-                Err(match self.shared.mailbox().is_closed() {
-                    true => Error::closed(),
-                    false => Error::ended(lease.ended().unwrap_or(Ended::Cancelled)),
-                })
-            }
+    /// The error where the hold of a call has ended, or its token has released it.
+    fn no_answer(&self, lease: &Lease) -> Error {
+        match self.shared.mailbox().is_closed() {
+            true => Error::closed(),
+            false => Error::ended(lease.ended().unwrap_or(Ended::Cancelled)),
         }
+    }
+
+    /// Has the server show transactions that the locks of `grants` are held.
+    pub(crate) fn fence(&self, grants: Vec<Grant>) -> Result<Vec<Fence>, Error> {
+        let replies = self.shared.fence_replies();
+        let mut pending = Vec::with_capacity(grants.len());
+        let messages = grants.into_iter().map(|grant| {
+            let (mine, reply) = replies.open();
+            pending.push((mine, Arc::clone(&grant.lease)));
+            Control::Fence { grant, reply }
+        });
+        self.post(messages.collect::<Vec<_>>());
+        let wait =
+            |(pending, lease): (PendingReply<'_, _>, Arc<Lease>)| match pending.wait(None, None) {
+                Waited::Answered(answer) => answer,
+                Waited::Dropped | Waited::TimedOut { .. } | Waited::Interrupted => {
+                    Err(self.no_answer(&lease))
+                }
+            };
+        let answers: Vec<_> = pending.into_iter().map(wait).collect();
+        answers.into_iter().collect()
     }
 
     /// True if a thread of this manager waits for the lock of `key`, which another one holds.
@@ -180,10 +261,10 @@ impl Handle {
         self.shared.state().lock().table.is_awaited(key)
     }
 
-    /// Who has to do with the lock of `key`, as the server sees it.
-    pub(crate) fn holders(&self, key: Key) -> Result<Vec<Holder>, Error> {
+    /// Asks the server about holders.
+    pub(crate) fn inquire(&self, question: Question) -> Result<Vec<Holder>, Error> {
         let (pending, reply) = self.shared.holders_replies().open();
-        self.post(Control::Inquire { key, reply });
+        self.post([Control::Inquire { question, reply }]);
         match pending.wait(None, None) {
             Waited::Answered(answer) => answer,
             Waited::Dropped | Waited::TimedOut { .. } | Waited::Interrupted => Err(Error::closed()),
@@ -207,13 +288,28 @@ impl Handle {
                 self.wake();
             }
         } else {
-            self.post(Control::Release { grant, reply });
+            self.post([Control::Release { grant, reply }]);
         }
     }
 
-    /// Posts a control message to the worker without waiting for room.
-    fn post(&self, control: Control) {
-        if self.shared.mailbox().post(control) {
+    /// Several locks at once: those of a set are given back in one message, but where a thread of
+    /// this manager waits for one of them.
+    fn release_each(&self, locks: impl Iterator<Item = (Grant, Option<Replier<UnlockReply>>)>) {
+        let (awaited, others): (Vec<_>, Vec<_>) = {
+            let state = self.shared.state().try_lock();
+            let table = state.as_ref().map(|state| &state.table);
+            locks.partition(|(grant, _)| table.is_some_and(|table| table.is_awaited(grant.key)))
+        };
+        let message = |(grant, reply)| Control::Release { grant, reply };
+        self.post(others.into_iter().map(message));
+        for (grant, reply) in awaited {
+            self.release_with(grant, reply);
+        }
+    }
+
+    /// Posts control messages to the worker without waiting for room.
+    fn post(&self, controls: impl IntoIterator<Item = Control>) {
+        if self.shared.mailbox().post(controls) {
             self.wake();
         }
         self.drain_if_closed();
@@ -291,6 +387,16 @@ impl Handle {
                      when it notices that the connection is gone",
                 ))
             }
+        }
+    }
+}
+
+/// Waits for the answer to an unlock.
+fn unlocked(pending: PendingReply<'_, UnlockReply>) -> UnlockReply {
+    match pending.wait(None, None) {
+        Waited::Answered(answer) => answer,
+        Waited::Dropped | Waited::TimedOut { .. } | Waited::Interrupted => {
+            Err(Error::unavailable("the unlock got no answer"))
         }
     }
 }

@@ -4,17 +4,19 @@
 //! watchdog can end a session, and replace its worker, without the worker.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::answer::{ChangeReply, Changed, FenceReply, Grant, HoldersReply, UnlockReply};
 use super::in_flight::InFlight;
 use super::reply::Replier;
-use super::request::{FenceReply, Grant, HoldersReply, UnlockReply};
 use crate::connect::Canceller;
 use crate::connect::abandoned::Waiting;
 use crate::error::Error;
-use crate::fence::Fence;
+use crate::fence::{Fence, hold_number};
+use crate::holder::Question;
 use crate::key::Key;
 use crate::lease::{Ended, Lease};
 use crate::op::Outcome;
@@ -46,12 +48,17 @@ pub(crate) struct Lane {
     canceller: Option<Canceller>,
     /// The number of the last session that was requested.
     generation: u64,
+    /// A counter of its holds that were fenced, begun at random: their numbers are not used again
+    /// by a session that happens to have the same marker.
+    fenced_holds: u32,
     /// Explicit unlocks that wait for the server's answer.
     unlocks: Vec<Unlock>,
+    /// Guards that wait for another mode, by the number of their hold.
+    changes: Vec<(u64, Replier<ChangeReply>)>,
     /// Guards that wait for their fence.
     fencing: Vec<Fencing>,
     /// Questions about holders that wait for the server's answer.
-    inquiries: VecDeque<(Key, Replier<HoldersReply>)>,
+    inquiries: VecDeque<(Question, Replier<HoldersReply>)>,
     /// Exchanges begun on the session.
     exchanges: u64,
     /// Identifies the worker in charge. A worker that finds another number here has been replaced,
@@ -93,6 +100,7 @@ impl Lane {
     ) {
         self.lease = Some(lease);
         self.marker = marker;
+        self.fenced_holds = (RandomState::new().hash_one(marker) >> 32) as u32;
         self.canceller = canceller;
     }
 
@@ -107,6 +115,7 @@ impl Lane {
             unlock.reply.send(Err(Error::ended(ended))).ok();
         }
         self.fencing.clear();
+        self.changes.clear();
         for (_, reply) in self.inquiries.drain(..) {
             let message = "the connection was lost before the server could tell";
             reply.send(Err(Error::unavailable(message))).ok();
@@ -127,14 +136,25 @@ impl Lane {
     pub(crate) fn await_fence(&mut self, grant: &Grant, number: i64, reply: Replier<FenceReply>) {
         self.fencing.push(Fencing {
             hold: grant.id,
-            fence: Fence {
-                key: grant.key,
-                mode: grant.mode,
-                hold: number,
-                marker: self.marker,
-            },
+            fence: self.fence(grant, number),
             reply,
         });
+    }
+
+    /// The fence of `grant` by `number`.
+    pub(crate) fn fence(&self, grant: &Grant, number: i64) -> Fence {
+        Fence {
+            key: grant.key,
+            mode: grant.mode,
+            hold: number,
+            marker: self.marker,
+        }
+    }
+
+    /// A number for a hold that is to be fenced.
+    pub(crate) fn next_hold(&mut self) -> i64 {
+        self.fenced_holds = self.fenced_holds.wrapping_add(1);
+        hold_number(self.marker, self.fenced_holds)
     }
 
     /// The server has fenced the hold by `number`, or could not.
@@ -152,14 +172,32 @@ impl Lane {
         }
     }
 
-    /// Answers `reply` once the server has told who has to do with `key`.
-    pub(crate) fn await_holders(&mut self, key: Key, reply: Replier<HoldersReply>) {
-        self.inquiries.push_back((key, reply));
+    /// Answers `reply` once the server has changed the mode of the hold with number `id`, or has
+    /// not.
+    pub(crate) fn await_change(&mut self, id: u64, reply: Replier<ChangeReply>) {
+        self.changes.push((id, reply));
     }
 
-    /// The key of the next question about holders.
-    pub(crate) fn inquiry(&self) -> Option<Key> {
-        self.inquiries.front().map(|(key, _)| *key)
+    /// The server has changed the mode of the hold with number `id`, or has not.
+    pub(crate) fn changed(&mut self, id: u64, outcome: &Outcome) {
+        for (_, reply) in self.changes.extract_if(.., |(hold, _)| *hold == id) {
+            let answer = match outcome {
+                Outcome::Done(token) => Ok(Some(Changed { token: *token })),
+                Outcome::Failed(error) => Err(error.clone()),
+                _ => Ok(None),
+            };
+            reply.send(answer).ok();
+        }
+    }
+
+    /// Answers `reply` once the server has answered `question`.
+    pub(crate) fn await_holders(&mut self, question: Question, reply: Replier<HoldersReply>) {
+        self.inquiries.push_back((question, reply));
+    }
+
+    /// The next question about holders.
+    pub(crate) fn inquiry(&self) -> Option<&Question> {
+        self.inquiries.front().map(|(question, _)| question)
     }
 
     /// Answers that question.

@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::request::{Control, Grant, Message};
+use super::answer::Grant;
+use super::request::{Control, Message};
 use crate::error::Error;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Latch, Mutex};
@@ -48,10 +49,10 @@ impl Mailbox {
         !self.queue.is_empty() || self.has_control.load(Ordering::SeqCst) || self.is_closed()
     }
 
-    /// Adds a control message. True if the worker has to be woken for it.
+    /// Adds control messages. True if the worker has to be woken for them.
     #[must_use]
-    pub(crate) fn post(&self, control: Control) -> bool {
-        self.control.lock().push(control);
+    pub(crate) fn post(&self, controls: impl IntoIterator<Item = Control>) -> bool {
+        self.control.lock().extend(controls);
         !self.has_control.swap(true, Ordering::SeqCst)
     }
 
@@ -79,7 +80,7 @@ impl Mailbox {
     pub(crate) fn refuse_requests(&self, error: &Error) {
         while let Ok(message) = self.queue.try_recv() {
             if let Message::Acquire(request) = message {
-                request.reply.send(Err(error.clone())).ok();
+                request.waiter.fail(error.clone());
             }
         }
     }
@@ -95,9 +96,11 @@ impl Mailbox {
                 reply.send(Err(Error::ended(ended))).ok();
             }
         }
-        // Dropping it answers a call that asks for a fence.
+        // Dropping it answers a call that asks for a fence, or for another mode.
         control.retain(|control| match control {
-            Control::Fence { grant, .. } => grant.lease.ended().is_none(),
+            Control::Fence { grant, .. } | Control::Change { grant, .. } => {
+                grant.lease.ended().is_none()
+            }
             _ => true,
         });
     }

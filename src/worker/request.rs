@@ -1,15 +1,14 @@
-//! Messages to the worker, and its answers.
+//! Messages to the worker.
 
 use std::sync::Arc;
-use std::time::Instant;
 
+use super::answer::{ChangeReply, FenceReply, Grant, HoldersReply, UnlockReply};
 use super::reply::Replier;
-use crate::error::Error;
-use crate::fence::Fence;
-use crate::holder::Holder;
+use super::waiter::Waiter;
+use crate::holder::Question;
 use crate::key::Key;
-use crate::lease::Lease;
-use crate::op::{Mode, Token, Wait};
+use crate::op::{Mode, Wait};
+use crate::table::Choice;
 
 /// Sent through the bounded queue, in which callers wait for room.
 pub(crate) enum Message {
@@ -19,10 +18,18 @@ pub(crate) enum Message {
 }
 
 pub(crate) struct Request {
-    pub(crate) key: Key,
-    pub(crate) mode: Mode,
+    pub(crate) wanted: Wanted,
     pub(crate) wait: Wait,
-    pub(crate) reply: Replier<AcquireReply>,
+    pub(crate) waiter: Waiter,
+}
+
+/// What is to be locked.
+#[derive(Clone)]
+pub(crate) enum Wanted {
+    One(Key, Mode),
+    /// Each key once, in [`Key`]'s order.
+    All(Arc<[(Key, Mode)]>),
+    Some(Choice),
 }
 
 /// Sent beside the queue, because a release must not wait for room.
@@ -36,38 +43,17 @@ pub(crate) enum Control {
         grant: Grant,
         reply: Replier<FenceReply>,
     },
-    /// Who has to do with the lock?
+    /// A guard's hold is to get another mode.
+    Change {
+        grant: Grant,
+        to: Mode,
+        reply: Replier<ChangeReply>,
+    },
+    /// Something is asked about holders.
     Inquire {
-        key: Key,
+        question: Question,
         reply: Replier<HoldersReply>,
     },
-    /// A caller stopped waiting for this key.
-    GaveUp(Key),
-}
-
-/// The answer to an acquire. `None`: the lock is taken.
-pub(crate) type AcquireReply = Result<Option<Grant>, Error>;
-
-/// The answer to an unlock.
-pub(crate) type UnlockReply = Result<(), Error>;
-
-/// The answer to a guard that is to be fenced.
-pub(crate) type FenceReply = Result<Fence, Error>;
-
-/// The answer to a question about holders.
-pub(crate) type HoldersReply = Result<Vec<Holder>, Error>;
-
-/// A lock given to one holder: plain data, valid no longer than its session.
-#[derive(Clone)]
-pub(crate) struct Grant {
-    pub(crate) key: Key,
-    pub(crate) mode: Mode,
-    /// Unique among the manager's grants, so that the release of an exclusive hold can only end
-    /// that hold.
-    pub(crate) id: u64,
-    /// With fencing.
-    pub(crate) token: Option<Token>,
-    /// If the lock is released earlier, the manager keeps it until then.
-    pub(crate) keep_until: Option<Instant>,
-    pub(crate) lease: Arc<Lease>,
+    /// A caller stopped waiting for this.
+    GaveUp(Wanted),
 }

@@ -2,25 +2,15 @@
 
 use std::sync::Arc;
 
+use super::answer::Grant;
 use super::events::{Event, Events};
-use super::reply::Replier;
-use super::request::{AcquireReply, Grant};
+use super::waiter::Waiter;
 use crate::error::Error;
 use crate::key::Key;
 use crate::lease::Lease;
 use crate::observer::{Acquired, Released, Waited};
 use crate::op::Mode;
-use crate::sync::thread::Thread;
-use crate::table::{Caller, Granted, Refusal, Respond, Via};
-
-/// The table's waiter: the worker's end of a caller's reply.
-pub(crate) type Waiter = Replier<AcquireReply>;
-
-impl Caller for Waiter {
-    fn thread(&self) -> Thread {
-        self.caller()
-    }
-}
+use crate::table::{Granted, Refusal, Respond, Via};
 
 pub(crate) struct Responder<'a> {
     lease: Option<&'a Arc<Lease>>,
@@ -35,50 +25,43 @@ impl<'a> Responder<'a> {
 }
 
 impl Respond<Waiter> for Responder<'_> {
-    fn grant(&mut self, waiter: Waiter, granted: Granted) -> bool {
-        let Granted {
-            key,
-            mode,
-            id,
-            token,
-            waited,
-            via,
-        } = granted;
+    fn grant(&mut self, waiter: Waiter, granted: &[Granted]) -> bool {
         let lease = self.lease.expect("there is no grant without a session");
-        let grant = Grant {
-            key,
-            mode,
-            id,
-            token,
+        let mut grants = granted.iter().map(|granted| Grant {
+            key: granted.key,
+            mode: granted.mode,
+            id: granted.id,
+            token: granted.token,
             keep_until: None,
             lease: Arc::clone(lease),
+        });
+        let taken = match waiter {
+            Waiter::One(reply) => reply.send(Ok(grants.next())).is_ok(),
+            Waiter::All(reply) => reply.send(Ok(Some(grants.collect()))).is_ok(),
         };
-        let taken = waiter.send(Ok(Some(grant))).is_ok();
-        if taken {
-            // Counted in time for the caller: reading the counters takes the mutex, which is held
-            // here.
+        // Counted in time for the caller: reading the counters takes the mutex, which is held here.
+        for granted in granted.iter().filter(|_| taken) {
             self.events.record(Event::Acquired(Acquired {
-                key,
-                shared: mode == Mode::Shared,
-                hold: id,
-                token: token.map(i64::from),
-                waited,
-                handed_over: via == Via::Handoff,
+                key: granted.key,
+                shared: granted.mode == Mode::Shared,
+                hold: granted.id,
+                token: granted.token.map(i64::from),
+                waited: granted.waited,
+                handed_over: granted.via == Via::Handoff,
             }));
         }
         taken
     }
 
     fn refuse(&mut self, waiter: Waiter, refusal: Refusal) {
-        let reply = match refusal {
-            Refusal::Busy => Ok(None),
+        waiter.answer(match refusal {
+            Refusal::Busy => Ok(()),
             Refusal::LimitReached(max) => Err(Error::limit_reached(max)),
-        };
-        waiter.send(reply).ok();
+        });
     }
 
     fn fail(&mut self, waiter: Waiter, error: &Error) {
-        waiter.send(Err(error.clone())).ok();
+        waiter.fail(error.clone());
     }
 
     fn released(&mut self, key: Key, id: u64) {

@@ -4,31 +4,37 @@
 //! driver: it holds the state's mutex only between two round trips. So `close` and the watchdog can
 //! answer all callers without the worker, and each caller enforces its own deadline.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
 use super::alarm::Alarm;
+use super::answer::{
+    AcquireAllReply, AcquireReply, ChangeReply, Changed, FenceReply, Grant, HoldersReply,
+    UnlockReply,
+};
 use super::events::{self, Event, Events};
 use super::lane::Lane;
 use super::mailbox::Mailbox;
 use super::parking::Parking;
 use super::reply::{Replier, ReplyPool};
-use super::request::{AcquireReply, FenceReply, Grant, HoldersReply, Message, UnlockReply};
-use super::responder::{Responder, Waiter};
+use super::request::Message;
+use super::responder::Responder;
+use super::waiter::Waiter;
 use crate::backoff::Jitter;
 use crate::config::Settings;
 use crate::connect::Dialer;
 use crate::error::Error;
 use crate::health::{Health, Status};
+use crate::holder::Question;
 use crate::key::Key;
 use crate::lease::Ended;
 use crate::observer::Released;
+use crate::op::Mode;
 use crate::stats::Stats;
 use crate::sync::{Latch, Mutex};
-use crate::table::{Limits, Table, Whom};
+use crate::table::{Change, Limits, Table, Whom};
 
 /// The state that one mutex guards.
 pub(crate) struct State {
@@ -43,8 +49,10 @@ pub(crate) struct Shared {
     dialer: Dialer,
     mailbox: Mailbox,
     acquire_replies: ReplyPool<AcquireReply>,
+    acquire_all_replies: ReplyPool<AcquireAllReply>,
     unlock_replies: ReplyPool<UnlockReply>,
     fence_replies: ReplyPool<FenceReply>,
+    change_replies: ReplyPool<ChangeReply>,
     holders_replies: ReplyPool<HoldersReply>,
     state: Mutex<State>,
     parking: Parking,
@@ -77,8 +85,10 @@ impl Shared {
             dialer,
             mailbox,
             acquire_replies: ReplyPool::new(Arc::clone(&spinning)),
+            acquire_all_replies: ReplyPool::new(Arc::clone(&spinning)),
             unlock_replies: ReplyPool::new(Arc::clone(&spinning)),
             fence_replies: ReplyPool::new(Arc::clone(&spinning)),
+            change_replies: ReplyPool::new(Arc::clone(&spinning)),
             holders_replies: ReplyPool::new(spinning),
             parking: Parking::default(),
             alarm,
@@ -103,12 +113,20 @@ impl Shared {
         &self.acquire_replies
     }
 
+    pub(super) fn acquire_all_replies(&self) -> &ReplyPool<AcquireAllReply> {
+        &self.acquire_all_replies
+    }
+
     pub(super) fn unlock_replies(&self) -> &ReplyPool<UnlockReply> {
         &self.unlock_replies
     }
 
     pub(super) fn fence_replies(&self) -> &ReplyPool<FenceReply> {
         &self.fence_replies
+    }
+
+    pub(super) fn change_replies(&self) -> &ReplyPool<ChangeReply> {
+        &self.change_replies
     }
 
     pub(super) fn holders_replies(&self) -> &ReplyPool<HoldersReply> {
@@ -261,6 +279,12 @@ impl State {
         (&mut self.table, responder)
     }
 
+    /// Callers that waited for `key`, or for a set with it, have left.
+    pub(super) fn remove_abandoned(&mut self, key: Key, now: Instant) {
+        let (table, mut responder) = self.table_and_responder();
+        table.remove_abandoned(key, Waiter::is_abandoned, now, &mut responder);
+    }
+
     /// Releases a guard's lock.
     pub(super) fn release(
         &mut self,
@@ -285,16 +309,38 @@ impl State {
     /// Fences a guard's hold: `reply` is answered once the server has done it, or is dropped if it
     /// does not.
     pub(super) fn fence(&mut self, grant: &Grant, reply: Replier<FenceReply>) {
-        let number = RandomState::new().hash_one("a hold").cast_signed();
-        if self.lane.has_made(grant) && self.table.fence(grant.key, grant.id, number) {
-            self.lane.await_fence(grant, number, reply);
+        if !self.lane.has_made(grant) {
+            return;
+        }
+        let number = self.lane.next_hold();
+        match self.table.fence(grant.key, grant.id, number) {
+            Some(fence) if fence.is_done => {
+                reply.send(Ok(self.lane.fence(grant, fence.number))).ok();
+            }
+            Some(fence) => self.lane.await_fence(grant, fence.number, reply),
+            None => {}
         }
     }
 
-    /// Asks the server who has to do with `key`; an error if there is no session to ask.
-    pub(super) fn inquire(&mut self, key: Key, reply: Replier<HoldersReply>) {
+    /// Gives a guard's hold the mode `to`: `reply` is answered once it is known whether it has it, or
+    /// is dropped if the hold is over.
+    pub(super) fn change(&mut self, grant: &Grant, to: Mode, reply: Replier<ChangeReply>) {
+        if !self.lane.has_made(grant) {
+            return;
+        }
+        let unchanged = Changed { token: grant.token };
+        match self.table.change(grant.key, grant.id, to) {
+            Change::None => drop(reply.send(Ok(Some(unchanged)))),
+            Change::Refused => drop(reply.send(Ok(None))),
+            Change::Planned => self.lane.await_change(grant.id, reply),
+            Change::NotHeld => {}
+        }
+    }
+
+    /// Asks the server `question`; an error if there is no session to ask.
+    pub(super) fn inquire(&mut self, question: Question, reply: Replier<HoldersReply>) {
         match self.status.outage() {
-            None => self.lane.await_holders(key, reply),
+            None => self.lane.await_holders(question, reply),
             Some(outage) => {
                 reply.send(Err(outage.cause().while_away())).ok();
             }
@@ -314,7 +360,7 @@ impl State {
 
     fn fail_waiters(&mut self, whom: Whom, error: &Error) {
         let (table, mut responder) = self.table_and_responder();
-        table.fail_waiters(whom, error, &mut responder);
+        table.fail_waiters(whom, error, Instant::now(), &mut responder);
     }
 
     /// True if anything is held or awaited, so that heartbeats are needed.

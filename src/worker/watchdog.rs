@@ -157,9 +157,10 @@ mod tests {
     use crate::key::Key;
     use crate::lease::Lease;
     use crate::op::Mode;
+    use crate::worker::answer::Grant;
     use crate::worker::handle::Handle;
     use crate::worker::reply::Waited;
-    use crate::worker::request::{Control, Grant};
+    use crate::worker::request::Control;
 
     /// A manager's parts, without threads.
     fn parts() -> (Arc<Handle>, Arc<Shared>) {
@@ -209,7 +210,7 @@ mod tests {
             lease: Arc::clone(&lease),
         };
         let reply = Some(reply);
-        assert!(shared.mailbox().post(Control::Release { grant, reply }));
+        assert!(shared.mailbox().post([Control::Release { grant, reply }]));
         lease.trip(Ended::SessionLost);
         shared.mailbox().answer_lost();
         let answer = pending.wait(Some(Instant::now()), None);

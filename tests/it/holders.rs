@@ -166,3 +166,154 @@ fn a_holder_is_told_whether_others_wait() {
     }
     guard.unlock().unwrap();
 }
+
+#[apply(isolated_test)]
+fn all_that_managers_have_is_listed_and_nothing_else() {
+    let named = |name: &str| builder().application_name(name).connect().unwrap();
+    let (one, two, idle) = (named("one"), named("two"), named("idle"));
+    assert_eq!(idle.list().unwrap(), []);
+    let guards = one.lock_all(["a", "b"]).unwrap();
+    let pair = one.lock((7, -8)).unwrap();
+    let shares = [one.lock_shared(5).unwrap(), two.lock_shared(5).unwrap()];
+    // What serves the locks is not listed: the number of a hold, and the transaction's mark.
+    guards.fence_sql().unwrap();
+    // Other programs' locks are not, either.
+    let mut client = server().client();
+    client.batch_execute("SELECT pg_advisory_lock(99)").unwrap();
+    let waiting: Vec<_> = [Key::from("a"), Key::from((7, -8))]
+        .map(|key| {
+            let mgr = two.clone();
+            thread::spawn(move || drop(mgr.lock(key).unwrap()))
+        })
+        .into();
+    let mut expected = [
+        (one.key("a"), Claim::Holds, Some(false), "one"),
+        (one.key("a"), Claim::Waits, None, "two"),
+        (one.key("b"), Claim::Holds, Some(false), "one"),
+        (Key::from(5), Claim::Holds, Some(true), "one"),
+        (Key::from(5), Claim::Holds, Some(true), "two"),
+        (Key::from((7, -8)), Claim::Holds, Some(false), "one"),
+        (Key::from((7, -8)), Claim::Waits, None, "two"),
+    ];
+    expected.sort_by_key(|&(key, claim, ..)| (key, claim as u8));
+    let listed = || {
+        let list = idle.list().unwrap();
+        assert!(list.iter().all(|it| it.is_manager && it.since.is_none()));
+        let mut listed: Vec<_> = list
+            .into_iter()
+            .map(|it| (it.key, it.claim, it.shared, it.application_name.unwrap()))
+            .collect();
+        listed.sort_by_key(|(key, claim, _, name)| (*key, *claim as u8, name.clone()));
+        listed
+    };
+    eventually(|| {
+        let listed = listed();
+        let listed = listed
+            .iter()
+            .map(|(key, claim, shared, name)| (*key, *claim, *shared, &**name));
+        listed.eq(expected.iter().copied())
+    });
+    drop((guards, pair, shares));
+    waiting.into_iter().for_each(|it| it.join().unwrap());
+    eventually(|| listed().is_empty());
+}
+
+/// Locks come and go: none is listed that nobody asked for.
+#[apply(isolated_test)]
+fn a_list_shows_no_lock_that_only_serves_others() {
+    let managers = [manager(), manager(), manager()];
+    let over = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for mgr in &managers {
+            for key in [1, 2, 1, 3] {
+                let over = &over;
+                scope.spawn(move || {
+                    while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                        let guard = mgr.lock(key).unwrap();
+                        guard.fence_sql().unwrap();
+                        thread::sleep(Duration::from_millis(3));
+                    }
+                });
+            }
+        }
+        let watcher = manager();
+        let mut others = Vec::new();
+        for _ in 0..300 {
+            let list = watcher.list().unwrap();
+            others.extend(
+                list.into_iter()
+                    .filter(|it| !(1..4).contains(&it.key.as_i64())),
+            );
+        }
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+        // The key that a session waits for is told from its companion by those that have it: for a
+        // moment nobody may.
+        let is_wait = |it: &Holder| (it.shared, it.claim) == (Some(true), Claim::Holds);
+        assert!(others.iter().all(is_wait), "{others:?}");
+    });
+}
+
+#[apply(isolated_test)]
+fn a_session_is_ended_with_all_that_it_has() {
+    let (mgr, hangs) = (manager(), manager());
+    let set = hangs.lock_all(["a", "b"]).unwrap();
+    let holder = mgr.holders("a").unwrap().remove(0);
+    let mut keys = vec![mgr.key("a"), mgr.key("b")];
+    keys.sort_unstable();
+    assert_eq!(mgr.evict(&holder).unwrap(), Some(keys));
+    let _next = mgr.lock_all(["a", "b"]).unwrap();
+    eventually(|| set.is_lost());
+    // It is a new session that has nothing to do with the holder.
+    let other = hangs.lock("other").unwrap();
+    assert_eq!(mgr.evict(&holder).unwrap(), None);
+    assert!(!other.is_lost());
+    assert_eq!(hangs.stats().lost, 2);
+    // Not its own.
+    let own = mgr.holders("a").unwrap().remove(0);
+    assert_eq!(mgr.evict(&own).unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[apply(isolated_test)]
+fn a_program_that_is_no_manager_is_ended_only_if_that_is_meant() {
+    let mgr = manager();
+    let mut client = server().client();
+    client
+        .batch_execute("SELECT pg_advisory_lock(1), pg_advisory_lock_shared(2)")
+        .unwrap();
+    let holder = mgr.holders(1).unwrap().remove(0);
+    assert!(!holder.is_manager);
+    let error = mgr.evict(&holder).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    client.batch_execute("SELECT").unwrap();
+    let keys = mgr.evict_any(&holder).unwrap().unwrap();
+    assert_eq!(keys.len(), 2);
+    assert!(keys.contains(&Key::from(1)) && keys.contains(&Key::from(2)));
+    assert!(client.batch_execute("SELECT").is_err());
+    eventually(|| mgr.holders(1).unwrap().is_empty());
+    assert_eq!(mgr.evict_any(&holder).unwrap(), None);
+}
+
+#[apply(isolated_test)]
+fn a_role_without_the_right_ends_nothing(server: Server) {
+    let mut admin = server.client();
+    admin
+        .batch_execute("CREATE ROLE app LOGIN; CREATE ROLE other LOGIN")
+        .unwrap();
+    let as_role = |role: &str| {
+        let url = server
+            .url()
+            .replace("user=postgres", &format!("user={role}"));
+        Manager::connect(&url).unwrap()
+    };
+    let (mgr, other) = (as_role("app"), as_role("other"));
+    let guard = other.lock("a").unwrap();
+    let holder = mgr.holders("a").unwrap().remove(0);
+    assert!(holder.is_manager && holder.address.is_none());
+    let error = mgr.evict(&holder).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Database, "{error:?}");
+    admin
+        .batch_execute("GRANT pg_signal_backend TO app")
+        .unwrap();
+    assert_eq!(mgr.evict(&holder).unwrap(), Some(vec![mgr.key("a")]));
+    eventually(|| guard.is_lost());
+}

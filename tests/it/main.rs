@@ -34,15 +34,18 @@ mod limits;
 mod logs;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod modes;
 mod network;
 mod observer;
 mod outages;
 mod ownership;
 mod parked;
 mod path;
+mod picks;
 mod pooler;
 mod preflight;
 mod sessions;
+mod sets;
 mod source_suite;
 mod stalled;
 mod standing_by;

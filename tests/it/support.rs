@@ -197,6 +197,17 @@ pub(crate) fn terminate_sessions(client: &mut Client) -> usize {
         .len()
 }
 
+/// Cancels the statements that managers' sessions run, as an administrator would.
+pub(crate) fn cancel_statements(client: &mut Client) {
+    client
+        .execute(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
+             WHERE application_name LIKE 'distlock %' AND state = 'active'",
+            &[],
+        )
+        .unwrap();
+}
+
 /// The server processes of all managers' sessions.
 pub(crate) fn backends(client: &mut Client) -> Vec<i32> {
     client

@@ -4,13 +4,18 @@ use proptest::prelude::*;
 
 use crate::op::{Mode, Wait};
 
-const KEYS: i32 = 2;
+const KEYS: i32 = 3;
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Acquire {
         key: i32,
         mode: Mode,
+        wait: Wait,
+    },
+    /// A set of all keys that have a mode.
+    AcquireAll {
+        modes: [Option<Mode>; KEYS as usize],
         wait: Wait,
     },
     /// A holder releases its lock, once or twice, or has it kept for a time.
@@ -47,6 +52,11 @@ pub(super) enum Step {
     Fence {
         which: prop::sample::Index,
     },
+    /// A holder wants another mode.
+    Change {
+        which: prop::sample::Index,
+        to: Mode,
+    },
     /// A transaction of an earlier holder is seen to be open, or ends.
     Transaction {
         key: i32,
@@ -64,10 +74,13 @@ fn mode() -> impl Strategy<Value = Mode> {
 
 pub(super) fn step() -> impl Strategy<Value = Step> {
     let wait = prop_oneof![2 => Just(Wait::Forever), 1 => Just(Wait::Try(None))];
+    let wait_again = wait.clone();
     let index = any::<prop::sample::Index>;
     prop_oneof![
         10 => (0..KEYS, mode(), wait)
             .prop_map(|(key, mode, wait)| Step::Acquire { key, mode, wait }),
+        4 => (prop::array::uniform(prop::option::weighted(0.7, mode())), wait_again)
+            .prop_map(|(modes, wait)| Step::AcquireAll { modes, wait }),
         8 => (index(), prop::bool::weighted(0.3), prop::option::weighted(0.2, 0_u64..80))
             .prop_map(|(which, twice, keep)| Step::Release { which, twice, keep }),
         2 => (index(), any::<bool>()).prop_map(|(which, told)| Step::Leave { which, told }),
@@ -78,6 +91,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(key, mode)| Step::Other { key, mode }),
         3 => (0..KEYS, any::<bool>()).prop_map(|(key, waits)| Step::OtherWaits { key, waits }),
         3 => index().prop_map(|which| Step::Fence { which }),
+        3 => (index(), mode()).prop_map(|(which, to)| Step::Change { which, to }),
         2 => (0..KEYS, any::<bool>()).prop_map(|(key, open)| Step::Transaction { key, open }),
         1 => Just(Step::Disconnect),
         1 => any::<bool>().prop_map(|all| Step::FailWaiters { all }),

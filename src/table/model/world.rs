@@ -8,19 +8,29 @@ use crate::error::Error;
 use crate::key::Key;
 use crate::op::{Mode, Op, Outcome, Token, Wait};
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Waiting {
-    pub(super) key: Key,
-    pub(super) mode: Mode,
+    /// More than one of a set.
+    pub(super) keys: Vec<(Key, Mode)>,
     pub(super) wait: Wait,
     pub(super) left: bool,
+}
+
+impl Waiting {
+    pub(super) fn is_set(&self) -> bool {
+        self.keys.len() > 1
+    }
+
+    fn is_excluded_by(&self, key: Key, mode: Mode) -> bool {
+        let mut keys = self.keys.iter();
+        keys.any(|&(own, own_mode)| own == key && exclude(own_mode, mode))
+    }
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct Held {
     pub(super) key: Key,
     pub(super) mode: Mode,
-    pub(super) id: u64,
     pub(super) is_fenced: bool,
     /// If its guard is gone: until when the lock is kept.
     pub(super) kept: Option<Instant>,
@@ -46,8 +56,12 @@ pub(super) struct World {
     pub(super) last_token: i64,
     /// By number, and so in the order of arrival.
     pub(super) waiting: BTreeMap<u32, Waiting>,
-    pub(super) held: BTreeMap<u32, Held>,
-    pub(super) newest_token: i64,
+    /// By the number of the hold.
+    pub(super) held: BTreeMap<u64, Held>,
+    /// True once a set was wanted.
+    pub(super) has_sets: bool,
+    /// Of each key, and whether of shared holders.
+    pub(super) newest_tokens: BTreeMap<(i64, bool), i64>,
     /// The waiters that may be failed now.
     pub(super) failing: Option<Whom>,
 }
@@ -57,27 +71,33 @@ pub(super) fn exclude(one: Mode, other: Mode) -> bool {
 }
 
 impl World {
-    /// True if a holder, or an earlier waiter, excludes `waiter`.
+    /// True if a holder, or an earlier waiter, excludes `waiter`, which is none of a set.
     pub(super) fn must_wait(&self, waiter: u32) -> bool {
-        let Waiting { key, mode, .. } = self.waiting[&waiter];
+        let (key, mode) = self.waiting[&waiter].keys[0];
         let mut inside = self.held.values().filter(|held| held.key == key);
         let mut before = self.waiting.range(..waiter).map(|(_, other)| other);
         inside.any(|held| exclude(held.mode, mode))
-            || before.any(|other| other.key == key && exclude(other.mode, mode))
+            || before.any(|other| !other.is_set() && other.is_excluded_by(key, mode))
+    }
+
+    /// The waiters but for sets, of which it is not known for which key they wait.
+    fn singles(&self) -> impl Iterator<Item = (u32, &Waiting, Key)> {
+        let singles = self.waiting.iter().filter(|(_, waiting)| !waiting.is_set());
+        singles.map(|(&waiter, waiting)| (waiter, waiting, waiting.keys[0].0))
     }
 
     /// True if a request that tries once waits for a lock with holders here that exclude it.
     pub(super) fn has_waiting_try(&self) -> bool {
-        self.waiting.iter().any(|(&waiter, waiting)| {
+        self.singles().any(|(waiter, waiting, key)| {
             waiting.wait == Wait::Try(None)
-                && self.held.values().any(|held| held.key == waiting.key)
+                && self.held.values().any(|held| held.key == key)
                 && self.must_wait(waiter)
         })
     }
 
-    /// The holders that have guards.
-    pub(super) fn guards(&self) -> impl Iterator<Item = u32> {
-        let has_guard = |(&waiter, held): (&u32, &Held)| held.kept.is_none().then_some(waiter);
+    /// The holds that have guards.
+    pub(super) fn guards(&self) -> impl Iterator<Item = u64> {
+        let has_guard = |(&id, held): (&u64, &Held)| held.kept.is_none().then_some(id);
         self.held.iter().filter_map(has_guard)
     }
 
@@ -88,6 +108,20 @@ impl World {
         Outcome::Done(self.draw())
     }
 
+    /// The server changes the mode of a hold, which may have been released meanwhile.
+    pub(super) fn change(&mut self, op: Op, id: u64, to: Mode) -> Outcome {
+        self.ours.insert(op.key.as_i64(), to);
+        if let Some(held) = self.held.get_mut(&id) {
+            held.mode = to;
+            let others = self.held.values().filter(|held| held.key == op.key);
+            assert_eq!(others.count(), 1, "two inside");
+        }
+        if to == Mode::Exclusive {
+            self.fenced_keys.remove(&op.key.as_i64());
+        }
+        Outcome::Done(self.draw().filter(|_| to == Mode::Exclusive))
+    }
+
     pub(super) fn draw(&mut self) -> Option<Token> {
         self.last_token += i64::from(self.fenced);
         Token::new(self.last_token)
@@ -95,68 +129,78 @@ impl World {
 
     /// True if a waiter could share a lock that has shared holders here and `is_joinable`.
     pub(super) fn has_waiting_joiner(&self, is_joinable: impl Fn(Key) -> bool) -> bool {
-        self.waiting.iter().any(|(&waiter, waiting)| {
-            waiting.mode == Mode::Shared
-                && is_joinable(waiting.key)
-                && self.held.values().any(|held| held.key == waiting.key)
+        let may_be_awaited_by_set = |key| {
+            let mut waiting = self.waiting.values();
+            waiting.any(|it| it.is_set() && it.is_excluded_by(key, Mode::Shared))
+        };
+        self.singles().any(|(waiter, waiting, key)| {
+            waiting.keys[0].1 == Mode::Shared
+                && is_joinable(key)
+                && self.held.values().any(|held| held.key == key)
                 && !self.must_wait(waiter)
+                && !may_be_awaited_by_set(key)
         })
     }
 }
 
 impl Respond<u32> for World {
-    fn grant(&mut self, waiter: u32, granted: Granted) -> bool {
-        let Granted {
-            key,
-            mode,
-            id,
-            token,
-            via,
-            ..
-        } = granted;
-        let is_drained = via == Via::Server || !self.fenced_keys.contains(&key.as_i64());
-        assert!(is_drained || mode == Mode::Shared, "not drained");
+    fn grant(&mut self, waiter: u32, granted: &[Granted]) -> bool {
         let waiting = self.waiting.remove(&waiter).expect("answered once");
-        assert!((waiting.key, waiting.mode) == (key, mode));
-        if waiting.left {
-            return false;
+        let got: Vec<_> = granted.iter().map(|it| (it.key, it.mode)).collect();
+        assert_eq!(waiting.keys, got, "all or none, in their order");
+        for granted in granted {
+            let (key, mode) = (granted.key, granted.mode);
+            let is_drained =
+                granted.via == Via::Server || !self.fenced_keys.contains(&key.as_i64());
+            assert!(is_drained || mode == Mode::Shared, "not drained");
+            if waiting.left {
+                continue;
+            }
+            assert_eq!(
+                self.ours.get(&key.as_i64()),
+                Some(&mode),
+                "not at the server"
+            );
+            let joins = self.held.values().any(|held| held.key == key);
+            let is_open = self.fenced_keys.contains(&key.as_i64());
+            assert!(!joins || !is_open, "beside what was fenced exclusively");
+            let mut others = self.held.values().filter(|held| held.key == key);
+            assert!(others.all(|held| !exclude(held.mode, mode)), "two inside");
+            let mut earlier = self.waiting.range(..waiter).map(|(_, other)| other);
+            let is_before = |other: &Waiting| {
+                !other.is_set() && !other.left && other.keys.iter().any(|&(own, _)| own == key)
+            };
+            assert!(!earlier.any(is_before), "overtaken");
+            assert_eq!(granted.token.is_some(), self.fenced);
+            if let Some(token) = granted.token.map(i64::from) {
+                // A set that got its share earlier may be complete only now.
+                let tokens = self
+                    .newest_tokens
+                    .entry((key.as_i64(), mode == Mode::Shared));
+                let newest = tokens.or_default();
+                assert!(mode == Mode::Shared || *newest < token, "a stale token");
+                *newest = token.max(*newest);
+                let other = self
+                    .newest_tokens
+                    .get(&(key.as_i64(), mode != Mode::Shared));
+                assert!(other.is_none_or(|&other| other < token), "a stale token");
+            }
+            self.held.insert(
+                granted.id,
+                Held {
+                    key,
+                    mode,
+                    is_fenced: false,
+                    kept: None,
+                },
+            );
         }
-        assert_eq!(
-            self.ours.get(&key.as_i64()),
-            Some(&mode),
-            "not at the server"
-        );
-        let mut others = self.held.values().filter(|held| held.key == key);
-        assert!(others.all(|held| !exclude(held.mode, mode)), "two inside");
-        let mut earlier = self.waiting.range(..waiter).map(|(_, other)| other);
-        assert!(
-            earlier.all(|other| other.key != key || other.left),
-            "overtaken"
-        );
-        assert_eq!(token.is_some(), self.fenced);
-        if let Some(token) = token.map(i64::from) {
-            assert!(self.newest_token < token, "a stale token");
-            self.newest_token = token;
-        }
-        let kept = None;
-        self.held.insert(
-            waiter,
-            Held {
-                key,
-                mode,
-                id,
-                is_fenced: false,
-                kept,
-            },
-        );
-        true
+        !waiting.left
     }
 
     fn released(&mut self, _: Key, id: u64) {
-        let mut held = self.held.iter();
-        let (&holder, held) = held.find(|(_, held)| held.id == id).expect("it is held");
+        let held = self.held.remove(&id).expect("it is held");
         assert!(held.kept.is_none_or(|until| until <= self.now), "too early");
-        self.held.remove(&holder);
     }
 
     fn refuse(&mut self, waiter: u32, refusal: Refusal) {
@@ -164,7 +208,9 @@ impl Respond<u32> for World {
         match refusal {
             Refusal::Busy => assert_eq!(waiting.wait, Wait::Try(None)),
             Refusal::LimitReached(_) => {
-                assert!(self.max_locks.is_some_and(|max| self.held.len() >= max));
+                let max = self.max_locks.expect("there is a limit");
+                // Sets that wait hold a part, and a moment longer if they are refused.
+                assert!(self.has_sets || self.held.len() >= max);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use super::*;
+use crate::error::Error;
 use crate::op::Token;
 use crate::sync::thread::Thread;
 
@@ -31,14 +32,16 @@ pub(super) struct Book {
 }
 
 impl Respond<u32> for Book {
-    fn grant(&mut self, waiter: u32, granted: Granted) -> bool {
+    fn grant(&mut self, waiter: u32, granted: &[Granted]) -> bool {
         if self.gone.contains(&waiter) {
             return false;
         }
         self.granted.push(waiter);
-        self.ids.push(granted.id);
-        self.tokens.push(granted.token.map(i64::from));
-        self.handed_over += usize::from(granted.via == Via::Handoff);
+        for granted in granted {
+            self.ids.push(granted.id);
+            self.tokens.push(granted.token.map(i64::from));
+            self.handed_over += usize::from(granted.via == Via::Handoff);
+        }
         true
     }
 
@@ -186,7 +189,8 @@ impl Scene {
     /// Fails waiters because the database is away.
     pub(super) fn fail_waiters(&mut self, whom: Whom) {
         let away = Error::unavailable("away");
-        self.table.fail_waiters(whom, &away, &mut self.book);
+        let now = self.now;
+        self.table.fail_waiters(whom, &away, now, &mut self.book);
     }
 
     /// One exchange in which every step succeeds. Returns the number of steps.

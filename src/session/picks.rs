@@ -1,0 +1,160 @@
+//! Takes some of many locks, whichever are free, in one statement.
+
+use postgres::types::ToSql;
+
+use super::errors::{ATTEMPTS, is_cancelled, lock_error, lost};
+use super::statements::{Answers, Branches, DRAW};
+use super::statements::{branch, branches, code, draw, functions, was_free};
+use super::{Lost, OnRoundTrip, Session};
+use crate::clock::BootInstant;
+use crate::error::Error;
+use crate::key::Key;
+use crate::op::{Action, Mode, Op, Pick, Picked, Token};
+
+impl Session {
+    /// The locks that `pick` has got. The inner error: the server
+    /// could not do it, and nothing is taken.
+    pub(crate) fn pick(
+        &mut self,
+        pick: &Pick,
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<Result<Picked, Error>, Lost> {
+        self.arm_lease(on_round_trip)?;
+        let mut attempt = 1;
+        let picked = loop {
+            let (step, now) = (take(pick.keys[0]), BootInstant::now());
+            if let Some(error) = self.failures.of(step, now) {
+                return Ok(Err(error));
+            }
+            match self.run_pick(pick) {
+                Ok(picked) => {
+                    self.marker.check().map_err(Lost)?;
+                    self.lease.renew(now);
+                    self.failures.done(step);
+                    break picked;
+                }
+                Err(error) if self.is_over(&error) => return Err(lost(error)),
+                Err(error) => {
+                    self.undo_pick(pick, on_round_trip)?;
+                    if !is_cancelled(&error) || attempt == ATTEMPTS {
+                        let error = lock_error(error);
+                        self.failures.add(step, &error);
+                        return Ok(Err(error));
+                    }
+                    attempt += 1;
+                }
+            }
+        };
+        self.locks += picked.len();
+        let taken: Vec<Op> = picked.iter().map(|&(key, _)| take(key)).collect();
+        self.update_transaction(&taken, on_round_trip)?;
+        Ok(Ok(picked))
+    }
+
+    fn run_pick(&mut self, pick: &Pick) -> Result<Picked, postgres::Error> {
+        let codes: Vec<i16> = pick.keys.iter().map(|&key| code(&take(key))).collect();
+        let branches = branches(&codes);
+        let gate = pick.gate.map(|gate| gate.as_i64());
+        let shape = (branches, gate.is_some());
+        if !self.picks.contains_key(&shape) {
+            let sequence = self.sequence.as_ref().map(|sequence| sequence.number);
+            let verified = self.marker.expression();
+            let sql = statement(branches, gate.is_some(), sequence, verified);
+            let statement = self.client.prepare(&sql)?;
+            self.picks.insert(shape, statement);
+        }
+        let numbers: Vec<i64> = pick.keys.iter().map(|key| key.as_i64()).collect();
+        let (most, least) = (pick.most as i64, pick.least as i64);
+        let is_mixed = branches.count_ones() > 1;
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&numbers, &most, &least];
+        if is_mixed {
+            params.push(&codes);
+        }
+        if let Some(gate) = &gate {
+            params.push(gate);
+        }
+        let row = self.client.query_one(&self.picks[&shape], &params)?;
+        let is_the_one: Option<bool> = row.try_get(1)?;
+        self.marker.answered(is_the_one == Some(true));
+        let answers: Option<&str> = row.try_get(0)?;
+        Ok(answers.map_or_else(Vec::new, |answers| {
+            let answers = answers.split(',').filter_map(|answer| {
+                let (place, answer) = answer.split_once(' ')?;
+                let key = *pick.keys.get(place.parse::<usize>().ok()? - 1)?;
+                (answer != "0").then(|| (key, token(answer, self.sequence.is_some())))
+            });
+            answers.collect()
+        }))
+    }
+
+    /// Gives back what a statement that failed has taken.
+    fn undo_pick(&mut self, pick: &Pick, on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
+        if self.transaction.begun().is_some() {
+            on_round_trip();
+            self.end_failed_transaction()?;
+        }
+        let steps = pick.keys.iter().chain(&pick.gate).map(|&key| take(key));
+        self.held_before(&steps.collect::<Vec<_>>(), on_round_trip)?;
+        Ok(())
+    }
+}
+
+fn take(key: Key) -> Op {
+    let (mode, action) = (Mode::Exclusive, Action::LockUnawaited);
+    Op { key, mode, action }
+}
+
+fn token(answer: &str, is_fenced: bool) -> Option<Token> {
+    answer
+        .parse()
+        .ok()
+        .filter(|_| is_fenced)
+        .and_then(Token::new)
+}
+
+/// Takes some of the locks with the numbers `$1`, at most `$2`, in their order: those that are free,
+/// and that nobody else waits for. If they are fewer than `$3`, they are given back. The codes of
+/// their steps are `$4`, if there are several in `branches`. With a gate, which is the last parameter,
+/// none if another session has that. The first column has the place of each, and its token or one;
+/// zero if it was given back.
+fn statement(branches: Branches, has_gate: bool, sequence: Option<u32>, verified: &str) -> String {
+    let answers = Answers {
+        refused: "0",
+        done: "1",
+        locked: "1",
+        awaited: "0",
+        not_held: "0",
+        undrained: "0",
+        chain: "",
+    };
+    let codes: Vec<i16> = (0..DRAW).filter(|code| branches & 1 << code != 0).collect();
+    let by_code = |of: &dyn Fn(i16) -> String| match codes[..] {
+        [code] => of(code),
+        _ => {
+            let whens = codes
+                .iter()
+                .map(|&code| format!(" WHEN {code} THEN {}", of(code)));
+            format!("CASE ($4::int2[])[i]{} END", whens.collect::<String>())
+        }
+    };
+    let take = by_code(&|code| branch(code, &answers));
+    let unlock = by_code(&|code| functions(code).unlock.to_owned());
+    let gate = match has_gate {
+        true => {
+            let last = if codes.len() > 1 { "$5" } else { "$4" };
+            format!("(SELECT {}) AND ", was_free(&format!("{last}::int8"), 0))
+        }
+        false => String::new(),
+    };
+    let locked = sequence.map_or("1".to_owned(), draw);
+    // The series is made as far as it is needed, and all locks are taken before the first token is
+    // drawn.
+    format!(
+        "SELECT (SELECT pg_catalog.string_agg(i || ' ' || CASE WHEN total >= $3::int8 \
+         THEN {locked} ELSE CASE WHEN {unlock} THEN 0 END END, ',') \
+         FROM (SELECT i, n, pg_catalog.count(*) OVER () AS total FROM \
+         (SELECT i, n FROM (SELECT i, ($1::int8[])[i] AS n FROM (SELECT \
+         pg_catalog.generate_series(1, pg_catalog.cardinality($1::int8[])) AS i) AS place) AS lock \
+         WHERE {gate}COALESCE({take}, 1) = 1 LIMIT $2::int8) AS taken) AS counted), {verified}"
+    )
+}
