@@ -1,6 +1,7 @@
 //! [`Holder`]: a session that has to do with a lock, as the server sees it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::key::Key;
@@ -59,6 +60,8 @@ pub(crate) enum Question {
     Of(Key),
     /// What have managers to do with which locks?
     OfManagers,
+    /// Who holds any of these locks?
+    Among(Arc<[Key]>),
     /// To end the session of this one. The answer is what it had to do with which locks; none if
     /// the session has ended already.
     Evict(Box<Holder>),

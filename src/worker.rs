@@ -29,6 +29,7 @@
 
 mod alarm;
 pub(crate) mod answer;
+mod bell;
 mod connection;
 mod events;
 mod exchange;

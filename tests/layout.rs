@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of the crate, from the lowest to the highest: each may import those before it.
-const ORDER: [&str; 27] = [
+const ORDER: [&str; 28] = [
     "sync",
     "clock",
     "backoff",
@@ -33,6 +33,7 @@ const ORDER: [&str; 27] = [
     "guard",
     "with_lock",
     "acquire",
+    "semaphore",
     "manager",
     "metrics",
     "builder",

@@ -107,15 +107,19 @@ impl<'a> Options<'a> {
         what: &dyn Display,
         ask: impl Fn(Wait, Option<&Latch>) -> Result<Option<(Arc<Lease>, T)>, Error>,
     ) -> Result<Option<T>, Error> {
-        let (wait, is_cut) = cut(wait, limit);
-        let interrupt = self.token.as_ref().map(CancelToken::latch);
+        within_limit(wait, limit, what, |wait| self.attempt(wait, &ask))
+    }
+
+    fn attempt<T>(
+        &self,
+        wait: Wait,
+        ask: impl Fn(Wait, Option<&Latch>) -> Result<Option<(Arc<Lease>, T)>, Error>,
+    ) -> Result<Option<T>, Error> {
+        let interrupt = self.interrupt();
         let mut attempts = 1;
         loop {
             let Some((lease, obtained)) = ask(wait, interrupt)? else {
-                return match limit {
-                    Some(limit) if is_cut => Err(Error::wait_limit(what, limit)),
-                    _ => Ok(None),
-                };
+                return Ok(None);
             };
             // This thread, or the whole process, may have been suspended since the grant, and
             // the session may have ended meanwhile.
@@ -130,6 +134,11 @@ impl<'a> Options<'a> {
                 }
             }
         }
+    }
+
+    /// What ends the wait.
+    pub(crate) fn interrupt(&self) -> Option<&Latch> {
+        self.token.as_ref().map(CancelToken::latch)
     }
 
     /// The guards of `grants`; an error if one of the holds was cancelled before it began.
@@ -151,6 +160,21 @@ impl<'a> Options<'a> {
             Guard::new(Arc::clone(handle), grant).cancelled_by(self.cancel, self.release_on)?;
         // Last: a hold that was cancelled before it began is not to be kept.
         Ok(guard.kept_until(keep_until))
+    }
+}
+
+/// Has `attempt` wait within `limit`, the manager's for all waits: an error if that was too short for
+/// `what`.
+pub(crate) fn within_limit<T>(
+    wait: Wait,
+    limit: Option<Duration>,
+    what: &dyn Display,
+    attempt: impl FnOnce(Wait) -> Result<Option<T>, Error>,
+) -> Result<Option<T>, Error> {
+    let (wait, is_cut) = cut(wait, limit);
+    match (attempt(wait)?, limit) {
+        (None, Some(limit)) if is_cut => Err(Error::wait_limit(what, limit)),
+        (outcome, _) => Ok(outcome),
     }
 }
 

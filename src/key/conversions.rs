@@ -73,6 +73,36 @@ impl<N: Into<i64>> From<(&str, N)> for Key {
     }
 }
 
+impl Key {
+    /// The key of one of a semaphore's permits, counted from 1: with
+    /// [`Manager::semaphore`](crate::Manager::semaphore), `number` 0 is that for whose turn it is
+    /// to wait. SHA-256 of these, its first 8 bytes, big-endian: SHA-256 of the name, the four
+    /// bytes `slot`, the 8 bytes of the number, big-endian. Namespaced as a name is. In SQL:
+    ///
+    /// ```sql
+    /// SELECT ('x' || left(encode(sha256(sha256(convert_to('exports', 'UTF8')) || 'slot' || int8send(1)), 'hex'), 16))::bit(64)::bigint;
+    /// ```
+    ///
+    /// ```
+    /// use distlock::Key;
+    ///
+    /// assert_eq!(Key::slot("exports", 1).as_i64(), -6_501_524_127_834_734_673);
+    /// ```
+    pub fn slot(name: &str, number: u32) -> Key {
+        let digest = Sha256::new()
+            .chain_update(Sha256::digest(name.as_bytes()))
+            .chain_update("slot")
+            .chain_update(i64::from(number).to_be_bytes())
+            .finalize();
+        let key = Key {
+            number: leading_i64(&digest),
+            space: Space::Named,
+        };
+        names::note_with(key.number, || format!("{name} slot {number}"));
+        key
+    }
+}
+
 impl From<i64> for Key {
     fn from(number: i64) -> Self {
         Key {

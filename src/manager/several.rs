@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::guard::Guard;
 use crate::guard::set::GuardSet;
 use crate::key::Key;
+use crate::semaphore::Semaphore;
 
 impl Manager {
     /// Waits for all of the locks, and takes them together: a round trip for each 1,024 keys if they
@@ -90,5 +91,27 @@ impl Manager {
     /// token, held for a time.
     pub fn acquire_all<K: Into<Key>>(&self, keys: impl IntoIterator<Item = K>) -> AcquireAll<'_> {
         AcquireAll::new(&self.handle, keys)
+    }
+
+    /// A semaphore: a lock that up to `permits` may hold at a time, in all processes. `name` is in
+    /// the manager's [namespace](crate::Builder::namespace), and has nothing to do with the lock of
+    /// that name. No round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `permits` is 0 or above 1,024.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), distlock::Error> {
+    /// # let mgr = distlock::Manager::connect("host=localhost user=app")?;
+    /// let exports = mgr.semaphore("exports", 3)?;
+    /// if let Some(_permit) = exports.try_acquire()? {
+    ///     // at most three of us, on all machines, are here
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn semaphore(&self, name: &str, permits: usize) -> Result<Semaphore, Error> {
+        Semaphore::new(&self.handle, name, permits)
     }
 }

@@ -25,6 +25,7 @@ impl Session {
                 Ok(told.map(once_each).map_err(not_told))
             }
             Question::OfManagers => self.list(on_round_trip),
+            Question::Among(keys) => self.holders_among(keys, on_round_trip),
             Question::Evict(holder) => self.evict(holder, on_round_trip),
         }
     }

@@ -26,6 +26,18 @@ impl Session {
         Ok(told.map(of_managers))
     }
 
+    /// Who holds any of `keys`.
+    pub(super) fn holders_among(
+        &mut self,
+        keys: &[Key],
+        on_round_trip: OnRoundTrip<'_>,
+    ) -> Result<Result<Vec<Holder>, Error>, Lost> {
+        let all = self.ask(&statement(), read, on_round_trip)?;
+        let holds = |it: &Holder| it.claim == Claim::Holds && keys.contains(&it.key);
+        let some = all.map(|all| all.into_iter().filter(holds).collect());
+        Ok(some.map_err(not_told))
+    }
+
     /// All advisory locks of the database, and the keys that somebody had to do with.
     fn locks_of_database(
         &mut self,

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, never,
 use tracing::{debug, warn};
 
 use super::answer::{Changed, Grant, UnlockReply};
+use super::bell::Listener;
 use super::reply::{PendingReply, Replier, ReplyPool, Waited};
 use super::request::{Control, Message, Request, Wanted};
 use super::shared::Shared;
@@ -272,6 +273,12 @@ impl Handle {
     }
 
     fn release_with(&self, grant: Grant, reply: Option<Replier<UnlockReply>>) {
+        let key = grant.key;
+        self.hand_in(grant, reply);
+        self.shared.bell().ring([key]);
+    }
+
+    fn hand_in(&self, grant: Grant, reply: Option<Replier<UnlockReply>>) {
         // A lock that is kept for a time needs the worker, which releases it then.
         if grant.keep_until.is_none()
             && let Some(mut state) = self.shared.state().try_lock()
@@ -300,11 +307,18 @@ impl Handle {
             let table = state.as_ref().map(|state| &state.table);
             locks.partition(|(grant, _)| table.is_some_and(|table| table.is_awaited(grant.key)))
         };
+        let keys: Vec<_> = others.iter().map(|(grant, _)| grant.key).collect();
         let message = |(grant, reply)| Control::Release { grant, reply };
         self.post(others.into_iter().map(message));
+        self.shared.bell().ring(keys);
         for (grant, reply) in awaited {
             self.release_with(grant, reply);
         }
+    }
+
+    /// Rings when a lock of `keys` is released here.
+    pub(crate) fn listen(&self, keys: Arc<[Key]>) -> Listener<'_> {
+        self.shared.bell().listen(keys)
     }
 
     /// Posts control messages to the worker without waiting for room.

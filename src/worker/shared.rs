@@ -14,6 +14,7 @@ use super::answer::{
     AcquireAllReply, AcquireReply, ChangeReply, Changed, FenceReply, Grant, HoldersReply,
     UnlockReply,
 };
+use super::bell::Bell;
 use super::events::{self, Event, Events};
 use super::lane::Lane;
 use super::mailbox::Mailbox;
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     holders_replies: ReplyPool<HoldersReply>,
     state: Mutex<State>,
     parking: Parking,
+    bell: Bell,
     /// Wakes the watchdog.
     alarm: Alarm,
     /// Set when the worker in charge has ended.
@@ -91,6 +93,7 @@ impl Shared {
             change_replies: ReplyPool::new(Arc::clone(&spinning)),
             holders_replies: ReplyPool::new(spinning),
             parking: Parking::default(),
+            bell: Bell::default(),
             alarm,
             worker_gone: Latch::default(),
         });
@@ -139,6 +142,10 @@ impl Shared {
 
     pub(super) fn parking(&self) -> &Parking {
         &self.parking
+    }
+
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
     }
 
     pub(super) fn alarm(&self) -> &Alarm {

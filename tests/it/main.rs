@@ -44,6 +44,7 @@ mod path;
 mod picks;
 mod pooler;
 mod preflight;
+mod semaphores;
 mod sessions;
 mod sets;
 mod source_suite;
