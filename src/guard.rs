@@ -278,8 +278,9 @@ impl Guard {
 
     /// Makes an exclusive lock a share of it, without a moment in which another holder could have it
     /// exclusively. Readers may join from then on, but for threads of the manager where a transaction
-    /// was [fenced](Guard::fence) by the guard: these get in once it is released. Nothing happens if it
-    /// is a share.
+    /// was [fenced](Guard::fence) by the guard: these get in once it is released. A statement of
+    /// [`fence_sql`](Guard::fence_sql) from before still keeps readers out, and is refused where one is
+    /// just coming: get another one. Nothing happens if it is a share.
     ///
     /// # Errors
     ///
@@ -305,10 +306,14 @@ impl Guard {
             return Ok(false);
         };
         self.grant.mode = to;
-        if to == Mode::Exclusive {
-            self.grant.token = changed.token;
+        match to {
+            Mode::Exclusive => self.grant.token = changed.token,
+            // That of an exclusive lock would keep readers out.
+            Mode::Shared => self.fence = OnceCell::new(),
         }
-        Ok(true)
+        // A release by a token may have come first.
+        self.ended()
+            .map_or(Ok(true), |ended| Err(Error::ended(ended)))
     }
 
     /// True if somebody waits for the lock: another thread of the manager, or another session. For

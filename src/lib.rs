@@ -267,8 +267,8 @@
 //! | Call | Blocks for |
 //! |---|---|
 //! | dropping a [`Guard`] or a [`Manager`]; [`Guard::is_lost`], [`time_left`](Guard::time_left), [`watch`](Guard::watch); [`Watch::ended`]; [`CancelToken::cancel`]; [`Manager::stats`] | no time: call them anywhere |
-//! | [`Manager::try_lock`], shared or not, [`Guard::unlock`], [`fence`](Guard::fence), [`fence_sql`](Guard::fence_sql) | a round trip, or until the session is given up |
-//! | [`Manager::lock`], shared or not, and the timed calls, [`Manager::with_lock`], all waits of a [`Watch`] | as long as it takes |
+//! | [`Manager::try_lock`], shared or not, [`try_lock_all`](Manager::try_lock_all), [`try_lock_some`](Manager::try_lock_some), [`Guard::unlock`], [`try_upgrade`](Guard::try_upgrade), [`downgrade`](Guard::downgrade), [`fence`](Guard::fence), [`fence_sql`](Guard::fence_sql) | a round trip, or until the session is given up |
+//! | [`Manager::lock`], shared or not, [`lock_all`](Manager::lock_all), [`Semaphore::acquire`], and the timed calls, [`Manager::with_lock`], all waits of a [`Watch`] | as long as it takes |
 //! | [`Builder::connect`] and [`connect_within`](Builder::connect_within), [`Manager::close`] | seconds, if the server does not answer |
 //!
 //! So all but the first row belong on the runtime's threads for blocking calls, such as those of

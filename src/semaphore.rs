@@ -15,6 +15,7 @@ use crate::guard::Guard;
 use crate::guard::set::GuardSet;
 use crate::holder::Question;
 use crate::key::Key;
+use crate::lease::Ended;
 use crate::op::{Mode, Wait};
 use crate::sync::Latch;
 use crate::table::Choice;
@@ -29,10 +30,14 @@ const MOST_PERMITS: usize = 1024;
 /// Each permit is a lock of its own, with the key [`Key::slot`], and is lost, watched, fenced and
 /// numbered as any other. There is no table, and nothing is left of it when nobody holds one.
 ///
-/// Those who wait do so in one queue, first in, first out, and who comes later does not overtake
-/// them: the first one takes any permit that becomes free. It is told at once of one that is released
-/// in its process, and looks for those of others at growing intervals, of
-/// [`Builder::retry_interval`](crate::Builder::retry_interval).
+/// Those who wait do so in one queue, and who comes later does not overtake them: the first one takes
+/// any permit that becomes free. Their order is that of a lock: first in, first out among the threads
+/// of a process; between processes that hold something it is chance who is next. The first one is
+/// told at once of a permit that is released in its process, and looks for others, and those kept by
+/// [`hold_at_least`](Permits::hold_at_least), at growing intervals, of
+/// [`Builder::retry_interval`](crate::Builder::retry_interval). It holds a lock for its turn meanwhile,
+/// `Key::slot(name, 0)`, which counts as [held](crate::Stats::held), also for
+/// [`Builder::max_locks`](crate::Builder::max_locks), and which observers are told of.
 ///
 /// Processes should agree on the number of permits. If they do not, each uses the first ones, up to
 /// its own number: as many as the largest number are inside in all, and who has a smaller one may
@@ -226,7 +231,7 @@ impl<'a> Permits<'a> {
         match obtain(handle, &self.options, self.choice(Some(*queue)), attempt) {
             Ok(None) if !wait.is_try() => {}
             // The wait for a turn knows whether to wait for the database.
-            Err(error) if !wait.is_try() && error.kind() == ErrorKind::Unavailable => {}
+            Err(error) if !wait.is_try() && !is_final(&error) => {}
             tried => return tried,
         }
         let began = Instant::now();
@@ -258,23 +263,23 @@ impl<'a> Permits<'a> {
         let settings = handle.settings();
         // Its own list, so that it is told from other listeners.
         let listener = handle.listen(self.semaphore.slots.iter().copied().collect());
-        let nothing = never();
+        let (nothing, turn) = (never(), turn.watch());
         let interrupt = self.options.interrupt().map_or(&nothing, Latch::channel);
-        loop {
-            match obtain(handle, &self.options, self.choice(None), Wait::Try(None)) {
+        while turn.ended().is_none() {
+            let attempt = Wait::Try(wait.deadline());
+            let left = || {
+                let deadline = wait.deadline();
+                deadline.map(|at| at.saturating_duration_since(Instant::now()))
+            };
+            match obtain(handle, &self.options, self.choice(None), attempt) {
                 Ok(None) => {}
                 Ok(permits) => return Ok(Some(permits)),
-                Err(error) if error.kind() == ErrorKind::Unavailable && turn.is_lost() => {
-                    return Ok(None);
-                }
+                Err(_) if turn.ended().is_some_and(|ended| ended != Ended::Closed) => break,
+                // It was not answered in time: all were taken before.
+                Err(_) if left() == Some(Duration::ZERO) => return Ok(Some(None)),
                 Err(error) => return Err(error),
             }
-            if turn.is_lost() {
-                return Ok(None);
-            }
-            let left = wait
-                .deadline()
-                .map(|at| at.saturating_duration_since(Instant::now()));
+            let left = left();
             if left == Some(Duration::ZERO) {
                 return Ok(Some(None));
             }
@@ -284,9 +289,11 @@ impl<'a> Permits<'a> {
             select! {
                 recv(listener.rings()) -> _ => {}
                 recv(interrupt) -> _ => return Err(Error::cancelled()),
+                recv(turn.channel()) -> _ => {}
                 recv(after(pause)) -> _ => {}
             }
         }
+        Ok(None)
     }
 
     fn choice(&self, gate: Option<Key>) -> Choice {
@@ -297,6 +304,14 @@ impl<'a> Permits<'a> {
             gate,
         }
     }
+}
+
+/// True if a wait for a turn would end in the same way.
+fn is_final(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Closed | ErrorKind::Cancelled | ErrorKind::LimitReached
+    )
 }
 
 fn only(mut permits: Vec<Guard>) -> Option<Guard> {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use distlock::{Guard, Manager};
+use distlock::{Guard, Key, Manager};
 
 use crate::Plan;
 use crate::figures;
@@ -82,41 +82,46 @@ pub(crate) fn application_name(folder: &Path, number: u16) -> String {
 }
 
 impl Worker<'_> {
-    /// Goes through the list until nothing is left to do.
+    /// Claims the jobs that are left, until nothing is left to do.
     fn work_off(&self, thread: u16) -> anyhow::Result<()> {
-        let jobs = self.plan.jobs;
-        let lane = u32::from(self.number * self.plan.threads + thread);
-        let lanes = u32::from(self.plan.processes * self.plan.threads);
-        let start = jobs * lane / lanes; // each thread begins elsewhere
         loop {
-            let open = || {
-                (0..jobs)
-                    .map(|n| (start + n) % jobs)
-                    .filter(|&job| !job::is_done(self.folder, job))
-            };
-            let mut did_one = false;
-            for job in open() {
-                if let Some(held) = self.try_lock(job, thread)? {
-                    did_one |= self.attend(held)?;
-                }
-            }
-            let Some(job) = open().next() else {
+            let jobs = 0..self.plan.jobs;
+            let open: Vec<u32> = jobs
+                .filter(|&job| !job::is_done(self.folder, job))
+                .collect();
+            let Some(&first) = open.first() else {
                 return Ok(());
             };
-            if !did_one {
+            let held = match self.claim(&open, thread)? {
+                Some(held) => held,
                 // Other workers hold all that is left: wait for one of them.
-                self.attend(self.lock(job, thread)?)?;
-            }
+                None => self.lock(first, thread)?,
+            };
+            self.attend(held)?;
         }
     }
 
-    fn try_lock(&self, job: u32, thread: u16) -> anyhow::Result<Option<Held>> {
+    /// Takes one of the `open` jobs that nobody else is at.
+    fn claim(&self, open: &[u32], thread: u16) -> anyhow::Result<Option<Held>> {
         let before = self.session();
-        match self.mgr.try_lock(self.key(job, thread)) {
+        let keys: Vec<Key> = open
+            .iter()
+            .map(|&job| self.mgr.key(self.key(job, thread)))
+            .collect();
+        let guard = match self.mgr.try_lock_some(&keys, 1) {
+            Ok(mut guards) => guards.pop(),
             // The database is down or refuses connections for now: wait.
-            Err(error) if error.is_transient() => self.lock(job, thread).map(Some),
-            guard => Ok(guard?.map(|guard| self.held(guard, before, job, thread))),
-        }
+            Err(error) if error.is_transient() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let job_of = |guard: &Guard| {
+            let mut jobs = keys.iter().zip(open);
+            jobs.find_map(|(key, &job)| (key == guard.key()).then_some(job))
+        };
+        Ok(guard.and_then(|guard| {
+            let job = job_of(&guard)?;
+            Some(self.held(guard, before, job, thread))
+        }))
     }
 
     fn lock(&self, job: u32, thread: u16) -> anyhow::Result<Held> {

@@ -34,7 +34,8 @@ pub struct GuardSet {
 }
 
 impl GuardSet {
-    pub(crate) fn new(guards: Vec<Guard>) -> Self {
+    pub(crate) fn new(mut guards: Vec<Guard>) -> Self {
+        guards.sort_unstable_by_key(|guard| *guard.key());
         GuardSet { guards }
     }
 

@@ -57,7 +57,7 @@ impl Manager {
 
     /// Ends the session of `holder`, a manager's, and so all that it holds: for one that hangs and
     /// does not come back. Returns the keys of all its locks, which go with it, and of those that it
-    /// waited for; `None` if the session had ended before.
+    /// waited for; `None` if the session had ended before, or has nothing to do with the lock any more.
     ///
     /// The server ends it as `pg_terminate_backend` does, soon after the call. Its program is
     /// told as of any lost session, within a heartbeat, and may go on under the lock until then
@@ -105,6 +105,7 @@ impl Manager {
         let evict = Question::Evict(Box::new(holder.clone()));
         let its = self.handle.inquire(evict)?;
         let mut keys: Vec<Key> = its.iter().map(|holder| holder.key).collect();
+        keys.sort_unstable();
         keys.dedup();
         Ok((!keys.is_empty()).then_some(keys))
     }

@@ -92,7 +92,9 @@ impl Session {
             false => all.0,
         };
         let its = all.into_iter().filter(|other| other.pid == holder.pid);
-        Ok(Ok(its.collect()))
+        // It may have got the lock only since.
+        let own = std::iter::once(holder.clone());
+        Ok(Ok(its.chain(own).collect()))
     }
 }
 
@@ -154,7 +156,7 @@ fn is_marker(key: Key) -> bool {
     key.is_two() && (class == MARKER_CLASS || class == MARK_CLASS)
 }
 
-/// Ends the session of `holder`, if it still is the same one.
+/// Ends the session of `holder`, if it still is the same one and has to do with the lock.
 fn terminate(holder: &Holder) -> String {
     let has = |lock: String| {
         format!(
@@ -169,9 +171,13 @@ fn terminate(holder: &Holder) -> String {
         // This role may not see when it began.
         (None, None) => has(is_of(holder.key)),
     };
+    let key = holder.key;
+    let is_of_key = [key, key.waiters(), key.fenced()].map(|key| format!("({})", is_of(key)));
+    let has_to_do = has(format!("({})", is_of_key.join(" OR ")));
     let pid = holder.pid;
     format!(
-        "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE a.pid = {pid} AND {is_same}"
+        "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a \
+         WHERE a.pid = {pid} AND {is_same} AND {has_to_do}"
     )
 }
 

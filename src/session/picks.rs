@@ -8,7 +8,7 @@ use super::statements::{branch, branches, code, draw, functions, was_free};
 use super::{Lost, OnRoundTrip, Session};
 use crate::clock::BootInstant;
 use crate::error::Error;
-use crate::key::Key;
+use crate::key::{Companions, Key};
 use crate::op::{Action, Mode, Op, Pick, Picked, Token};
 
 impl Session {
@@ -27,11 +27,19 @@ impl Session {
                 return Ok(Err(error));
             }
             match self.run_pick(pick) {
-                Ok(picked) => {
+                Ok((picked, is_open)) => {
                     self.marker.check().map_err(Lost)?;
                     self.lease.renew(now);
-                    self.failures.done(step);
-                    break picked;
+                    if is_open {
+                        self.failures.done(step);
+                        break picked;
+                    }
+                    // Another session may just be looking at the gate.
+                    if attempt > 1 {
+                        break picked;
+                    }
+                    attempt += 1;
+                    on_round_trip();
                 }
                 Err(error) if self.is_over(&error) => return Err(lost(error)),
                 Err(error) => {
@@ -39,9 +47,11 @@ impl Session {
                     if !is_cancelled(&error) || attempt == ATTEMPTS {
                         let error = lock_error(error);
                         self.failures.add(step, &error);
+                        self.update_transaction(&[], on_round_trip)?;
                         return Ok(Err(error));
                     }
                     attempt += 1;
+                    on_round_trip();
                 }
             }
         };
@@ -51,7 +61,8 @@ impl Session {
         Ok(Ok(picked))
     }
 
-    fn run_pick(&mut self, pick: &Pick) -> Result<Picked, postgres::Error> {
+    /// What it has got, and whether its gate was open.
+    fn run_pick(&mut self, pick: &Pick) -> Result<(Picked, bool), postgres::Error> {
         let codes: Vec<i16> = pick.keys.iter().map(|&key| code(&take(key))).collect();
         let branches = branches(&codes);
         let gate = pick.gate.map(|gate| gate.as_i64());
@@ -75,16 +86,28 @@ impl Session {
         }
         let row = self.client.query_one(&self.picks[&shape], &params)?;
         let is_the_one: Option<bool> = row.try_get(1)?;
-        self.marker.answered(is_the_one == Some(true));
+        let is_open: Option<bool> = row.try_get(2)?;
         let answers: Option<&str> = row.try_get(0)?;
-        Ok(answers.map_or_else(Vec::new, |answers| {
-            let answers = answers.split(',').filter_map(|answer| {
-                let (place, answer) = answer.split_once(' ')?;
-                let key = *pick.keys.get(place.parse::<usize>().ok()? - 1)?;
-                (answer != "0").then(|| (key, token(answer, self.sequence.is_some())))
+        let mut picked = Vec::with_capacity(pick.most.min(pick.keys.len()));
+        let mut is_understood = true;
+        for answer in answers.unwrap_or_default().split_terminator(',') {
+            let place = answer.split_once(' ').and_then(|(place, answer)| {
+                let place = place.parse::<usize>().ok()?.checked_sub(1)?;
+                Some((*pick.keys.get(place)?, answer.parse::<i64>().ok()?))
             });
-            answers.collect()
-        }))
+            match place {
+                Some((_, 0)) => {}
+                Some((key, token)) => {
+                    let token = Token::new(token).filter(|_| self.sequence.is_some());
+                    picked.push((key, token));
+                }
+                // A lock that was taken and could not be given back.
+                None => is_understood = false,
+            }
+        }
+        self.marker
+            .answered(is_the_one == Some(true) && is_understood);
+        Ok((picked, is_open == Some(true)))
     }
 
     /// Gives back what a statement that failed has taken.
@@ -104,19 +127,11 @@ fn take(key: Key) -> Op {
     Op { key, mode, action }
 }
 
-fn token(answer: &str, is_fenced: bool) -> Option<Token> {
-    answer
-        .parse()
-        .ok()
-        .filter(|_| is_fenced)
-        .and_then(Token::new)
-}
-
 /// Takes some of the locks with the numbers `$1`, at most `$2`, in their order: those that are free,
 /// and that nobody else waits for. If they are fewer than `$3`, they are given back. The codes of
 /// their steps are `$4`, if there are several in `branches`. With a gate, which is the last parameter,
-/// none if another session has that. The first column has the place of each, and its token or one;
-/// zero if it was given back.
+/// none if another session has that or waits for it. The first column has the place of each, and its
+/// token or one; zero if it was given back. The third one says whether the gate was open.
 fn statement(branches: Branches, has_gate: bool, sequence: Option<u32>, verified: &str) -> String {
     let answers = Answers {
         refused: "0",
@@ -141,20 +156,29 @@ fn statement(branches: Branches, has_gate: bool, sequence: Option<u32>, verified
     let unlock = by_code(&|code| functions(code).unlock.to_owned());
     let gate = match has_gate {
         true => {
-            let last = if codes.len() > 1 { "$5" } else { "$4" };
-            format!("(SELECT {}) AND ", was_free(&format!("{last}::int8"), 0))
+            let gate = if codes.len() > 1 { "$5" } else { "$4" };
+            let gate = format!("{gate}::int8");
+            let unawaited = was_free(&gate, Companions::OF_ONE.waiters);
+            // Several may look at it at the same time.
+            format!(
+                "CASE WHEN pg_catalog.pg_try_advisory_lock_shared({gate}) \
+                 THEN CASE WHEN pg_catalog.pg_advisory_unlock_shared({gate}) THEN {unawaited} END \
+                 ELSE false END"
+            )
         }
-        false => String::new(),
+        false => "true".to_owned(),
     };
     let locked = sequence.map_or("1".to_owned(), draw);
     // The series is made as far as it is needed, and all locks are taken before the first token is
     // drawn.
     format!(
-        "SELECT (SELECT pg_catalog.string_agg(i || ' ' || CASE WHEN total >= $3::int8 \
-         THEN {locked} ELSE CASE WHEN {unlock} THEN 0 END END, ',') \
-         FROM (SELECT i, n, pg_catalog.count(*) OVER () AS total FROM \
-         (SELECT i, n FROM (SELECT i, ($1::int8[])[i] AS n FROM (SELECT \
-         pg_catalog.generate_series(1, pg_catalog.cardinality($1::int8[])) AS i) AS place) AS lock \
-         WHERE {gate}COALESCE({take}, 1) = 1 LIMIT $2::int8) AS taken) AS counted), {verified}"
+        "WITH gate AS MATERIALIZED (SELECT {gate} AS open) \
+         SELECT (SELECT pg_catalog.string_agg(i || ' ' || CASE WHEN answer IS NULL THEN '?' \
+         ELSE (CASE WHEN total >= $3::int8 THEN {locked} ELSE CASE WHEN {unlock} THEN 0 END END)::text \
+         END, ',') FROM (SELECT i, n, answer, pg_catalog.count(*) OVER () AS total FROM \
+         (SELECT i, n, answer FROM (SELECT i, n, {take} AS answer FROM (SELECT i, ($1::int8[])[i] AS n \
+         FROM (SELECT pg_catalog.generate_series(1, pg_catalog.cardinality($1::int8[])) AS i) AS place \
+         ) AS number) AS lock WHERE (SELECT open FROM gate) AND answer IS DISTINCT FROM 0 \
+         LIMIT $2::int8) AS taken) AS counted), {verified}, (SELECT open FROM gate)"
     )
 }

@@ -96,7 +96,7 @@ impl<W: Caller> Table<W> {
                     let set = waiter.set.as_ref().expect("it is a set");
                     let (key, mode) = set.next();
                     waiter.mode = mode;
-                    waiter.contended = false;
+                    waiter.begin_again();
                     self.enqueue(key, waiter, now, responder);
                 }
                 SetWork::Undo(key, id) => {
@@ -164,12 +164,13 @@ impl<W: Caller> Table<W> {
             SetWork::Undo(..) => None,
         }));
         self.waiting += begin.len();
+        begin.sort_by_key(|waiter| waiter.since);
         for mut waiter in begin {
             let set = waiter.set.as_mut().expect("it is a set");
             set.granted.clear();
             let (key, mode) = set.next();
             waiter.mode = mode;
-            waiter.contended = false;
+            waiter.begin_again();
             let entry = self.entries.entry(key).or_insert_with(Entry::new);
             let queue = entry.queue_from(&mut self.spare);
             queue.waiters.push_back(waiter);

@@ -40,6 +40,13 @@ impl<W> Waiter<W> {
         }
     }
 
+    /// It waits for another key now.
+    pub(super) fn begin_again(&mut self) {
+        self.contended = false;
+        self.is_reported = false;
+        self.is_examined = false;
+    }
+
     pub(super) fn is_shared(&self) -> bool {
         self.mode == Mode::Shared
     }

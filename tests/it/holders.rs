@@ -268,6 +268,11 @@ fn a_session_is_ended_with_all_that_it_has() {
     assert_eq!(mgr.evict(&holder).unwrap(), None);
     assert!(!other.is_lost());
     assert_eq!(hangs.stats().lost, 2);
+    // Nor one that has released the lock since.
+    let now = mgr.holders("other").unwrap().remove(0);
+    other.unlock().unwrap();
+    assert_eq!(mgr.evict(&now).unwrap(), None);
+    assert_eq!(hangs.stats().lost, 2);
     // Not its own.
     let own = mgr.holders("a").unwrap().remove(0);
     assert_eq!(mgr.evict(&own).unwrap_err().kind(), ErrorKind::InvalidInput);

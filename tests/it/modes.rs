@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
-use distlock::{Claim, ErrorKind, Guard, Holder, Manager};
+use distlock::{CancelToken, Claim, ErrorKind, Guard, Holder, Manager};
 use throwaway_postgres::Server;
 
 use crate::support::*;
@@ -264,4 +264,46 @@ fn a_downgrade_that_cannot_be_done_keeps_the_lock(server: Server) {
     guard.downgrade().unwrap();
     assert_eq!(shared(&other), [Some(true)]);
     assert_eq!(mgr.stats().lost, 0);
+}
+
+#[apply(isolated_test)]
+fn what_its_token_has_released_is_not_upgraded() {
+    let mgr = builder().lease(FOREVER).connect().unwrap();
+    let token = CancelToken::new();
+    let shared = mgr.acquire("book").shared().release_on(&token);
+    let mut guard = shared.lock().unwrap();
+    let mut client = server().client();
+    let paused = Paused::new(backends(&mut client));
+    let before = mgr.stats().round_trips;
+    let upgrading = thread::spawn(move || guard.try_upgrade());
+    eventually(|| mgr.stats().round_trips > before);
+    token.cancel();
+    drop(paused);
+    assert!(upgrading.join().unwrap().is_err());
+    eventually(|| advisory_locks(&mut client).is_empty());
+}
+
+/// Readers that come and go look for open transactions, and are not in the way.
+#[apply(isolated_test)]
+fn a_share_that_was_exclusive_is_fenced_beside_readers() {
+    let (mgr, other) = (manager(), manager());
+    let mut guard = mgr.lock("book").unwrap();
+    guard.fence_sql().unwrap();
+    guard.downgrade().unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let fenced = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(SeqCst) {
+                drop(other.try_lock_shared("book").unwrap());
+            }
+        });
+        let mut client = server().client();
+        let fenced: Result<(), distlock::Error> = (0..1000).try_for_each(|_| {
+            let mut transaction = client.transaction().unwrap();
+            guard.fence(&mut transaction)
+        });
+        over.store(true, SeqCst);
+        fenced
+    });
+    fenced.unwrap();
 }

@@ -222,3 +222,20 @@ fn it_fails_while_the_database_is_away(server: Server) {
     server.start_again().unwrap();
     eventually(|| mgr.try_lock_some(0..4, 4).is_ok_and(|some| some.len() == 4));
 }
+
+/// Also while a hold is fenced, whose transactions have to see that its session lives.
+#[apply(isolated_test)]
+fn one_that_fails_leaves_fences_as_they_are(server: Server) {
+    let mgr = Manager::builder(&server.url())
+        .heartbeat(FOREVER / 4)
+        .lease(FOREVER)
+        .connect()
+        .unwrap();
+    let guard = mgr.lock("work").unwrap();
+    guard.fence_sql().unwrap();
+    let error = mgr.try_lock_some((0..200_000).map(|n| (7, n)), 200_000);
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::LockTableFull);
+    let mut writer = server.client();
+    let mut transaction = writer.transaction().unwrap();
+    guard.fence(&mut transaction).unwrap();
+}

@@ -321,3 +321,108 @@ fn a_permit_that_is_hardly_held_goes_round() {
     let lost: u64 = managers.iter().map(|mgr: &Manager| mgr.stats().lost).sum();
     assert_eq!(lost, 0);
 }
+
+/// Whatever the server does.
+#[apply(isolated_test)]
+fn a_deadline_is_kept_while_the_server_is_stopped() {
+    let connect = || builder().lease(FOREVER).connect().unwrap();
+    let (mgr, other) = (connect(), connect());
+    let all = other.semaphore("exports", 1).unwrap().acquire().unwrap();
+    let waiting = {
+        let mgr = mgr.clone();
+        thread::spawn(move || {
+            let semaphore = mgr.semaphore("exports", 1).unwrap();
+            let tried = semaphore.try_acquire_for(Duration::from_secs(2));
+            tried.unwrap().is_none()
+        })
+    };
+    let turn = Key::slot("exports", 0);
+    eventually(|| !other.holders(turn).unwrap().is_empty());
+    let mut client = server().client();
+    let paused = Paused::new(backends(&mut client));
+    assert!(waiting.join().unwrap(), "it was seen to be taken");
+    drop(paused);
+    drop(all);
+}
+
+/// The second in the queue, whose process asks only now and then, is not overtaken either.
+#[apply(isolated_test)]
+fn who_comes_later_does_not_overtake() {
+    let slow = builder()
+        .retry_interval(FOREVER, FOREVER)
+        .connect()
+        .unwrap();
+    let (first, second, later) = (manager(), manager(), manager());
+    // One that holds a lock does not wait in the server's queue.
+    let busy = slow.lock("busy").unwrap();
+    let permit = first.semaphore("exports", 1).unwrap().acquire().unwrap();
+    let wait = |mgr: &Manager| {
+        let (mgr, token) = (mgr.clone(), CancelToken::new());
+        let cancel = token.clone();
+        let waiting = thread::spawn(move || {
+            let semaphore = mgr.semaphore("exports", 1).unwrap();
+            semaphore.request(1).cancel(&cancel).acquire()
+        });
+        (waiting, token)
+    };
+    let turn = Key::slot("exports", 0);
+    let in_queue = || later.holders(turn).unwrap().len();
+    let (has_turn, _) = wait(&second);
+    eventually(|| in_queue() == 1);
+    let (waits, token) = wait(&slow);
+    eventually(|| in_queue() == 2);
+    permit.unlock().unwrap();
+    has_turn.join().unwrap().unwrap().unlock().unwrap();
+    eventually(|| in_queue() == 1);
+    let newcomer = later.semaphore("exports", 1).unwrap();
+    for _ in 0..20 {
+        assert!(newcomer.try_acquire().unwrap().is_none());
+    }
+    token.cancel();
+    assert!(waits.join().unwrap().is_err());
+    eventually(|| newcomer.try_acquire().unwrap().is_some());
+    drop(busy);
+}
+
+#[apply(isolated_test)]
+fn a_close_ends_the_wait_for_a_permit() {
+    let mgr = builder()
+        .retry_interval(FOREVER, FOREVER)
+        .connect()
+        .unwrap();
+    let other = manager();
+    let all = other.semaphore("exports", 1).unwrap().acquire().unwrap();
+    let waiting = {
+        let mgr = mgr.clone();
+        thread::spawn(move || mgr.semaphore("exports", 1).unwrap().acquire().map(drop))
+    };
+    eventually(|| mgr.stats().held == 1);
+    mgr.close().unwrap();
+    let error = waiting.join().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    drop(all);
+}
+
+/// The wait for a permit waits for the database as that for a lock does.
+#[apply(isolated_test)]
+fn a_wait_for_a_permit_outlasts_a_refused_login(server: throwaway_postgres::Server) {
+    let mut admin = server.client();
+    admin.batch_execute("CREATE ROLE app LOGIN").unwrap();
+    let mgr = Manager::builder(&server.url().replace("user=postgres", "user=app"))
+        .wait_while_unavailable(true)
+        .reconnect_backoff(Duration::from_millis(10), Duration::from_millis(50))
+        .connect()
+        .unwrap();
+    admin.batch_execute("ALTER ROLE app NOLOGIN").unwrap();
+    terminate_sessions(&mut admin);
+    // An idle manager notices with its next call.
+    let refused = |error: distlock::Error| error.kind() == ErrorKind::Login;
+    eventually(|| mgr.try_lock("any").is_err_and(refused));
+    let waiting = {
+        let mgr = mgr.clone();
+        thread::spawn(move || mgr.semaphore("exports", 1).unwrap().acquire().map(drop))
+    };
+    eventually(|| mgr.stats().waiting == 1);
+    admin.batch_execute("ALTER ROLE app LOGIN").unwrap();
+    waiting.join().unwrap().unwrap();
+}

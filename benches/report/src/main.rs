@@ -19,6 +19,7 @@ mod process;
 mod readers;
 mod session;
 mod setup;
+mod several;
 mod standby;
 mod stats;
 mod table;
@@ -68,6 +69,8 @@ enum Only {
     Turns,
     /// Target 9, fenced transactions: in some seconds.
     Fenced,
+    /// Target 10, several locks at once: in a minute.
+    Several,
 }
 
 fn main() -> Result<()> {
@@ -101,7 +104,7 @@ fn report(args: &Args) -> Result<()> {
             session::held(&mut setup)?;
             session::acquire_many(&mut setup)?;
         }
-        if args.only != Some(Only::Fenced) {
+        if matches!(args.only, None | Some(Only::Turns)) {
             standby::run(&mut setup)?;
             turns::run(&mut setup)?;
             readers::run(&mut setup)?;
@@ -109,8 +112,11 @@ fn report(args: &Args) -> Result<()> {
         drop(placed);
     }
     setup.placement = Placement::Free;
-    if args.only != Some(Only::Turns) {
+    if matches!(args.only, None | Some(Only::Fenced)) {
         fenced::run(&mut setup)?;
+    }
+    if matches!(args.only, None | Some(Only::Several)) {
+        several::run(&mut setup)?;
     }
 
     table::sort(&mut setup.rows);
