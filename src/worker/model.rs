@@ -72,7 +72,7 @@ impl Worker {
 
 /// Takes the lock and releases it. False if the manager was closed meanwhile.
 fn visit(acquire: Acquire<'_>, inside: &AtomicBool, wait: bool) -> bool {
-    match acquire.run(Wait::Forever) {
+    match acquire.wait(Wait::Forever) {
         Ok(guard) => {
             let guard = guard.expect("it waits for as long as it takes");
             assert!(!inside.swap(true, Ordering::SeqCst), "two inside");
@@ -156,7 +156,7 @@ fn who_gives_up_leaves_nothing_behind() {
                         // Has passed when the request is sent.
                         _ => Wait::Until(Instant::now()),
                     };
-                    match Acquire::new(&handle, key).run(wait) {
+                    match Acquire::new(&handle, key).wait(wait) {
                         Ok(guard) => assert!(guard.is_some() || caller > 0),
                         // The request had not been attempted when the caller gave up.
                         Err(error) => {
