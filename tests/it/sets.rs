@@ -197,9 +197,9 @@ fn what_is_refused_keeps_nothing() {
     for holder in [&other, &mgr] {
         let taken = holder.lock(3).unwrap();
         assert!(mgr.try_lock_all([1, 2, 3, 4]).unwrap().is_none());
-        let timed = mgr.acquire_all(1..5).timeout(Duration::from_millis(30));
+        let timed = mgr.acquire_all(1..5).timeout(Duration::from_millis(700));
         assert!(timed.try_lock().unwrap().is_none());
-        let timed = mgr.acquire_all(1..5).timeout(Duration::from_millis(30));
+        let timed = mgr.acquire_all(1..5).timeout(Duration::from_millis(700));
         assert_eq!(timed.lock().unwrap_err().kind(), ErrorKind::Timeout);
         eventually(|| held(&mut client) == [3]);
         let shared = mgr.acquire_all([1]).shared([3]).try_lock();
