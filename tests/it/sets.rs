@@ -529,7 +529,7 @@ fn sets_hold_while_statements_are_cancelled() {
         for n in 0..3 {
             let mgr = mgr.clone();
             scope.spawn(move || {
-                for _ in 0..200 {
+                for _ in 0..50 {
                     let set = mgr.lock_all((n..n + 40).map(i64::from)).unwrap();
                     set.unlock().unwrap();
                 }

@@ -309,7 +309,7 @@ fn a_host_that_says_nothing_keeps_nobody_from_the_next(server: Server) {
         server.port()
     );
     let mgr = Manager::builder(&dsn)
-        .connect_timeout(300 * MS)
+        .connect_timeout(2000 * MS)
         .connect()
         .unwrap();
     mgr.lock("second").unwrap().unlock().unwrap();
