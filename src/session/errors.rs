@@ -10,14 +10,18 @@ use crate::error::{Error, ErrorKind, is_passing_code};
 /// as often after other errors.
 pub(crate) const ATTEMPTS: u32 = 3;
 
-/// Runs `command`, up to [`ATTEMPTS`] times if it is cancelled.
+/// How often a command outside of locking is tried if it is cancelled: more often, because a role's
+/// `statement_timeout` of a millisecond applies to a connect's first ones, on a busy machine, too.
+const PATIENT_ATTEMPTS: u32 = 10;
+
+/// Runs `command`, up to [`PATIENT_ATTEMPTS`] times if it is cancelled.
 pub(crate) fn retry_if_cancelled<T>(
     mut command: impl FnMut() -> Result<T, postgres::Error>,
 ) -> Result<T, postgres::Error> {
     let mut attempt = 1;
     loop {
         match command() {
-            Err(error) if attempt < ATTEMPTS && is_cancelled(&error) => attempt += 1,
+            Err(error) if attempt < PATIENT_ATTEMPTS && is_cancelled(&error) => attempt += 1,
             done => return done,
         }
     }
