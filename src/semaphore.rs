@@ -237,7 +237,7 @@ impl<'a> Permits<'a> {
         let began = Instant::now();
         let plain = Options::default();
         loop {
-            let turn = plain.obtain(wait, None, &"", |wait, _| {
+            let turn = plain.attempt(wait, |wait, _| {
                 let interrupt = self.options.interrupt();
                 let grant = handle.acquire(*queue, Mode::Exclusive, wait, interrupt)?;
                 Ok(grant.map(|grant| (Arc::clone(&grant.lease), grant)))

@@ -110,7 +110,8 @@ impl<'a> Options<'a> {
         within_limit(wait, limit, what, |wait| self.attempt(wait, &ask))
     }
 
-    fn attempt<T>(
+    /// The same without a limit.
+    pub(crate) fn attempt<T>(
         &self,
         wait: Wait,
         ask: impl Fn(Wait, Option<&Latch>) -> Result<Option<(Arc<Lease>, T)>, Error>,
