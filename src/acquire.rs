@@ -66,8 +66,8 @@ impl<'a> Acquire<'a> {
     }
 
     /// Ends the wait when `token` is cancelled, and later trips the watch of the hold with
-    /// [`Ended::Cancelled`](crate::Ended::Cancelled). It never releases the lock under its holder: only dropping or
-    /// unlocking the guard does. Default: nothing ends the wait.
+    /// [`Ended::Cancelled`](crate::Ended::Cancelled). It never releases the lock under its holder:
+    /// only dropping or unlocking the guard does. Default: nothing ends the wait.
     ///
     /// ```no_run
     /// # fn steps() -> std::vec::IntoIter<fn()> { Vec::new().into_iter() }

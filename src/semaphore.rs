@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{after, never, select};
 
-use crate::acquire::options::{Options, within, within_limit};
+use crate::acquire::options::{Options, option_setters, within, within_limit};
 use crate::acquire::some::{from_anywhere, obtain};
 use crate::backoff;
-use crate::cancel::CancelToken;
 use crate::error::{Error, ErrorKind};
 use crate::guard::Guard;
 use crate::guard::set::GuardSet;
@@ -163,31 +162,7 @@ pub struct Permits<'a> {
 }
 
 impl<'a> Permits<'a> {
-    /// The longest wait: as [`Acquire::timeout`](crate::Acquire::timeout).
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = Some(timeout);
-        self
-    }
-
-    /// Ends the wait when `token` is cancelled, and later trips the watch: as
-    /// [`Acquire::cancel`](crate::Acquire::cancel).
-    pub fn cancel(mut self, token: &'a CancelToken) -> Self {
-        self.options.cancel(token);
-        self
-    }
-
-    /// The same, but also releases the permits at once: as
-    /// [`Acquire::release_on`](crate::Acquire::release_on).
-    pub fn release_on(mut self, token: &'a CancelToken) -> Self {
-        self.options.release_on(token);
-        self
-    }
-
-    /// Keeps the permits for a time: as [`Acquire::hold_at_least`](crate::Acquire::hold_at_least).
-    pub fn hold_at_least(mut self, time: Duration) -> Self {
-        self.options.hold_at_least(time);
-        self
-    }
+    option_setters!();
 
     /// Waits for the permits.
     ///

@@ -35,24 +35,23 @@ mod set;
 mod sets;
 mod wait_queue;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::changes::Change;
 use self::entry::Entry;
 use self::fences::unfence;
-use self::holders::Holder;
 use self::kept::Kept;
 pub(crate) use self::only_wait::OnlyWait;
 pub(crate) use self::picks::Choice;
 use self::picks::Picker;
 pub(crate) use self::respond::{Caller, Granted, Refusal, Respond, Via, Whom};
 use self::retry_queue::RetryQueue;
-use self::sets::SetWork;
+use self::sets::Sets;
 use self::wait_queue::{WaitQueue, Waiter};
 use crate::backoff::Jitter;
 use crate::key::Key;
-use crate::op::{Mode, Op, Token, Wait};
+use crate::op::{Mode, Op, Wait};
 
 /// The session does not hold the lock of this key, which it was to release.
 #[derive(Debug)]
@@ -80,14 +79,9 @@ pub(crate) struct Table<W> {
     /// Empty queues, kept to reuse their memory.
     #[allow(clippy::vec_box)] // the boxes are what is kept
     spare: Vec<Box<WaitQueue<W>>>,
-    set_work: VecDeque<SetWork<W>>,
+    sets: Sets<W>,
     pickers: VecDeque<Picker<W>>,
-    // Of the plan in progress: the locks that are tried together, and the keys that come with others.
-    chains: Vec<Op>,
-    chained: HashSet<Key>,
     held: usize,
-    /// Of them those of sets that wait for the rest.
-    incomplete: usize,
     waiting: usize,
     last_id: u64,
     jitter: Jitter,
@@ -104,12 +98,9 @@ impl<W: Caller> Table<W> {
             remembered: VecDeque::new(),
             kept: Kept::default(),
             spare: Vec::new(),
-            set_work: VecDeque::new(),
+            sets: Sets::new(),
             pickers: VecDeque::new(),
-            chains: Vec::new(),
-            chained: HashSet::new(),
             held: 0,
-            incomplete: 0,
             waiting: 0,
             last_id: 0,
             jitter,
@@ -118,7 +109,7 @@ impl<W: Caller> Table<W> {
 
     /// Holds of guards, and locks kept after their guard is gone.
     pub(crate) fn held(&self) -> usize {
-        self.held - self.incomplete
+        self.held - self.sets.incomplete()
     }
 
     /// Requests that are not answered yet.
@@ -128,8 +119,10 @@ impl<W: Caller> Table<W> {
 
     /// True if [`plan`](Table::plan) has something to do now.
     pub(crate) fn has_ready(&self) -> bool {
-        let is_empty = self.ready.is_empty() && self.fences.is_empty() && self.set_work.is_empty();
-        !is_empty || !self.pickers.is_empty()
+        !self.ready.is_empty()
+            || !self.fences.is_empty()
+            || !self.pickers.is_empty()
+            || self.sets.has_work()
     }
 
     /// When [`plan`](Table::plan) will have something to do without another call.
@@ -168,7 +161,7 @@ impl<W: Caller> Table<W> {
         responder: &mut impl Respond<W>,
     ) {
         if let Some(max) = self.full(0) {
-            return responder.refuse(self.dismiss(waiter), Refusal::LimitReached(max));
+            return responder.refuse(self.sets.dismiss(waiter), Refusal::LimitReached(max));
         }
         let (mode, wait) = (waiter.mode, waiter.wait);
         let spare = &mut self.spare;
@@ -178,7 +171,7 @@ impl<W: Caller> Table<W> {
         }
         if wait.is_try() && !entry.is_open_to(mode) && entry.is_known_taken() {
             responder.contended(&waiter.inner, key, mode);
-            return responder.refuse(self.dismiss(waiter), Refusal::Busy);
+            return responder.refuse(self.sets.dismiss(waiter), Refusal::Busy);
         }
         let via = entry.via();
         let queue = entry.queue_from(spare);
@@ -268,20 +261,33 @@ impl<W: Caller> Table<W> {
     /// Grants the lock to the first waiters as far as that needs no server (with fencing: to
     /// one, if there is a token), and lists the key if something is left to do at the server.
     fn advance(&mut self, key: Key, now: Instant, via: Via, responder: &mut impl Respond<W>) {
-        let is_fenced = self.limits.fenced;
+        let limit = self.limits.max_locks;
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
         loop {
-            let can_hand_over = |entry: &Entry<W>| {
-                entry.can_hand_over(now) && !(is_fenced && entry.token.is_none())
-            };
-            while let Some(entry) = self.entries.get_mut(&key).filter(|it| can_hand_over(it)) {
+            while entry.can_hand_over(now) && !(self.limits.fenced && entry.token.is_none()) {
                 let waiter = entry.pop_front().expect("it can be handed over to");
-                let token = entry.token;
                 self.waiting -= 1;
-                self.hand_over(waiter, key, token, via, now, responder);
+                if let Some(max) = limit.filter(|&max| self.held >= max) {
+                    responder.refuse(self.sets.dismiss(waiter), Refusal::LimitReached(max));
+                    continue;
+                }
+                self.last_id += 1;
+                let granted = Granted {
+                    key,
+                    mode: waiter.mode,
+                    id: self.last_id,
+                    token: entry.token,
+                    waited: now.saturating_duration_since(waiter.since),
+                    via,
+                };
+                let thread = waiter.inner.thread();
+                if self.sets.grant(waiter, granted, responder) {
+                    self.held += 1;
+                    entry.begin_hold(granted, thread, now);
+                }
             }
-            let Some(entry) = self.entries.get_mut(&key) else {
-                return;
-            };
             // A later holder needs a later token.
             entry.token = None;
             if entry.holders.is_none() {
@@ -294,53 +300,15 @@ impl<W: Caller> Table<W> {
             // Waiters behind them may now join the holders.
             self.waiting -= refused.len();
             for waiter in refused {
-                responder.refuse(self.dismiss(waiter), Refusal::Busy);
+                responder.refuse(self.sets.dismiss(waiter), Refusal::Busy);
             }
         }
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
-        };
         if entry.queue.as_ref().is_some_and(|queue| queue.is_idle()) {
             self.spare.extend(entry.queue.take());
         }
         let is_unwanted = entry.server.is_none() && entry.first().is_none();
         if is_unwanted || entry.has_to_withdraw() || entry.due(now).is_some() {
             self.list(key);
-        }
-    }
-
-    /// `waiter` is the next holder of `key`.
-    fn hand_over(
-        &mut self,
-        waiter: Waiter<W>,
-        key: Key,
-        token: Option<Token>,
-        via: Via,
-        now: Instant,
-        responder: &mut impl Respond<W>,
-    ) {
-        if let Some(max) = self.full(0) {
-            return responder.refuse(self.dismiss(waiter), Refusal::LimitReached(max));
-        }
-        self.last_id += 1;
-        let id = self.last_id;
-        let mode = waiter.mode;
-        let granted = Granted {
-            key,
-            mode,
-            id,
-            token,
-            waited: now.saturating_duration_since(waiter.since),
-            via,
-        };
-        let thread = waiter.inner.thread();
-        if self.grant(waiter, granted, responder)
-            && let Some(entry) = self.entries.get_mut(&key)
-        {
-            self.held += 1;
-            entry.was_held = true;
-            entry.token = None;
-            entry.holders.add(mode, Holder::new(id, thread, now));
         }
     }
 

@@ -2,10 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::options::{Options, of_one_session};
-use crate::cancel::CancelToken;
+use super::options::{Options, of_one_session, option_setters};
 use crate::error::{Error, ErrorKind};
 use crate::guard::set::GuardSet;
 use crate::key::Key;
@@ -71,31 +69,7 @@ impl<'a> AcquireAll<'a> {
         self.with(keys, Mode::Shared)
     }
 
-    /// The longest wait for all of them: as [`Acquire::timeout`](crate::Acquire::timeout).
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = Some(timeout);
-        self
-    }
-
-    /// Ends the wait when `token` is cancelled, and later trips the set's watch: as
-    /// [`Acquire::cancel`](crate::Acquire::cancel).
-    pub fn cancel(mut self, token: &'a CancelToken) -> Self {
-        self.options.cancel(token);
-        self
-    }
-
-    /// The same, but also releases the locks at once: as
-    /// [`Acquire::release_on`](crate::Acquire::release_on).
-    pub fn release_on(mut self, token: &'a CancelToken) -> Self {
-        self.options.release_on(token);
-        self
-    }
-
-    /// Keeps the locks for a time: as [`Acquire::hold_at_least`](crate::Acquire::hold_at_least).
-    pub fn hold_at_least(mut self, time: Duration) -> Self {
-        self.options.hold_at_least(time);
-        self
-    }
+    option_setters!();
 
     /// Waits for all of the locks.
     ///

@@ -71,6 +71,39 @@ pub(crate) struct Options<'a> {
     token: Option<CancelToken>,
 }
 
+/// The setters of a request for several locks with `options` that live for `'a`. Those of
+/// [`Acquire`](crate::Acquire) say more.
+macro_rules! option_setters {
+    () => {
+        /// The longest wait: as [`Acquire::timeout`](crate::Acquire::timeout).
+        pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
+            self.options.timeout = Some(timeout);
+            self
+        }
+
+        /// Ends the wait when `token` is cancelled, and later trips the watch: as
+        /// [`Acquire::cancel`](crate::Acquire::cancel).
+        pub fn cancel(mut self, token: &'a crate::CancelToken) -> Self {
+            self.options.cancel(token);
+            self
+        }
+
+        /// The same, but also releases all of them at once: as
+        /// [`Acquire::release_on`](crate::Acquire::release_on).
+        pub fn release_on(mut self, token: &'a crate::CancelToken) -> Self {
+            self.options.release_on(token);
+            self
+        }
+
+        /// Keeps them for a time: as [`Acquire::hold_at_least`](crate::Acquire::hold_at_least).
+        pub fn hold_at_least(mut self, time: std::time::Duration) -> Self {
+            self.options.hold_at_least(time);
+            self
+        }
+    };
+}
+pub(crate) use option_setters;
+
 impl<'a> Options<'a> {
     pub(crate) fn cancel(&mut self, token: &'a CancelToken) {
         self.cancel = Some(token);

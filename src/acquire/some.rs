@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use super::options::{Options, of_one_session};
+use super::options::{Options, of_one_session, within_limit};
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::key::Key;
@@ -27,20 +27,21 @@ pub(crate) fn try_lock_some(
         least: 1,
         gate: None,
     };
-    let guards = obtain(handle, &Options::default(), choice, Wait::Try(None))?;
+    let limit = handle.settings().wait_limit;
+    let guards = within_limit(Wait::Try(None), limit, &"some locks", |wait| {
+        obtain(handle, &Options::default(), choice, wait)
+    })?;
     Ok(guards.unwrap_or_default())
 }
 
-/// Guards of what is free of `choice`. `None`: too few are.
+/// Guards of what is free of `choice`, within `wait` alone. `None`: too few are.
 pub(crate) fn obtain(
     handle: &Arc<Handle>,
     options: &Options<'_>,
     choice: Choice,
     wait: Wait,
 ) -> Result<Option<Vec<Guard>>, Error> {
-    let limit = handle.settings().wait_limit;
-    let what = format_args!("one of {} locks", choice.keys.len());
-    let grants = options.obtain(wait, limit, &what, |wait, interrupt| {
+    let grants = options.attempt(wait, |wait, interrupt| {
         let grants = handle.acquire_some(choice.clone(), wait, interrupt)?;
         Ok(of_one_session(grants))
     })?;

@@ -60,16 +60,22 @@ impl From<[u8; 16]> for Key {
 impl<N: Into<i64>> From<(&str, N)> for Key {
     fn from((name, number): (&str, N)) -> Self {
         let number: i64 = number.into();
-        let digest = Sha256::new()
-            .chain_update(Sha256::digest(name.as_bytes()))
-            .chain_update(number.to_be_bytes())
-            .finalize();
-        let key = Key {
-            number: leading_i64(&digest),
-            space: Space::Named,
-        };
+        let key = of_parts(name, "", number);
         names::note_with(key.number, || format!("{name} {number}"));
         key
+    }
+}
+
+/// The key of SHA-256 of: that of `name`, `kind`, the 8 bytes of `number`.
+fn of_parts(name: &str, kind: &str, number: i64) -> Key {
+    let digest = Sha256::new()
+        .chain_update(Sha256::digest(name.as_bytes()))
+        .chain_update(kind)
+        .chain_update(number.to_be_bytes())
+        .finalize();
+    Key {
+        number: leading_i64(&digest),
+        space: Space::Named,
     }
 }
 
@@ -89,15 +95,7 @@ impl Key {
     /// assert_eq!(Key::slot("exports", 1).as_i64(), -6_501_524_127_834_734_673);
     /// ```
     pub fn slot(name: &str, number: u32) -> Key {
-        let digest = Sha256::new()
-            .chain_update(Sha256::digest(name.as_bytes()))
-            .chain_update("slot")
-            .chain_update(i64::from(number).to_be_bytes())
-            .finalize();
-        let key = Key {
-            number: leading_i64(&digest),
-            space: Space::Named,
-        };
+        let key = of_parts(name, "slot", i64::from(number));
         names::note_with(key.number, || format!("{name} slot {number}"));
         key
     }

@@ -61,8 +61,8 @@ impl Manager {
     ///
     /// The server ends it as `pg_terminate_backend` does, soon after the call. Its program is
     /// told as of any lost session, within a heartbeat, and may go on under the lock until then
-    /// ([fenced](crate::Guard::fence) transactions keep the next one out); its manager connects again. Takes
-    /// the role of the session, or the privileges of `pg_signal_backend` ([Server Signaling
+    /// ([fenced](crate::Guard::fence) transactions keep the next one out); its manager connects again.
+    /// Takes the role of the session, or the privileges of `pg_signal_backend` ([Server Signaling
     /// Functions]).
     ///
     /// [Server Signaling Functions]: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADMIN-SIGNAL

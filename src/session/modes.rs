@@ -14,20 +14,17 @@ impl Session {
         on_round_trip: OnRoundTrip<'_>,
     ) -> Result<Outcome, Lost> {
         let is_exclusive = self.settle_mode(op, held, on_round_trip)?;
-        let again = match (op.action, is_exclusive) {
+        match (op.action, is_exclusive) {
             (Action::Downgrade(_), false) => return Ok(Outcome::Done(None)),
             (Action::Upgrade(_), true) => {
                 // Without the token of the exclusive lock.
                 let action = Action::Downgrade(0);
                 let (back, _) = self.change(Op { action, ..op }, on_round_trip)?;
-                match back {
-                    Ok(_) => op,
-                    Err(error) => return Err(lost(error)),
-                }
+                back.map_err(lost)?;
             }
-            (_, _) => op,
-        };
-        let (done, is_exclusive) = self.change(again, on_round_trip)?;
+            (_, _) => {}
+        }
+        let (done, is_exclusive) = self.change(op, on_round_trip)?;
         Ok(match done {
             Ok(outcome) => outcome,
             // It was done, and only its token is missing.

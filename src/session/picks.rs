@@ -1,5 +1,7 @@
 //! Takes some of many locks, whichever are free, in one statement.
 
+use std::collections::hash_map::Entry;
+
 use postgres::types::ToSql;
 
 use super::errors::{ATTEMPTS, is_cancelled, lock_error, lost};
@@ -12,8 +14,8 @@ use crate::key::{Companions, Key};
 use crate::op::{Action, Mode, Op, Pick, Picked, Token};
 
 impl Session {
-    /// The locks that `pick` has got. The inner error: the server
-    /// could not do it, and nothing is taken.
+    /// The locks that `pick` has got. The inner error: the server could not do it, and nothing is
+    /// taken.
     pub(crate) fn pick(
         &mut self,
         pick: &Pick,
@@ -43,7 +45,9 @@ impl Session {
                 }
                 Err(error) if self.is_over(&error) => return Err(lost(error)),
                 Err(error) => {
-                    self.undo_pick(pick, on_round_trip)?;
+                    let keys = pick.keys.iter().chain(&pick.gate);
+                    let steps: Vec<Op> = keys.map(|&key| take(key)).collect();
+                    self.held_before(&steps, on_round_trip)?;
                     if !is_cancelled(&error) || attempt == ATTEMPTS {
                         let error = lock_error(error);
                         self.failures.add(step, &error);
@@ -63,28 +67,32 @@ impl Session {
 
     /// What it has got, and whether its gate was open.
     fn run_pick(&mut self, pick: &Pick) -> Result<(Picked, bool), postgres::Error> {
-        let codes: Vec<i16> = pick.keys.iter().map(|&key| code(&take(key))).collect();
-        let branches = branches(&codes);
+        self.codes.clear();
+        self.codes
+            .extend(pick.keys.iter().map(|&key| code(&take(key))));
+        self.numbers.clear();
+        self.numbers
+            .extend(pick.keys.iter().map(|key| key.as_i64()));
+        let branches = branches(&self.codes);
         let gate = pick.gate.map(|gate| gate.as_i64());
-        let shape = (branches, gate.is_some());
-        if !self.picks.contains_key(&shape) {
-            let sequence = self.sequence.as_ref().map(|sequence| sequence.number);
-            let verified = self.marker.expression();
-            let sql = statement(branches, gate.is_some(), sequence, verified);
-            let statement = self.client.prepare(&sql)?;
-            self.picks.insert(shape, statement);
-        }
-        let numbers: Vec<i64> = pick.keys.iter().map(|key| key.as_i64()).collect();
+        let statement = match self.picks.entry((branches, gate.is_some())) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let sequence = self.sequence.as_ref().map(|sequence| sequence.number);
+                let verified = self.marker.expression();
+                let sql = statement(branches, gate.is_some(), sequence, verified);
+                new.insert(self.client.prepare(&sql)?)
+            }
+        };
         let (most, least) = (pick.most as i64, pick.least as i64);
-        let is_mixed = branches.count_ones() > 1;
-        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&numbers, &most, &least];
-        if is_mixed {
-            params.push(&codes);
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&self.numbers, &most, &least];
+        if branches.count_ones() > 1 {
+            params.push(&self.codes);
         }
         if let Some(gate) = &gate {
             params.push(gate);
         }
-        let row = self.client.query_one(&self.picks[&shape], &params)?;
+        let row = self.client.query_one(statement, &params)?;
         let is_the_one: Option<bool> = row.try_get(1)?;
         let is_open: Option<bool> = row.try_get(2)?;
         let answers: Option<&str> = row.try_get(0)?;
@@ -108,17 +116,6 @@ impl Session {
         self.marker
             .answered(is_the_one == Some(true) && is_understood);
         Ok((picked, is_open == Some(true)))
-    }
-
-    /// Gives back what a statement that failed has taken.
-    fn undo_pick(&mut self, pick: &Pick, on_round_trip: OnRoundTrip<'_>) -> Result<(), Lost> {
-        if self.transaction.begun().is_some() {
-            on_round_trip();
-            self.end_failed_transaction()?;
-        }
-        let steps = pick.keys.iter().chain(&pick.gate).map(|&key| take(key));
-        self.held_before(&steps.collect::<Vec<_>>(), on_round_trip)?;
-        Ok(())
     }
 }
 

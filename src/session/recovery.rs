@@ -33,10 +33,6 @@ impl Session {
         outcomes: &mut Vec<Outcome>,
         on_round_trip: OnRoundTrip<'_>,
     ) -> Result<(), Lost> {
-        if self.transaction.begun().is_some() {
-            on_round_trip();
-            self.end_failed_transaction()?;
-        }
         // A lock that was to be taken again is given back as well, if it was not before.
         let take_again = |&op: &Op| match op.action {
             Action::Relock => Op {
@@ -118,14 +114,19 @@ impl Session {
         Ok(())
     }
 
-    /// What the session holds, but for what the failed `batch` has taken, which is given back:
-    /// locks, because it is not known whether they were drained, and the companions that it took
-    /// for a moment to find that out. Also returns the steps that had taken a lock.
+    /// What the session holds once its failed transaction has ended, but for what the failed `batch`
+    /// has taken, which is given back: locks, because it is not known whether they were drained, and
+    /// the companions that it took for a moment to find that out. Also returns the steps that had
+    /// taken a lock.
     pub(super) fn held_before(
         &mut self,
         batch: &[Op],
         on_round_trip: OnRoundTrip<'_>,
     ) -> Result<(Held, Vec<Op>), Lost> {
+        if self.transaction.begun().is_some() {
+            on_round_trip();
+            self.end_failed_transaction()?;
+        }
         let mut held = self.held(on_round_trip)?;
         let is_taken = |op: &&Op| op.action.is_lock() && is_done(**op, &held);
         let taken = batch.iter().filter(is_taken);
@@ -177,6 +178,7 @@ impl Session {
         let found = sequence::find_or_make(&mut self.client, name, Missing::Refuse)?;
         self.sequence = Some(found);
         self.batches.clear();
+        self.picks.clear();
         Ok(())
     }
 

@@ -52,7 +52,7 @@ impl<W: Caller> Table<W> {
         batch.extend(self.fences.drain(..fences));
         let mut locks = 0;
         for _ in 0..self.ready.len() {
-            if batch.len() + self.chains.len() >= cap {
+            if batch.len() + self.sets.planned() >= cap {
                 break;
             }
             let key = self.ready.pop_front().expect("it was just counted");
@@ -89,25 +89,24 @@ impl<W: Caller> Table<W> {
             if entry.is_deferred() {
                 continue;
             }
-            let mode = entry.first().expect("it is to be locked for it").mode;
+            let first = entry.first().expect("it is to be locked for it");
+            let (mode, is_set) = (first.mode, first.set.is_some());
             if let Some(max) = self.full(0) {
                 self.refuse_all(key, Refusal::LimitReached(max), responder);
             } else if self.full(locks).is_some() {
                 // The locks of this batch may be the last that fit: wait for their outcomes.
                 self.list(key);
+            } else if is_set {
+                let room = cap - batch.len() - self.sets.planned();
+                let op = Op { key, mode, action };
+                locks += self.chain(op, room.min(self.room(locks)), batch, now);
             } else {
                 locks += 1;
-                let op = Op { key, mode, action };
-                let room = cap - batch.len() - self.chains.len() - 1;
-                match self.chain(op, room.min(self.room(locks)), now) {
-                    0 => batch.push(op),
-                    chained => locks += chained,
-                }
+                batch.push(Op { key, mode, action });
             }
         }
         batch.sort_unstable_by_key(|op| op.action);
-        batch.append(&mut self.chains);
-        self.chained.clear();
+        self.sets.take_planned(batch);
         self.picks_are_next();
         self.proceed_with_sets(now, responder);
     }
@@ -382,7 +381,7 @@ impl<W: Caller> Table<W> {
         let refused = queue.take(|waiter| waiter.wait.is_try());
         self.waiting -= refused.len();
         for waiter in refused {
-            responder.refuse(self.dismiss(waiter), Refusal::Busy);
+            responder.refuse(self.sets.dismiss(waiter), Refusal::Busy);
         }
     }
 
@@ -394,7 +393,7 @@ impl<W: Caller> Table<W> {
     fn answer_all(&mut self, key: Key, mut answer: impl FnMut(W)) {
         while let Some(waiter) = self.entries.get_mut(&key).and_then(Entry::pop_front) {
             self.waiting -= 1;
-            answer(self.dismiss(waiter));
+            answer(self.sets.dismiss(waiter));
         }
         self.list(key);
     }

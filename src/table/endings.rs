@@ -23,11 +23,11 @@ impl<W: Caller> Table<W> {
             let gone = queue.take(|waiter| has_left(&waiter.inner));
             self.waiting -= gone.len();
             for waiter in gone {
-                self.dismiss(waiter);
+                self.sets.dismiss(waiter);
             }
             self.advance(key, now, self.via(key), responder);
         }
-        self.remove_abandoned_sets(has_left);
+        self.sets.remove_abandoned(has_left);
         self.proceed_with_sets(now, responder);
     }
 
@@ -81,7 +81,7 @@ impl<W: Caller> Table<W> {
         let meant: Vec<_> = queues.flat_map(|queue| queue.take(is_meant)).collect();
         self.waiting -= meant.len();
         for waiter in meant {
-            responder.fail(self.dismiss(waiter), error);
+            responder.fail(self.sets.dismiss(waiter), error);
         }
         self.fail_picks(error, responder);
         self.proceed_with_sets(now, responder);

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use super::Via;
 use super::handoff;
-use super::holders::Holders;
+use super::holders::{Holder, Holders};
 use super::wait_queue::{WaitQueue, Waiter};
+use super::{Granted, Via};
 use crate::op::{Action, Mode, Token};
+use crate::sync::thread::Thread;
 
 pub(super) struct Entry<W> {
     /// What the session holds at the server.
@@ -99,6 +100,14 @@ impl<W> Entry<W> {
             && self.holders.is_none()
             && !self.is_announced
             && self.first().is_none()
+    }
+
+    /// What was `granted` is a hold now, of `thread`.
+    pub(super) fn begin_hold(&mut self, granted: Granted, thread: Thread, now: Instant) {
+        self.was_held = true;
+        self.token = None;
+        let holder = Holder::new(granted.id, thread, now);
+        self.holders.add(granted.mode, holder);
     }
 
     /// The session has ended.

@@ -173,9 +173,7 @@ impl Play {
             | Step::Plan => {}
         }
         assert_eq!(self.table.held(), self.world.held.len());
-        let goes_on = |work: &&SetWork<u32>| matches!(work, SetWork::Next(_));
-        let going_on = self.table.set_work.iter().filter(goes_on).count();
-        let waiting = self.table.waiting() + going_on;
+        let waiting = self.table.waiting() + self.table.sets.going_on();
         assert_eq!(waiting, self.world.waiting.len());
         assert!(!self.world.has_waiting_try(), "a try was kept waiting");
         let max = self.world.max_locks.unwrap_or(usize::MAX);

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::holders::Holder;
 use super::{Caller, Granted, Refusal, Respond, Table, Via};
 use crate::error::Error;
 use crate::key::Key;
@@ -126,12 +125,9 @@ impl<W: Caller> Table<W> {
             return;
         }
         self.held += granted.len();
-        for Granted { key, id, .. } in granted {
-            if let Some(entry) = self.entries.get_mut(&key) {
-                entry.was_held = true;
-                entry
-                    .holders
-                    .add(mode, Holder::new(id, thread.clone(), now));
+        for granted in granted {
+            if let Some(entry) = self.entries.get_mut(&granted.key) {
+                entry.begin_hold(granted, thread.clone(), now);
             }
         }
     }

@@ -9,6 +9,7 @@
 //! To take free keys in one round trip, a key's lock at the server brings those of the following
 //! keys with it ([`Action::LockNext`]), as far as nothing here has to do with them.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,30 +20,57 @@ use crate::key::Key;
 use crate::op::{Action, Mode, Op, Wait};
 
 /// What is left to do for sets once the entry at hand is settled.
-pub(super) enum SetWork<W> {
+enum SetWork<W> {
     /// The set has got one of its keys, and has to get the next one.
     Next(Waiter<W>),
     /// This hold was of a set that gets nothing.
     Undo(Key, u64),
 }
 
-impl<W: Caller> Table<W> {
-    /// A request for all `keys`, each once, in [`Key`]'s order: at least one.
-    pub(crate) fn acquire_all(
-        &mut self,
-        keys: Arc<[(Key, Mode)]>,
-        wait: Wait,
-        waiter: W,
-        now: Instant,
-        responder: &mut impl Respond<W>,
-    ) {
-        let granted = Vec::with_capacity(keys.len());
-        let set = Set { keys, granted };
-        let (key, mode) = set.next();
-        let mut waiter = Waiter::new(waiter, mode, wait, now);
-        waiter.set = Some(Box::new(set));
-        self.enqueue(key, waiter, now, responder);
-        self.proceed_with_sets(now, responder);
+/// What the table has of its sets besides their places in queues.
+pub(super) struct Sets<W> {
+    work: VecDeque<SetWork<W>>,
+    /// The holds of sets that wait for the rest.
+    incomplete: usize,
+    // Of the plan in progress: the locks that are tried together, and the keys that come with others.
+    chains: Vec<Op>,
+    chained: HashSet<Key>,
+}
+
+impl<W: Caller> Sets<W> {
+    pub(super) fn new() -> Self {
+        Sets {
+            work: VecDeque::new(),
+            incomplete: 0,
+            chains: Vec::new(),
+            chained: HashSet::new(),
+        }
+    }
+
+    pub(super) fn incomplete(&self) -> usize {
+        self.incomplete
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        !self.work.is_empty()
+    }
+
+    /// Sets that have got one of their keys, and do not wait for the next one yet.
+    #[cfg(all(test, not(distlock_model)))]
+    pub(super) fn going_on(&self) -> usize {
+        let goes_on = |work: &&SetWork<W>| matches!(work, SetWork::Next(_));
+        self.work.iter().filter(goes_on).count()
+    }
+
+    /// How many steps of the plan in progress are in chains.
+    pub(super) fn planned(&self) -> usize {
+        self.chains.len()
+    }
+
+    /// Moves those steps to the end of `batch`.
+    pub(super) fn take_planned(&mut self, batch: &mut Vec<Op>) {
+        batch.append(&mut self.chains);
+        self.chained.clear();
     }
 
     /// Gives `waiter` the lock of `granted`: true if that is a hold now.
@@ -58,7 +86,7 @@ impl<W: Caller> Table<W> {
         set.granted.push(granted);
         if set.granted.len() < set.keys.len() {
             self.incomplete += 1;
-            self.set_work.push_back(SetWork::Next(waiter));
+            self.work.push_back(SetWork::Next(waiter));
             return true;
         }
         let granted = std::mem::take(&mut set.granted);
@@ -82,25 +110,54 @@ impl<W: Caller> Table<W> {
 
     fn undo(&mut self, granted: &[Granted]) {
         // The last ones first: a set that waits for one of them may want those before, too.
-        for granted in granted.iter().rev() {
-            self.set_work
-                .push_back(SetWork::Undo(granted.key, granted.id));
+        let holds = granted.iter().rev();
+        self.work
+            .extend(holds.map(|granted| SetWork::Undo(granted.key, granted.id)));
+    }
+
+    /// Removes sets that are about to go on, and have left.
+    pub(super) fn remove_abandoned(&mut self, has_left: impl Fn(&W) -> bool) {
+        for _ in 0..self.work.len() {
+            match self.work.pop_front() {
+                Some(SetWork::Next(waiter)) if has_left(&waiter.inner) => {
+                    self.dismiss(waiter);
+                }
+                work => self.work.extend(work),
+            }
         }
+    }
+}
+
+impl<W: Caller> Table<W> {
+    /// A request for all `keys`, each once, in [`Key`]'s order: at least one.
+    pub(crate) fn acquire_all(
+        &mut self,
+        keys: Arc<[(Key, Mode)]>,
+        wait: Wait,
+        waiter: W,
+        now: Instant,
+        responder: &mut impl Respond<W>,
+    ) {
+        let granted = Vec::with_capacity(keys.len());
+        let set = Set { keys, granted };
+        let (key, mode) = set.next();
+        let mut waiter = Waiter::new(waiter, mode, wait, now);
+        waiter.set = Some(Box::new(set));
+        self.enqueue(key, waiter, now, responder);
+        self.proceed_with_sets(now, responder);
     }
 
     /// Does what the last changes have left to do for sets.
     pub(super) fn proceed_with_sets(&mut self, now: Instant, responder: &mut impl Respond<W>) {
-        while let Some(work) = self.set_work.pop_front() {
+        while let Some(work) = self.sets.work.pop_front() {
             match work {
                 SetWork::Next(mut waiter) => {
-                    let set = waiter.set.as_ref().expect("it is a set");
-                    let (key, mode) = set.next();
-                    waiter.mode = mode;
-                    waiter.begin_again();
-                    self.enqueue(key, waiter, now, responder);
+                    if let Some(key) = waiter.turn_to_next() {
+                        self.enqueue(key, waiter, now, responder);
+                    }
                 }
                 SetWork::Undo(key, id) => {
-                    self.incomplete -= 1;
+                    self.sets.incomplete -= 1;
                     self.end_hold(key, id);
                     self.advance(key, now, Via::Handoff, responder);
                 }
@@ -108,18 +165,27 @@ impl<W: Caller> Table<W> {
         }
     }
 
-    /// The lock of `head`, which is about to be planned, may bring those of the following keys of
-    /// its set with it, at most `room`: puts it and them into the plan's chains. Returns how many
-    /// they are; if none, it is in no chain.
-    pub(super) fn chain(&mut self, head: Op, room: usize, now: Instant) -> usize {
+    /// Plans `head`, which is to lock a set's next key. It may bring the locks of the set's following
+    /// keys with it, `room` in all: puts it and them into the plan's chains, or it alone into `batch`.
+    /// Returns how many they are.
+    pub(super) fn chain(
+        &mut self,
+        head: Op,
+        room: usize,
+        batch: &mut Vec<Op>,
+        now: Instant,
+    ) -> usize {
         let first = self.entries.get(&head.key).and_then(|entry| entry.first());
         let following = first.and_then(|first| first.set.as_ref());
-        let start = self.chains.len();
-        self.chains.push(head);
+        let Sets {
+            chains, chained, ..
+        } = &mut self.sets;
+        let start = chains.len();
+        chains.push(head);
         for &(key, mode) in following.map_or(&[][..], |set| set.following()) {
             let entry = self.entries.get(&key);
             let is_untouched = entry.is_none_or(|entry| entry.is_idle());
-            if self.chains.len() - start > room || !is_untouched || !self.chained.insert(key) {
+            if chains.len() - start >= room || !is_untouched || !chained.insert(key) {
                 break;
             }
             let asks = entry.is_some_and(|entry| !entry.is_over(now) && entry.has_to_ask(now));
@@ -127,30 +193,18 @@ impl<W: Caller> Table<W> {
                 true => Action::LockNextUnawaited,
                 false => Action::LockNext,
             };
-            self.chains.push(Op { key, mode, action });
+            chains.push(Op { key, mode, action });
         }
-        let following = self.chains.len() - start - 1;
-        if following == 0 {
-            self.chains.pop();
+        let planned = chains.len() - start;
+        if planned == 1 {
+            batch.extend(chains.pop());
         }
-        following
-    }
-
-    /// Removes sets that are about to go on, and have left.
-    pub(super) fn remove_abandoned_sets(&mut self, has_left: impl Fn(&W) -> bool) {
-        for _ in 0..self.set_work.len() {
-            match self.set_work.pop_front() {
-                Some(SetWork::Next(waiter)) if has_left(&waiter.inner) => {
-                    self.dismiss(waiter);
-                }
-                work => self.set_work.extend(work),
-            }
-        }
+        planned
     }
 
     /// The session has ended: the sets that had a part of their keys begin again.
     pub(super) fn restart_sets(&mut self) {
-        self.incomplete = 0;
+        self.sets.incomplete = 0;
         let has_part = |waiter: &mut Waiter<W>| {
             let set = waiter.set.as_ref();
             set.is_some_and(|set| !set.granted.is_empty())
@@ -158,22 +212,22 @@ impl<W: Caller> Table<W> {
         let queues = self.entries.values_mut();
         let queues = queues.filter_map(|entry| entry.queue.as_mut());
         let mut begin: Vec<_> = queues.flat_map(|queue| queue.take(has_part)).collect();
-        self.waiting -= begin.len();
-        begin.extend(self.set_work.drain(..).filter_map(|work| match work {
-            SetWork::Next(waiter) => Some(waiter),
-            SetWork::Undo(..) => None,
-        }));
-        self.waiting += begin.len();
+        for work in self.sets.work.drain(..) {
+            if let SetWork::Next(waiter) = work {
+                self.waiting += 1;
+                begin.push(waiter);
+            }
+        }
         begin.sort_by_key(|waiter| waiter.since);
         for mut waiter in begin {
-            let set = waiter.set.as_mut().expect("it is a set");
-            set.granted.clear();
-            let (key, mode) = set.next();
-            waiter.mode = mode;
-            waiter.begin_again();
-            let entry = self.entries.entry(key).or_insert_with(Entry::new);
-            let queue = entry.queue_from(&mut self.spare);
-            queue.waiters.push_back(waiter);
+            if let Some(set) = &mut waiter.set {
+                set.granted.clear();
+            }
+            if let Some(key) = waiter.turn_to_next() {
+                let entry = self.entries.entry(key).or_insert_with(Entry::new);
+                let queue = entry.queue_from(&mut self.spare);
+                queue.waiters.push_back(waiter);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::retry_queue::Retry;
 use super::set::Set;
+use crate::key::Key;
 use crate::op::{Mode, Wait};
 
 /// For how long a waiter is new: a little longer than a process that tries in a loop is shown to
@@ -40,11 +41,14 @@ impl<W> Waiter<W> {
         }
     }
 
-    /// It waits for another key now.
-    pub(super) fn begin_again(&mut self) {
+    /// The key that its set, if it is one, waits for now.
+    pub(super) fn turn_to_next(&mut self) -> Option<Key> {
+        let (key, mode) = self.set.as_ref()?.next();
+        self.mode = mode;
         self.contended = false;
         self.is_reported = false;
         self.is_examined = false;
+        Some(key)
     }
 
     pub(super) fn is_shared(&self) -> bool {
