@@ -1,4 +1,5 @@
-//! Checks a history for overlapping holds, tokens out of order, stale writes and late calls.
+//! Checks a history for overlapping holds, tokens out of order, permits that there are not, stale
+//! writes and late calls.
 //! Pure: it reads nothing but the history.
 
 #[cfg(test)]
@@ -6,10 +7,11 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::fault::{Fault, Kind};
-use crate::history::{Call, History, Hold, nanos};
+use crate::history::{Call, History, Hold, How, nanos};
 
 /// The bounds that are promised.
 #[derive(Clone, Debug)]
@@ -20,6 +22,10 @@ pub struct Rules {
     pub aftermath: Duration,
     /// How much later than its deadline a call may return.
     pub slack: Duration,
+    /// The keys of the semaphore's permits. That each excludes all others bounds their number.
+    pub permits: Range<i32>,
+    /// Whether locks have to be acquired and changed in all ways: else it may be too short for that.
+    pub is_complete: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +38,8 @@ pub enum Violation {
     },
     /// A later holder had no greater token.
     Order { first: Hold, second: Hold },
+    /// A permit that the semaphore does not have.
+    NoSuchPermit(Hold),
     /// The store accepted a token below one that it had accepted.
     StaleWrite { key: i32, token: i64, after: i64 },
     /// A fenced transaction wrote after one of a hold that came later.
@@ -42,6 +50,8 @@ pub enum Violation {
     },
     /// A call returned too late.
     Late(Call),
+    /// No lock was held by this, so that the run tells nothing of it.
+    NeverDone(How),
 }
 
 /// What the checker found.
@@ -56,7 +66,15 @@ pub struct Findings {
     pub refused_writes: usize,
     pub fenced_writes: usize,
     pub longest_overrun: Duration,
+    pub done: BTreeMap<How, Done>,
     pub kinds: BTreeMap<Kind, Struck>,
+}
+
+/// What came of one way to hold a lock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Done {
+    pub holds: usize,
+    pub lost: usize,
 }
 
 /// One kind of fault.
@@ -70,21 +88,32 @@ pub struct Struck {
 }
 
 pub fn check(history: &History, rules: &Rules) -> Findings {
-    let mut findings = Findings {
-        acquisitions: history.holds.len(),
-        lost: history
-            .holds
-            .iter()
-            .filter(|hold| hold.lost.is_some())
-            .count(),
-        ..Findings::default()
-    };
+    let mut findings = Findings::default();
+    count_holds(history, rules, &mut findings);
     check_holds(history, rules, &mut findings);
+    check_permits(history, rules, &mut findings);
     check_store(history, &mut findings);
     check_fenced(history, &mut findings);
     check_calls(history, rules, &mut findings);
     measure_faults(history, rules, &mut findings);
     findings
+}
+
+fn count_holds(history: &History, rules: &Rules, findings: &mut Findings) {
+    for hold in &history.holds {
+        let lost = usize::from(hold.lost.is_some());
+        let done = findings.done.entry(hold.how).or_default();
+        done.holds += 1;
+        done.lost += lost;
+        findings.lost += lost;
+        findings.acquisitions += usize::from(!hold.how.is_change());
+    }
+    if rules.is_complete {
+        let missing = How::ALL.iter().filter(|it| !findings.done.contains_key(it));
+        findings
+            .violations
+            .extend(missing.copied().map(Violation::NeverDone));
+    }
 }
 
 fn check_holds(history: &History, rules: &Rules, findings: &mut Findings) {
@@ -110,7 +139,12 @@ fn check_holds(history: &History, rules: &Rules, findings: &mut Findings) {
                 stays
             });
             let before = if hold.shared { left_alone } else { left };
-            if let Some(before) = before.filter(|before| before.token >= hold.token) {
+            let is_newer = |before: &&Hold| match hold.how {
+                // It goes on with the token that it has.
+                How::Downgrade => before.token > hold.token,
+                _ => before.token >= hold.token,
+            };
+            if let Some(before) = before.filter(is_newer) {
                 findings.violations.push(Violation::Order {
                     first: before.clone(),
                     second: hold.clone(),
@@ -154,6 +188,14 @@ fn is_excused(a: &Hold, b: &Hold, together: u64, faults: &[Fault], rules: &Rules
                 && fault.from <= b.from
                 && b.from <= fault.until + nanos(rules.aftermath)
         })
+}
+
+fn check_permits(history: &History, rules: &Rules, findings: &mut Findings) {
+    let permits = history.holds.iter().filter(|it| it.how == How::Permit);
+    let others = permits.filter(|it| !rules.permits.contains(&it.key));
+    findings
+        .violations
+        .extend(others.cloned().map(Violation::NoSuchPermit));
 }
 
 fn check_store(history: &History, findings: &mut Findings) {
@@ -278,6 +320,9 @@ impl fmt::Display for Violation {
                     "a later holder has no greater token: {first:?}, then {second:?}"
                 )
             }
+            Violation::NoSuchPermit(hold) => {
+                write!(f, "the semaphore has no such permit: {hold:?}")
+            }
             Violation::StaleWrite { key, token, after } => {
                 write!(
                     f,
@@ -293,6 +338,12 @@ impl fmt::Display for Violation {
                 "a call returned {:?} after its deadline: {call:?}",
                 Duration::from_nanos(call.until - call.deadline)
             ),
+            Violation::NeverDone(how) => {
+                write!(
+                    f,
+                    "no lock was held by this, so nothing is known of it: {how:?}"
+                )
+            }
         }
     }
 }

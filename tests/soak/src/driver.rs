@@ -15,6 +15,7 @@ use crate::check::Rules;
 use crate::fault::{Fault, Kind};
 use crate::fenced::{self, WRITERS_URL};
 use crate::history::{History, now};
+use crate::request::permits;
 use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::worker::{Broken, HEARTBEAT, LASTING, LEASE, SPACE, store_path};
@@ -24,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The pause between two faults.
 const CALM: Duration = Duration::from_millis(1200);
+
+/// How long it takes at most until locks were acquired and changed in all ways.
+const COMPLETE: Duration = Duration::from_secs(60);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -42,12 +46,14 @@ pub struct Plan {
 
 /// What distlock promises with the settings of the workers. On a busy machine a thread may wait
 /// for a processor for as long as the slack; the report has the measured times.
-pub fn rules() -> Rules {
+pub fn rules(plan: &Plan) -> Rules {
     let slack = Duration::from_secs(1);
     Rules {
         detection: HEARTBEAT + slack,
         aftermath: CALM - Duration::from_millis(200),
         slack,
+        permits: permits(),
+        is_complete: plan.length >= COMPLETE,
     }
 }
 
@@ -93,6 +99,8 @@ pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> anyhow::Result<History>
         thread::sleep(CALM);
         await_work(folder.path(), &mut processes).with_context(|| format!("after {kind:?}"))?;
     }
+    // All of them first: who waits for a lock without a limit gets it once the others are done.
+    processes.iter_mut().for_each(Process::tell_to_end);
     for process in processes {
         process.end()?;
     }
@@ -310,9 +318,13 @@ impl Process {
         Ok(bytes)
     }
 
-    /// Makes it end by itself.
+    /// Has it begin no more work.
+    fn tell_to_end(&mut self) {
+        self.lifeline = None;
+    }
+
+    /// Waits until it has ended by itself.
     fn end(mut self) -> anyhow::Result<()> {
-        drop(self.lifeline.take());
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait()? {

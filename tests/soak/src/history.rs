@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -26,19 +27,62 @@ pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What one thread of a process saw.
+/// By what a lock came to be held in its mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum How {
+    /// A request for one lock.
+    One,
+    /// One for all of a set.
+    All,
+    /// One for some of many.
+    Some,
+    /// One for permits of a semaphore.
+    Permit,
+    /// It was shared before.
+    Upgrade,
+    /// It was exclusive before.
+    Downgrade,
+}
+
+impl How {
+    pub const ALL: [How; 6] = [
+        How::One,
+        How::All,
+        How::Some,
+        How::Permit,
+        How::Upgrade,
+        How::Downgrade,
+    ];
+
+    /// True if the lock was held before.
+    pub fn is_change(self) -> bool {
+        matches!(self, How::Upgrade | How::Downgrade)
+    }
+}
+
+/// What one thread of a process saw. It holds a key once at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A lock was acquired; the call returned at `at`.
     Taken {
         key: i32,
+        how: How,
         shared: bool,
         token: i64,
         at: u64,
     },
-    /// The hold ended. It last counted as held at `trusted`, if ever, and was found lost at
-    /// `lost`, unless it was released.
+    /// The mode of a hold changed, which counted as held until then. It is exclusive once the call
+    /// for that has returned, and shared as soon as the call for that begins.
+    Changed {
+        key: i32,
+        shared: bool,
+        token: i64,
+        at: u64,
+    },
+    /// The hold ended. It last counted as held at `trusted`, if ever since it has its mode, and was
+    /// found lost at `lost`, unless it was released.
     Ended {
+        key: i32,
         trusted: Option<u64>,
         lost: Option<u64>,
     },
@@ -66,11 +110,13 @@ impl Journal {
     }
 }
 
-/// One hold of a lock, from the end of the acquire to when it last counted as held.
+/// One hold of a lock in one mode, from the end of the acquire, or a change of the mode, to the next
+/// change, or when it last counted as held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
     pub process: u32,
     pub key: i32,
+    pub how: How,
     pub shared: bool,
     pub token: i64,
     pub from: u64,
@@ -149,31 +195,50 @@ impl History {
         killed: Option<u64>,
         lines: impl BufRead,
     ) -> anyhow::Result<()> {
-        let mut open: Option<Hold> = None;
+        let mut open: BTreeMap<i32, Hold> = BTreeMap::new();
         for line in lines.lines() {
             match serde_json::from_str(&line?) {
                 Ok(Event::Taken {
                     key,
+                    how,
                     shared,
                     token,
                     at,
                 }) => {
-                    anyhow::ensure!(open.is_none(), "a hold within a hold");
-                    open = Some(Hold {
+                    let hold = Hold {
                         process,
                         key,
+                        how,
                         shared,
                         token,
                         from: at,
                         until: at,
                         lost: None,
                         trusted: true,
-                    });
-                }
-                Ok(Event::Ended { trusted, lost }) => {
-                    let Some(hold) = open.take() else {
-                        anyhow::bail!("an end without a hold");
                     };
+                    let other = open.insert(key, hold);
+                    anyhow::ensure!(other.is_none(), "a hold within a hold");
+                }
+                Ok(Event::Changed {
+                    key,
+                    shared,
+                    token,
+                    at,
+                }) => {
+                    let hold = open.remove(&key).context("a change without a hold")?;
+                    let how = if shared { How::Downgrade } else { How::Upgrade };
+                    let changed = Hold {
+                        how,
+                        shared,
+                        token,
+                        from: at,
+                        ..hold
+                    };
+                    open.insert(key, changed);
+                    self.holds.push(Hold { until: at, ..hold });
+                }
+                Ok(Event::Ended { key, trusted, lost }) => {
+                    let hold = open.remove(&key).context("an end without a hold")?;
                     self.holds.push(Hold {
                         until: trusted.unwrap_or(hold.from),
                         lost,
@@ -196,7 +261,7 @@ impl History {
                 Err(error) => return Err(error.into()),
             }
         }
-        if let Some(hold) = open {
+        for hold in open.into_values() {
             let Some(until) = killed else {
                 anyhow::bail!("process {process} never ended a hold");
             };
@@ -205,5 +270,84 @@ impl History {
             self.holds.push(Hold { until, ..hold });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+// Tests may panic.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn read(events: &[Event], killed: Option<u64>) -> anyhow::Result<Vec<Hold>> {
+        let lines = events.iter().map(|it| serde_json::to_string(it).unwrap());
+        let lines: Vec<String> = lines.collect();
+        let mut history = History::default();
+        history.read_journal(1, killed, lines.join("\n").as_bytes())?;
+        Ok(history.holds)
+    }
+
+    fn taken(key: i32, shared: bool) -> Event {
+        Event::Taken {
+            key,
+            how: How::One,
+            shared,
+            token: 1,
+            at: 10,
+        }
+    }
+
+    fn changed(shared: bool, at: u64) -> Event {
+        Event::Changed {
+            key: 1,
+            shared,
+            token: 2,
+            at,
+        }
+    }
+
+    fn ended(key: i32, trusted: Option<u64>) -> Event {
+        Event::Ended {
+            key,
+            trusted,
+            lost: None,
+        }
+    }
+
+    #[test]
+    fn a_hold_is_one_for_each_mode_that_it_has_had() {
+        let events = [
+            taken(1, true),
+            changed(false, 20),
+            changed(true, 30),
+            ended(1, Some(40)),
+        ];
+        let holds = read(&events, None).unwrap();
+        let parts = holds
+            .iter()
+            .map(|it| (it.how, it.shared, it.from, it.until));
+        let expected = [
+            (How::One, true, 10, 20),
+            (How::Upgrade, false, 20, 30),
+            (How::Downgrade, true, 30, 40),
+        ];
+        assert_eq!(parts.collect::<Vec<_>>(), expected);
+        assert!(holds.iter().all(|it| it.trusted));
+        // It has never counted as held since.
+        let lost = read(&[taken(1, true), changed(false, 20), ended(1, None)], None);
+        let trusted: Vec<_> = lost.unwrap().iter().map(|it| it.trusted).collect();
+        assert_eq!(trusted, [true, false]);
+    }
+
+    #[test]
+    fn several_are_held_at_once_and_each_ends_by_itself() {
+        let both = [taken(1, false), taken(2, true)];
+        let ends = [ended(2, Some(20)), ended(1, Some(30))];
+        let holds = read(&[both.clone(), ends].concat(), None).unwrap();
+        let parts = holds.iter().map(|it| (it.key, it.shared, it.until));
+        assert_eq!(parts.collect::<Vec<_>>(), [(2, true, 20), (1, false, 30)]);
+        assert!(read(&both, None).is_err());
+        let killed = read(&both, Some(25)).unwrap();
+        assert!(killed.iter().all(|it| it.until == 25) && killed.len() == 2);
     }
 }

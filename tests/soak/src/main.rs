@@ -21,8 +21,8 @@ struct Cli {
     seed: Option<u64>,
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..50))]
     processes: u32,
-    #[arg(long, default_value_t = 4)]
-    threads: usize,
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(2..))]
+    threads: u16,
     /// Makes the workers use a broken lock
     #[arg(long)]
     broken: Option<Broken>,
@@ -46,14 +46,14 @@ fn main() -> anyhow::Result<ExitCode> {
     let plan = Plan {
         program: std::env::current_exe()?,
         processes: cli.processes,
-        threads: cli.threads,
+        threads: cli.threads.into(),
         length: Duration::from_secs(60 * cli.minutes),
         seed: cli.seed.unwrap_or_else(|| fastrand::u64(..)),
         broken: cli.broken,
     };
     println!("seed {}", plan.seed);
     let history = driver::run(&plan, |fault| println!("{fault}"))?;
-    let findings = check(&history, &driver::rules());
+    let findings = check(&history, &driver::rules(&plan));
     println!("{findings}");
     Ok(if findings.violations.is_empty() {
         ExitCode::SUCCESS

@@ -22,6 +22,16 @@ impl fmt::Display for Findings {
             ]);
         }
         writeln!(f, "{table}")?;
+        let mut table = Table::new();
+        table.set_header(["held by", "times", "lost"]);
+        for (how, done) in &self.done {
+            table.add_row([
+                format!("{how:?}"),
+                done.holds.to_string(),
+                done.lost.to_string(),
+            ]);
+        }
+        writeln!(f, "{table}")?;
         writeln!(
             f,
             "{} acquisitions, {} lost, {} late writes refused by the store, {} fenced writes",

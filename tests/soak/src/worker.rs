@@ -9,26 +9,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
-use distlock::{ErrorKind, Guard, Manager};
+use distlock::Manager;
 use postgres::{Client, NoTls};
 
 use crate::fenced;
-use crate::history::{Event, Journal, nanos, now};
-use crate::store;
+use crate::history::How;
+use crate::locker::{Locker, Work};
 
 pub const LEASE: Duration = Duration::from_secs(2);
 pub const HEARTBEAT: Duration = Duration::from_millis(30);
 /// The first half of all keys.
 pub(crate) const SPACE: i32 = 7700;
-/// Held briefly by most threads, again and again.
-const BRIEF: Range<i32> = 0..3;
 /// Held for seconds by the first thread of each process: the targets of the faults.
 pub(crate) const LASTING: Range<i32> = 100..102;
-/// Held for seconds by the manager that stands by for it in each process.
-const LEADER: Range<i32> = 102..103;
 /// How long it may take until all locks are released.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often a holder checks whether it has lost its lock.
+/// How often a process that ends looks whether its locks are released.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A broken lock, to test that the checker detects it.
@@ -78,10 +74,12 @@ pub fn run(role: &Role) -> anyhow::Result<()> {
         let threads: Vec<_> = (0..role.threads)
             .map(|number| {
                 let mgr = &mgr;
-                let keys = if number == 0 { LASTING } else { BRIEF };
-                scope.spawn(move || work(role, number, mgr, keys, over))
+                let work = if number == 0 { lasting() } else { brief() };
+                scope.spawn(move || Locker::new(role, number, mgr, work)?.work(over))
             })
-            .chain([scope.spawn(|| work(role, role.threads, &standby, LEADER, over))])
+            .chain([
+                scope.spawn(|| Locker::new(role, role.threads, &standby, leading())?.work(over))
+            ])
             .chain([scope.spawn(|| writer.work(over))])
             .collect();
         // The driver closes its end when the worker is to end, or when it ends itself.
@@ -128,118 +126,41 @@ fn application_name(role: &Role) -> String {
     format!("soak-{}", role.process)
 }
 
-fn work(
-    role: &Role,
-    number: usize,
-    mgr: &Manager,
-    keys: Range<i32>,
-    over: &AtomicBool,
-) -> anyhow::Result<()> {
-    let mut rng = fastrand::Rng::with_seed(
-        role.seed ^ (u64::from(role.process) << 32 | u64::from(role.life) << 16 | number as u64),
-    );
-    let space = match role.broken {
-        Some(Broken::NoExclusion) => SPACE + role.process.cast_signed(),
-        _ => SPACE,
-    };
-    let mut journal = Journal::new(&role.folder, role.process, role.life, number)?;
-    let mut store = store::Client::connect(&store_path(&role.folder))?;
-    while !over.load(Ordering::SeqCst) {
-        thread::sleep(Duration::from_millis(rng.u64(0..10)));
-        let (key, shared) = (rng.i32(keys.clone()), rng.u8(0..5) == 0);
-        let timeout = Duration::from_millis(rng.u64(0..1500));
-        let acquire = mgr.acquire((space, key)).timeout(timeout);
-        let acquire = if shared { acquire.shared() } else { acquire };
-        let from = now();
-        let outcome = acquire.try_lock();
-        let until = now();
-        called(&mut journal, from, from + nanos(timeout), until)?;
-        match outcome {
-            Ok(Some(guard)) => {
-                // Without tokens the time is one: the processes have the same clock.
-                let token = match guard.token() {
-                    Some(token) => token,
-                    None => i64::try_from(until)?,
-                };
-                journal.write(&Event::Taken {
-                    key,
-                    shared,
-                    token,
-                    at: until,
-                })?;
-                let length = match key {
-                    key if LASTING.contains(&key) => rng.u64(3000..8000),
-                    key if LEADER.contains(&key) => rng.u64(200..2000),
-                    _ => rng.u64(0..15),
-                };
-                let length = Duration::from_millis(length);
-                let (trusted, lost) = hold(role, length, &guard, || store.write(key, token))?;
-                journal.write(&Event::Ended { trusted, lost })?;
-                release(&mut journal, guard, rng.bool())?;
-                if lost.is_some() {
-                    // Too late: the store refuses it if a later holder has written.
-                    store.write(key, token)?;
-                }
-            }
-            Ok(None) => {}
-            Err(error) if error.kind() == ErrorKind::Unavailable => {
-                thread::sleep(Duration::from_millis(20));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Holds the lock for a while. Returns when it last counted as held, if ever, and when it
-/// was found lost.
-fn hold(
-    role: &Role,
-    length: Duration,
-    guard: &Guard,
-    mut write: impl FnMut() -> std::io::Result<bool>,
-) -> anyhow::Result<(Option<u64>, Option<u64>)> {
-    let end = Instant::now() + length;
-    let mut trusted = None;
-    loop {
-        let before = now();
-        if role.broken != Some(Broken::WatchIgnored) && guard.is_lost() {
-            return Ok((trusted, Some(now())));
-        }
-        if trusted.is_none() {
-            write()?;
-        }
-        trusted = Some(before);
-        if Instant::now() >= end {
-            return Ok((trusted, None));
-        }
-        thread::sleep(POLL_INTERVAL);
+/// Most threads hold locks briefly, again and again.
+fn brief() -> Work {
+    Work {
+        keys: 0..5,
+        hows: &[
+            How::One,
+            How::One,
+            How::One,
+            How::All,
+            How::All,
+            How::Some,
+            How::Permit,
+        ],
+        millis: 0..15,
+        rare_millis: 0..2000,
     }
 }
 
-/// An unlock returns within the time of the lease; a drop never waits.
-fn release(journal: &mut Journal, guard: Guard, wait: bool) -> anyhow::Result<()> {
-    let from = now();
-    let limit = if wait { nanos(LEASE) } else { 0 };
-    if wait {
-        // The lock may have been lost meanwhile.
-        guard.unlock().ok();
-    } else {
-        drop(guard);
+fn lasting() -> Work {
+    Work {
+        keys: LASTING,
+        hows: &[How::One, How::One, How::All],
+        millis: 3000..8000,
+        rare_millis: 3000..8000,
     }
-    called(journal, from, from + limit, now())
 }
 
-/// Records a call only if it was late.
-fn called(journal: &mut Journal, from: u64, deadline: u64, until: u64) -> anyhow::Result<()> {
-    if until <= deadline {
-        return Ok(());
+/// The manager that stands by for a lock asks for that alone.
+fn leading() -> Work {
+    Work {
+        keys: LASTING.end..LASTING.end + 1,
+        hows: &[How::One],
+        millis: 200..2000,
+        rare_millis: 200..2000,
     }
-    Ok(journal.write(&Event::Called {
-        from,
-        deadline,
-        until,
-    })?)
 }
 
 pub(crate) fn store_path(folder: &Path) -> PathBuf {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serial_test::serial;
 use soak::check::{Findings, Violation, check};
 use soak::driver::{self, Plan};
+use soak::history::How;
 use soak::worker::Broken;
 
 fn soak(seconds: u64, seed: u64, broken: Option<Broken>) -> Findings {
@@ -21,7 +22,7 @@ fn soak(seconds: u64, seed: u64, broken: Option<Broken>) -> Findings {
     };
     println!("seed {seed}");
     let history = driver::run(&plan, |fault| println!("{fault}")).unwrap();
-    let findings = check(&history, &driver::rules());
+    let findings = check(&history, &driver::rules(&plan));
     println!("{findings}");
     findings
 }
@@ -41,6 +42,13 @@ fn nobody_is_inside_with_anybody_whatever_breaks() {
 fn locks_that_exclude_nobody_are_found_out() {
     let findings = soak(0, 1, Some(Broken::NoExclusion));
     assert!(count_together(&findings) > 10);
+    for how in How::ALL {
+        let concerns = |it: &Violation| match it {
+            Violation::Together { first, second, .. } => [first.how, second.how].contains(&how),
+            _ => false,
+        };
+        assert!(findings.violations.iter().any(concerns), "{how:?}");
+    }
 }
 
 #[test]

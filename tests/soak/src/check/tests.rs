@@ -1,3 +1,5 @@
+//! What the checker finds.
+
 use super::*;
 use crate::history::{FencedWrite, StoreWrite};
 
@@ -5,12 +7,15 @@ const RULES: Rules = Rules {
     detection: Duration::from_nanos(10),
     aftermath: Duration::from_nanos(50),
     slack: Duration::from_nanos(5),
+    permits: 41..44,
+    is_complete: false,
 };
 
 fn hold(process: u32, token: i64, from: u64, until: u64) -> Hold {
     Hold {
         process,
         key: 1,
+        how: How::One,
         shared: false,
         token,
         from,
@@ -216,4 +221,146 @@ fn the_time_to_see_a_loss_counts_from_the_fault() {
     let slowest = |kind| found.kinds[&kind].slowest.as_nanos();
     assert_eq!(slowest(Kind::Terminate), 10);
     assert_eq!(slowest(Kind::FreezeProcess), 9);
+}
+
+#[test]
+fn each_key_of_a_set_is_held_as_if_it_were_alone() {
+    let set = |process, keys: [i32; 2], token, from, until| {
+        keys.map(|key| Hold {
+            key,
+            how: How::All,
+            ..hold(process, token, from, until)
+        })
+    };
+    let one = set(1, [1, 2], 1, 0, 10);
+    assert_eq!(
+        violations([one.clone(), set(2, [3, 4], 2, 5, 9)].concat(), vec![]),
+        []
+    );
+    assert_eq!(
+        violations([one.clone(), set(2, [2, 1], 2, 10, 20)].concat(), vec![]),
+        []
+    );
+    let crossing = violations([one.clone(), set(2, [2, 3], 2, 9, 20)].concat(), vec![]);
+    assert!(matches!(&crossing[..], [Violation::Together { first, .. }] if first.key == 2));
+    let alone = violations([one.to_vec(), vec![hold(2, 2, 5, 6)]].concat(), vec![]);
+    assert!(matches!(&alone[..], [Violation::Together { first, .. }] if first.key == 1));
+    // Some of its keys may be shared.
+    let [mut shared, alone] = one;
+    shared.shared = true;
+    let reader = Hold {
+        shared: true,
+        ..hold(2, 2, 5, 6)
+    };
+    let readers = vec![shared.clone(), alone.clone(), reader];
+    assert_eq!(violations(readers, vec![]), []);
+    let with_writer = vec![shared, alone, hold(2, 2, 5, 6)];
+    assert_eq!(violations(with_writer, vec![]).len(), 1);
+}
+
+#[test]
+fn one_of_many_that_another_has_too_is_found() {
+    let some = |process, token| Hold {
+        how: How::Some,
+        ..hold(process, token, 0, 10)
+    };
+    let found = violations(vec![some(1, 1), some(2, 2)], vec![]);
+    assert!(matches!(found[..], [Violation::Together { .. }]));
+}
+
+#[test]
+fn more_in_use_than_there_are_permits_are_found() {
+    let permits = |keys: &[i32]| {
+        let permit = |(process, key): (u32, &i32)| Hold {
+            how: How::Permit,
+            key: *key,
+            ..hold(process, i64::from(process) + 1, 0, 10)
+        };
+        violations((0..).zip(keys).map(permit).collect(), vec![])
+    };
+    assert_eq!(permits(&[41, 42, 43]), []);
+    let of_another = permits(&[41, 42, 43, 44]);
+    assert!(matches!(&of_another[..], [Violation::NoSuchPermit(it)] if it.key == 44));
+    assert!(matches!(permits(&[40])[..], [Violation::NoSuchPermit(_)]));
+    let twice = permits(&[41, 42, 43, 42]);
+    assert!(matches!(&twice[..], [Violation::Together { first, .. }] if first.key == 42));
+}
+
+/// A hold that changes its mode at 10, and a token that is `later` then.
+fn changing(how: How, later: i64) -> Vec<Hold> {
+    let before = Hold {
+        shared: how == How::Upgrade,
+        ..hold(1, 5, 0, 10)
+    };
+    let after = Hold {
+        how,
+        shared: how == How::Downgrade,
+        ..hold(1, 5 + later, 10, 20)
+    };
+    vec![before, after]
+}
+
+#[test]
+fn an_upgraded_hold_lets_nobody_in_any_more() {
+    let share = |token, from, until| Hold {
+        shared: true,
+        ..hold(2, token, from, until)
+    };
+    let with = |other| violations([changing(How::Upgrade, 2), vec![other]].concat(), vec![]);
+    assert_eq!(with(share(6, 5, 10)), []);
+    assert_eq!(with(hold(2, 8, 20, 30)), []);
+    for inside in [share(6, 5, 11), share(8, 10, 30), hold(2, 8, 19, 30)] {
+        let found = with(inside);
+        assert!(
+            matches!(found[..], [Violation::Together { .. }]),
+            "{found:?}"
+        );
+    }
+    // Nor was there a writer before.
+    assert_eq!(with(hold(2, 6, 5, 6)).len(), 1);
+    let found = violations(changing(How::Upgrade, 0), vec![]);
+    assert!(matches!(found[..], [Violation::Order { .. }]), "{found:?}");
+}
+
+#[test]
+fn a_downgraded_hold_lets_in_readers_and_no_writers() {
+    let share = |token, from, until| Hold {
+        shared: true,
+        ..hold(2, token, from, until)
+    };
+    let with = |other| violations([changing(How::Downgrade, 0), vec![other]].concat(), vec![]);
+    assert_eq!(with(share(6, 10, 30)), []);
+    assert_eq!(with(hold(2, 6, 20, 30)), []);
+    for inside in [hold(2, 6, 10, 15), hold(2, 6, 19, 30), share(6, 9, 30)] {
+        let found = with(inside);
+        assert!(
+            matches!(found[..], [Violation::Together { .. }]),
+            "{found:?}"
+        );
+    }
+    let found = violations(changing(How::Downgrade, -1), vec![]);
+    assert!(matches!(found[..], [Violation::Order { .. }]), "{found:?}");
+}
+
+#[test]
+fn a_run_that_left_something_out_is_found() {
+    let rules = Rules {
+        is_complete: true,
+        ..RULES
+    };
+    let mut history = History::default();
+    for (token, how) in (1_i64..).zip(How::ALL) {
+        let missing = check(&history, &rules).violations;
+        assert!(missing.contains(&Violation::NeverDone(how)), "{missing:?}");
+        let from = 10 * token.unsigned_abs();
+        history.holds.push(Hold {
+            how,
+            key: RULES.permits.start,
+            ..hold(1, token, from, from + 5)
+        });
+    }
+    let found = check(&history, &rules);
+    assert_eq!(found.violations, []);
+    assert!(found.done.values().all(|it| it.holds == 1));
+    assert_eq!(found.acquisitions, 4);
 }
