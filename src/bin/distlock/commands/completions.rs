@@ -1,0 +1,10 @@
+//! stub
+
+use crate::exit::{Exit, Failure};
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Options {}
+
+pub(crate) fn run(_options: &Options) -> Result<Exit, Failure> {
+    Ok(Exit::SUCCESS)
+}

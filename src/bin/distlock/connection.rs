@@ -1,0 +1,131 @@
+//! Where the database is, and what a manager is like: options for all commands.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use distlock::{Builder, Manager};
+
+use crate::duration;
+use crate::exit::Failure;
+
+/// Options for all commands that ask the database.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct Connection {
+    /// Connection string or URL without a password; default: DATABASE_URL, else what psql reads
+    /// (PGHOST, PGSERVICE, ~/.pgpass …).
+    #[arg(long, global = true, value_name = "DSN", conflicts_with_all = ["dsn_env", "dsn_file"])]
+    dsn: Option<String>,
+
+    /// Take the connection string from this environment variable.
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "dsn_file")]
+    dsn_env: Option<String>,
+
+    /// Read the connection string from this file.
+    #[arg(long, global = true, value_name = "FILE")]
+    dsn_file: Option<PathBuf>,
+
+    /// Keep the names of this application apart from those of others.
+    #[arg(long, global = true, env = "DISTLOCK_NAMESPACE", value_name = "NAME")]
+    namespace: Option<String>,
+
+    /// How long the database may stay silent before the lock counts as lost; the server gives it to
+    /// somebody else no earlier.
+    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
+    lease: Duration,
+
+    /// How often the lock is checked while it is held: a session that the server has ended is
+    /// noticed this late.
+    #[arg(long, global = true, value_name = "TIME", default_value = "100ms", value_parser = duration::parse)]
+    heartbeat: Duration,
+}
+
+impl Connection {
+    /// A manager's settings.
+    pub(crate) fn builder(&self) -> Result<Builder, Failure> {
+        let mut builder = Manager::builder(self.server()?.as_str())
+            .env_defaults()
+            .lease(self.lease)
+            .heartbeat(self.heartbeat)
+            .wait_while_unavailable(true);
+        if let Some(namespace) = &self.namespace {
+            builder = builder.namespace(namespace);
+        }
+        Ok(builder)
+    }
+
+    /// A manager that is connected.
+    pub(crate) fn connect(&self) -> Result<Manager, Failure> {
+        Ok(self.builder()?.connect()?)
+    }
+
+    /// The connection string. Empty: as psql without arguments.
+    fn server(&self) -> Result<String, Failure> {
+        if let Some(dsn) = &self.dsn {
+            if has_password(dsn) {
+                return Err(Failure::config(
+                    "--dsn has a password, which every user of this machine can see; use \
+                     DATABASE_URL, --dsn-env, --dsn-file or ~/.pgpass",
+                ));
+            }
+            return Ok(dsn.clone());
+        }
+        if let Some(name) = &self.dsn_env {
+            return env::var(name).map_err(|_| {
+                Failure::config(format!(
+                    "the environment variable {name} of --dsn-env is not set"
+                ))
+            });
+        }
+        if let Some(path) = &self.dsn_file {
+            return match fs::read_to_string(path) {
+                Ok(text) => Ok(text.trim().to_owned()),
+                Err(error) => Err(Failure::config(format!("{}: {error}", path.display()))),
+            };
+        }
+        Ok(env::var("DATABASE_URL").unwrap_or_default())
+    }
+}
+
+/// True if the connection string has a password, also one that is no valid string.
+fn has_password(dsn: &str) -> bool {
+    if let Some((_, rest)) = dsn.split_once("://") {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+        if user.contains(':') {
+            return true;
+        }
+    }
+    let words = dsn.split([' ', '\t', '\n', '?', '&']);
+    let is_password = |word: &str| word.trim_start().starts_with("password");
+    words.into_iter().any(is_password)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_seen_in_every_form() {
+        for dsn in [
+            "postgres://me:secret@host/db",
+            "postgres://me:@host",
+            "postgresql://host/db?user=me&password=secret",
+            "host=h password=secret",
+            "host=h  password = 'se cret'",
+        ] {
+            assert!(has_password(dsn), "{dsn}");
+        }
+        for dsn in [
+            "",
+            "postgres://me@host:5432/db",
+            "postgres://host:5432/db?sslmode=require",
+            "host=h user=me passfile=/etc/pgpass",
+        ] {
+            assert!(!has_password(dsn), "{dsn}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! stub
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct RunOptions {}

@@ -1,0 +1,7 @@
+//! Tests of the command, by the binary itself against a real server.
+// Tests may panic, and assert with `unwrap`.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod support;
+
+mod commands;

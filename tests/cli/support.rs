@@ -1,0 +1,81 @@
+//! Shared support: one server, the binary, waiting for events.
+
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use throwaway_postgres::Server;
+
+/// Long enough for any machine; a test that gets here has failed.
+const FOREVER: Duration = Duration::from_secs(60);
+
+/// The server of all tests that do not damage theirs. Each test has keys of its own.
+pub(crate) fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::start().unwrap())
+}
+
+/// The command, with the database of [`server`].
+pub(crate) fn distlock() -> Command {
+    distlock_at(&server().url())
+}
+
+/// The command, with that database, and nothing of the environment that says where one is.
+pub(crate) fn distlock_at(url: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_distlock"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PG") {
+            command.env_remove(name);
+        }
+    }
+    command.env("DATABASE_URL", url).stdin(Stdio::null());
+    command
+}
+
+/// What it printed, and its exit code.
+pub(crate) fn output(command: &mut Command) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+/// A process that is killed, unless it has ended, when the test does.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Running {
+        Running(command.spawn().unwrap())
+    }
+
+    /// Its exit code. -1: a signal ended it.
+    pub(crate) fn exit_code(&mut self) -> i32 {
+        let child = &mut self.0;
+        let mut code = None;
+        eventually(|| {
+            code = child.try_wait().unwrap();
+            code.is_some()
+        });
+        code.unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Waits until `what` is true.
+#[track_caller]
+pub(crate) fn eventually(mut what: impl FnMut() -> bool) {
+    let deadline = Instant::now() + FOREVER;
+    while !what() {
+        assert!(Instant::now() < deadline, "it did not happen in a minute");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
