@@ -57,6 +57,10 @@ impl Connection {
         Ok(builder)
     }
 
+    pub(crate) fn heartbeat(&self) -> Duration {
+        self.heartbeat
+    }
+
     /// A manager that is connected.
     pub(crate) fn connect(&self) -> Result<Manager, Failure> {
         Ok(self.builder()?.connect()?)

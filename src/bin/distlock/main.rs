@@ -9,6 +9,7 @@
 //! ```
 
 mod cli;
+mod clock;
 mod commands;
 mod connection;
 mod duration;
@@ -17,6 +18,7 @@ mod guardian;
 mod keys;
 mod messages;
 mod run;
+mod signals;
 mod terminal;
 
 use std::env;

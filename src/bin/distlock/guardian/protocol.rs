@@ -1,0 +1,231 @@
+//! What supervisor and guardian tell each other: messages of nine bytes over a socket.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::clock::BootTime;
+
+/// What becomes of those that the command has started, once it has ended itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Linger {
+    /// They are ended.
+    End,
+    /// The lock is held until they have ended.
+    Wait,
+    /// The lock is given back, and they go on without it.
+    Release,
+}
+
+/// What the guardian knows from its begin.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Terms {
+    /// Between SIGTERM and SIGKILL.
+    pub(crate) grace: Duration,
+    pub(crate) linger: Linger,
+    /// The command begins in the terminal's foreground.
+    pub(crate) is_foreground: bool,
+}
+
+impl Terms {
+    pub(crate) fn to_args(self) -> [OsString; 3] {
+        let linger = match self.linger {
+            Linger::End => "end",
+            Linger::Wait => "wait",
+            Linger::Release => "release",
+        };
+        let place = foreground_arg(self.is_foreground);
+        [
+            self.grace.as_millis().to_string(),
+            linger.to_owned(),
+            place.to_owned(),
+        ]
+        .map(Into::into)
+    }
+
+    pub(crate) fn from_args(args: &mut impl Iterator<Item = OsString>) -> Option<Terms> {
+        let mut next = || args.next()?.into_string().ok();
+        Some(Terms {
+            grace: Duration::from_millis(next()?.parse().ok()?),
+            linger: Linger::from_str(&next()?, false).ok()?,
+            is_foreground: is_foreground(next()?.as_ref()),
+        })
+    }
+}
+
+pub(crate) fn foreground_arg(is_foreground: bool) -> &'static str {
+    if is_foreground {
+        "foreground"
+    } else {
+        "background"
+    }
+}
+
+pub(crate) fn is_foreground(arg: &OsStr) -> bool {
+    arg == "foreground"
+}
+
+/// From the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Start the command; the lock counts as held until then. With descriptors: the command's
+    /// standard input, and the sockets of the database.
+    Start(BootTime),
+    /// The lock counts as held until then.
+    Trust(BootTime),
+    /// Send this signal to the command's group.
+    Signal(i32),
+    /// End the command: SIGTERM now, and SIGKILL then.
+    End(BootTime),
+}
+
+/// From the guardian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// The command's process, which leads its group.
+    Started(i32),
+    /// It was stopped by this signal.
+    Stopped(i32),
+    /// It has ended, with this code.
+    Exited(i32),
+    /// It was ended by this signal.
+    Killed(i32),
+    /// It could not be started; a message has said why. The exit code of env(1).
+    NotStarted(i32),
+    /// None of its processes is left, as far as the guardian was to see to that.
+    Gone,
+}
+
+pub(crate) const LENGTH: usize = 9;
+
+pub(crate) trait Message: Sized {
+    fn parts(self) -> (u8, u64);
+    fn of(kind: u8, value: u64) -> Option<Self>;
+
+    fn encode(self) -> [u8; LENGTH] {
+        let (kind, value) = self.parts();
+        let mut bytes = [kind; LENGTH];
+        bytes[1..].copy_from_slice(&value.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: [u8; LENGTH]) -> io::Result<Self> {
+        let [kind, value @ ..] = bytes;
+        Self::of(kind, u64::from_le_bytes(value)).ok_or(io::ErrorKind::InvalidData.into())
+    }
+
+    /// `None`: the other end has gone.
+    fn read(mut from: impl Read) -> io::Result<Option<Self>> {
+        let mut bytes = [0; LENGTH];
+        match from.read_exact(&mut bytes) {
+            Ok(()) => Self::decode(bytes).map(Some),
+            Err(error) => match error.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+impl Message for Order {
+    fn parts(self) -> (u8, u64) {
+        match self {
+            Order::Start(until) => (0, until.as_nanos()),
+            Order::Trust(until) => (1, until.as_nanos()),
+            Order::Signal(signal) => (2, widen(signal)),
+            Order::End(at) => (3, at.as_nanos()),
+        }
+    }
+
+    fn of(kind: u8, value: u64) -> Option<Order> {
+        Some(match kind {
+            0 => Order::Start(BootTime::from_nanos(value)),
+            1 => Order::Trust(BootTime::from_nanos(value)),
+            2 => Order::Signal(narrow(value)?),
+            3 => Order::End(BootTime::from_nanos(value)),
+            _ => return None,
+        })
+    }
+}
+
+impl Message for Report {
+    fn parts(self) -> (u8, u64) {
+        match self {
+            Report::Started(pid) => (0, widen(pid)),
+            Report::Stopped(signal) => (1, widen(signal)),
+            Report::Exited(code) => (2, widen(code)),
+            Report::Killed(signal) => (3, widen(signal)),
+            Report::NotStarted(code) => (4, widen(code)),
+            Report::Gone => (5, 0),
+        }
+    }
+
+    fn of(kind: u8, value: u64) -> Option<Report> {
+        let value = narrow(value)?;
+        Some(match kind {
+            0 => Report::Started(value),
+            1 => Report::Stopped(value),
+            2 => Report::Exited(value),
+            3 => Report::Killed(value),
+            4 => Report::NotStarted(value),
+            5 => Report::Gone,
+            _ => return None,
+        })
+    }
+}
+
+/// None of the numbers is negative.
+fn widen(number: i32) -> u64 {
+    u64::from(number.unsigned_abs())
+}
+
+fn narrow(value: u64) -> Option<i32> {
+    i32::try_from(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_as_they_were_sent() {
+        let at = BootTime::from_nanos(123_456_789_012_345);
+        for order in [
+            Order::Start(at),
+            Order::Trust(BootTime::NEVER),
+            Order::Signal(15),
+            Order::End(at),
+        ] {
+            assert_eq!(Order::decode(order.encode()).unwrap(), order);
+        }
+        for report in [
+            Report::Started(4_194_304),
+            Report::Stopped(20),
+            Report::Exited(0),
+            Report::Killed(9),
+            Report::NotStarted(127),
+            Report::Gone,
+        ] {
+            assert_eq!(Report::decode(report.encode()).unwrap(), report);
+        }
+        assert!(Order::decode([9; LENGTH]).is_err());
+        assert_eq!(Report::read(&b"12"[..]).unwrap(), None);
+    }
+
+    #[test]
+    fn terms_pass_as_arguments() {
+        for linger in [Linger::End, Linger::Wait, Linger::Release] {
+            let terms = Terms {
+                grace: Duration::from_millis(1234),
+                linger,
+                is_foreground: linger == Linger::Wait,
+            };
+            assert_eq!(
+                Terms::from_args(&mut terms.to_args().into_iter()),
+                Some(terms)
+            );
+        }
+    }
+}

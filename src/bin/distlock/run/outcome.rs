@@ -1,0 +1,166 @@
+//! What became of a run: its exit code, its message, and the status file.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use distlock::Guard;
+use serde_json::{Value, json};
+
+use super::obtain::Locks;
+use super::options::RunOptions;
+use crate::exit::{Exit, Failure};
+
+/// How the command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+    /// It was not started: 126 or 127, as env(1) has it.
+    NotStarted(i32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The lock was held to the end.
+    Held(Ending),
+    /// The lock was lost while the command ran. `None`: nobody saw how that ended.
+    Lost(Option<Ending>),
+    /// `--max-time` was over.
+    TooLong(Ending),
+    /// A signal came before there was a command.
+    Interrupted(i32),
+    NotObtained,
+    /// The guardian is gone, and so its command was ended.
+    GuardianGone,
+}
+
+impl Outcome {
+    /// If the lock turns out to have been lost.
+    pub(super) fn but_lost(self) -> Outcome {
+        match self {
+            Outcome::Held(ending) | Outcome::TooLong(ending) => Outcome::Lost(Some(ending)),
+            other => other,
+        }
+    }
+
+    pub(super) fn exit(self, options: &RunOptions) -> Exit {
+        match self {
+            Outcome::Held(Ending::Exited(code) | Ending::NotStarted(code)) => {
+                Exit(u8::try_from(code).unwrap_or(u8::MAX))
+            }
+            Outcome::Held(Ending::Killed(signal)) | Outcome::Interrupted(signal) => {
+                Exit::signal(signal)
+            }
+            Outcome::Lost(_) => Exit::LOST,
+            Outcome::TooLong(_) => Exit::MAX_TIME,
+            Outcome::NotObtained => Exit(options.conflict_exit_code),
+            Outcome::GuardianGone => Exit::FAILURE,
+        }
+    }
+
+    /// For standard error. Not obtaining the lock is no failure where one does not wait for it.
+    pub(super) fn message(self, options: &RunOptions) -> Option<&'static str> {
+        match self {
+            Outcome::Lost(_) => Some(
+                "the lock was lost; what the command did may have overlapped with the next holder's work",
+            ),
+            Outcome::TooLong(_) => Some("the command was ended after --max-time"),
+            Outcome::GuardianGone => Some("the guardian was killed, and so the command was ended"),
+            Outcome::NotObtained if options.wait.is_some() => {
+                Some("the lock is held by somebody else; see `distlock holders`")
+            }
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Outcome::Held(Ending::Exited(_)) => "exited",
+            Outcome::Held(Ending::Killed(_)) => "killed",
+            Outcome::Held(Ending::NotStarted(_)) => "not started",
+            Outcome::Lost(_) => "lost",
+            Outcome::TooLong(_) => "max-time",
+            Outcome::Interrupted(_) => "interrupted",
+            Outcome::NotObtained => "not obtained",
+            Outcome::GuardianGone => "failed",
+        }
+    }
+
+    fn ending(self) -> Option<Ending> {
+        match self {
+            Outcome::Held(ending) | Outcome::TooLong(ending) => Some(ending),
+            Outcome::Lost(ending) => ending,
+            _ => None,
+        }
+    }
+}
+
+/// What the status file tells.
+pub(super) struct Status {
+    locks: Vec<Value>,
+    waited: Option<Duration>,
+    held: Option<Duration>,
+}
+
+impl Status {
+    pub(super) fn new() -> Status {
+        Status {
+            locks: Vec::new(),
+            waited: None,
+            held: None,
+        }
+    }
+
+    pub(super) fn obtained(&mut self, locks: &Locks, waited: Duration) {
+        let lock = |(guard, name): (&Guard, &String)| {
+            json!({
+                "key": name,
+                "number": guard.key().as_i64(),
+                "token": guard.token(),
+            })
+        };
+        self.locks = locks
+            .set
+            .guards()
+            .iter()
+            .zip(&locks.names)
+            .map(lock)
+            .collect();
+        self.waited = Some(waited);
+    }
+
+    pub(super) fn held_for(&mut self, held: Duration) {
+        self.held = Some(held);
+    }
+
+    /// Writes it whole or not at all.
+    pub(super) fn write(
+        &self,
+        path: &Path,
+        done: &Result<Outcome, Failure>,
+        exit: Exit,
+    ) -> Result<(), Failure> {
+        let ending = done.as_ref().ok().and_then(|outcome| outcome.ending());
+        let (code, signal) = match ending {
+            Some(Ending::Exited(code)) => (Some(code), None),
+            Some(Ending::Killed(signal)) => (None, Some(signal)),
+            Some(Ending::NotStarted(_)) | None => (None, None),
+        };
+        let text = json!({
+            "outcome": done.as_ref().map_or("failed", |outcome| outcome.name()),
+            "exit_code": exit.0,
+            "command_exit_code": code,
+            "command_signal": signal,
+            "message": done.as_ref().err().map(ToString::to_string),
+            "locks": self.locks,
+            "waited_seconds": self.waited.map(|time| time.as_secs_f64()),
+            "held_seconds": self.held.map(|time| time.as_secs_f64()),
+        });
+        let new = path.with_added_extension("new");
+        fs::write(&new, format!("{text}\n"))
+            .and_then(|()| fs::rename(&new, path))
+            .map_err(|error| Failure::own(&format!("{} of --status-file", path.display()), error))
+    }
+}

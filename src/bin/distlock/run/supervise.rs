@@ -1,0 +1,253 @@
+//! Runs the command by its guardian, while the locks are held.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvError, after, at, never, select};
+use distlock::Ended;
+use rustix::process::{Pid, Signal, getpgrp, kill_current_process_group};
+use sd_notify::NotifyState;
+
+use super::obtain::Locks;
+use super::options::{OnLost, RunOptions};
+use super::outcome::{Ending, Outcome};
+use crate::clock::BootTime;
+use crate::exit::Failure;
+use crate::guardian::handle::Handle;
+use crate::guardian::protocol::{Order, Report, Terms};
+use crate::signals;
+use crate::terminal::Terminal;
+
+/// Until none of the command's processes is left. `tell_every`: how often the guardian is told until
+/// when the locks can be trusted.
+pub(super) fn supervise(
+    locks: &Locks,
+    tell_every: Duration,
+    options: &RunOptions,
+    signals: &Receiver<i32>,
+) -> Result<Outcome, Failure> {
+    let own = |error| Failure::own("the guardian cannot be started", error);
+    let terminal = Terminal::open();
+    let is_foreground = terminal.as_ref().is_some_and(Terminal::is_ours);
+    let terms = Terms {
+        grace: grace(locks, options),
+        linger: options.linger,
+        is_foreground,
+    };
+    let guardian = Handle::spawn(terms, &options.command(), &environment(locks));
+    let guardian = guardian.map_err(own)?;
+    // A job is not begun in the middle of a shutdown.
+    if let Some(signal) = signals
+        .try_iter()
+        .find(|&signal| signals::is_ending(signal))
+    {
+        guardian.kill();
+        return Ok(Outcome::Interrupted(signal));
+    }
+    guardian.start(trusted_until(locks)).map_err(own)?;
+    super::notify(&[NotifyState::Ready, NotifyState::Status("running")]);
+    let supervisor = Supervisor {
+        locks,
+        options,
+        guardian,
+        terminal,
+        command: None,
+        ending: None,
+        lost: None,
+        is_too_long: false,
+    };
+    Ok(supervisor.run(tell_every, signals))
+}
+
+/// Short leases leave less time.
+fn grace(locks: &Locks, options: &RunOptions) -> Duration {
+    match locks.set.time_left() {
+        Some(left) => options.grace.min(left / 3),
+        None => options.grace,
+    }
+}
+
+/// With several locks, their values are separated by spaces.
+fn environment(locks: &Locks) -> Vec<(&'static str, String)> {
+    let guards = locks.set.guards();
+    let numbers: Vec<_> = guards
+        .iter()
+        .map(|guard| guard.key().as_i64().to_string())
+        .collect();
+    let tokens: Vec<_> = guards.iter().filter_map(|guard| guard.token()).collect();
+    let mut environment = vec![
+        ("DISTLOCK_KEY", locks.names.join(" ")),
+        ("DISTLOCK_NUMBER", numbers.join(" ")),
+    ];
+    if !tokens.is_empty() {
+        let tokens: Vec<_> = tokens.iter().map(ToString::to_string).collect();
+        environment.push(("DISTLOCK_TOKEN", tokens.join(" ")));
+    }
+    environment
+}
+
+/// The clock is read first, so that this is never too late.
+fn trusted_until(locks: &Locks) -> BootTime {
+    let now = BootTime::now();
+    locks
+        .set
+        .time_left()
+        .map_or(BootTime::NEVER, |left| now.after(left))
+}
+
+struct Supervisor<'a> {
+    locks: &'a Locks,
+    options: &'a RunOptions,
+    guardian: Handle,
+    terminal: Option<Terminal>,
+    /// Its process, which leads its group.
+    command: Option<Pid>,
+    ending: Option<Ending>,
+    /// Why the locks are not held any more.
+    lost: Option<Ended>,
+    is_too_long: bool,
+}
+
+impl Supervisor<'_> {
+    fn run(mut self, tell_every: Duration, signals: &Receiver<i32>) -> Outcome {
+        let watch = self.locks.set.watch();
+        let reports = self.guardian.reports().clone();
+        let mut lost = watch.channel();
+        let mut limit = match self.options.max_time {
+            Some(time) => Instant::now().checked_add(time).map_or_else(never, at),
+            None => never(),
+        };
+        loop {
+            select! {
+                recv(reports) -> report => {
+                    if self.is_over(report) {
+                        break;
+                    }
+                }
+                recv(signals) -> signal => {
+                    if let Ok(signal) = signal {
+                        self.pass_on(signal);
+                    }
+                }
+                recv(lost) -> _ => {
+                    lost = never();
+                    self.on_lost(watch.ended().unwrap_or(Ended::SessionLost));
+                }
+                recv(limit) -> _ => {
+                    limit = never();
+                    self.is_too_long = self.ending.is_none();
+                    self.end(self.options.grace);
+                }
+                recv(after(tell_every)) -> _ => {}
+            }
+            if self.lost.is_none() {
+                self.guardian.order(Order::Trust(trusted_until(self.locks)));
+            }
+        }
+        self.take_terminal();
+        self.outcome()
+    }
+
+    fn outcome(self) -> Outcome {
+        let Some(ending) = self.ending else {
+            // The guardian has ended before the command, not by itself.
+            self.guardian.kill();
+            return match self.lost {
+                Some(_) => Outcome::Lost(None),
+                None => Outcome::GuardianGone,
+            };
+        };
+        self.guardian.wait();
+        match self.lost {
+            Some(_) => Outcome::Lost(Some(ending)),
+            None if self.is_too_long => Outcome::TooLong(ending),
+            None => Outcome::Held(ending),
+        }
+    }
+
+    /// True if none of the command's processes is left, or nobody is left to tell.
+    fn is_over(&mut self, report: Result<Report, RecvError>) -> bool {
+        match report {
+            Ok(Report::Started(pid)) => self.command = Pid::from_raw(pid),
+            Ok(Report::Stopped(signal)) => self.on_stopped(signal),
+            Ok(Report::Exited(code)) => self.on_ended(Ending::Exited(code)),
+            Ok(Report::Killed(signal)) => self.on_ended(Ending::Killed(signal)),
+            Ok(Report::NotStarted(code)) => self.on_ended(Ending::NotStarted(code)),
+            Ok(Report::Gone) | Err(_) => return true,
+        }
+        false
+    }
+
+    fn on_ended(&mut self, ending: Ending) {
+        self.ending = Some(ending);
+        self.take_terminal();
+    }
+
+    fn on_lost(&mut self, ended: Ended) {
+        self.lost = Some(ended);
+        tracing::error!("the lock is lost: {}", reason(ended));
+        match self.options.on_lost {
+            // The guardian has ended it by then, or does so now.
+            _ if ended == Ended::LeaseExpired => self.end(Duration::ZERO),
+            OnLost::Term => self.end(self.options.grace),
+            OnLost::Kill => self.end(Duration::ZERO),
+            OnLost::Ignore => self.guardian.order(Order::Trust(BootTime::NEVER)),
+        }
+    }
+
+    fn end(&self, grace: Duration) {
+        let kill_at = BootTime::now().after(grace);
+        // A guardian that is told so late must not act sooner.
+        self.guardian.order(Order::End(kill_at));
+    }
+
+    fn pass_on(&self, signal: i32) {
+        if signal == Signal::CONT.as_raw() {
+            self.go_on();
+        } else {
+            self.guardian.order(Order::Signal(signal));
+        }
+    }
+
+    /// The command was stopped, as by ^Z: so are we, for the shell that started us. Without the
+    /// heartbeats the lock's time runs on, and at its end the guardian ends the command.
+    fn on_stopped(&self, signal: i32) {
+        let (Some(terminal), Some(command)) = (&self.terminal, self.command) else {
+            return;
+        };
+        if !terminal.is_of(command) {
+            return;
+        }
+        terminal.give(getpgrp());
+        tracing::info!("stopped by signal {signal}");
+        // Returns once we are continued.
+        kill_current_process_group(Signal::TSTP).ok();
+        self.go_on();
+    }
+
+    /// We were continued, by `fg` or `bg`.
+    fn go_on(&self) {
+        if let (Some(terminal), Some(command)) = (&self.terminal, self.command)
+            && self.ending.is_none()
+            && terminal.is_ours()
+        {
+            terminal.give(command);
+        }
+        self.guardian.order(Order::Signal(Signal::CONT.as_raw()));
+    }
+
+    /// What runs after us in a script reads from it, too.
+    fn take_terminal(&self) {
+        if let (Some(terminal), Some(command)) = (&self.terminal, self.command)
+            && terminal.is_of(command)
+        {
+            terminal.give(getpgrp());
+        }
+    }
+}
+
+fn reason(ended: Ended) -> &'static str {
+    match ended {
+        Ended::LeaseExpired => "the database has not answered in time",
+        _ => "the database has ended the session",
+    }
+}

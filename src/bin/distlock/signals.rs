@@ -1,0 +1,82 @@
+//! Signals: which are passed on to the command, and how they arrive.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use crossbeam_channel::{Receiver, unbounded};
+use signal_hook::consts::{
+    SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU,
+    SIGUSR1, SIGUSR2, SIGWINCH,
+};
+use signal_hook::iterator::Signals;
+
+/// Those that ask a program to end.
+pub(crate) const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+
+/// The others that the command gets.
+const OTHERS: [i32; 4] = [SIGUSR1, SIGUSR2, SIGALRM, SIGWINCH];
+
+/// True if a wait ends with this signal.
+pub(crate) fn is_ending(signal: i32) -> bool {
+    ENDING.contains(&signal)
+}
+
+/// The signals that arrive from now on: those for the command, and SIGCONT. Not those that are
+/// ignored, as with nohup(1) or in the background of a script: the command, too, is to ignore them.
+pub(crate) fn listen() -> io::Result<Receiver<i32>> {
+    let wanted = ENDING.into_iter().chain(OTHERS).chain([SIGCONT]);
+    let mut signals = Signals::new(not_ignored(wanted))?;
+    let (sender, receiver) = unbounded();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                if sender.send(signal).is_err() {
+                    break;
+                }
+            }
+        })?;
+    Ok(receiver)
+}
+
+/// From now on no signal does anything. A program that is started later gets the default actions
+/// back.
+pub(crate) fn ignore() -> io::Result<()> {
+    let stopping = [SIGPIPE, SIGTSTP, SIGTTIN, SIGTTOU];
+    let unused = Arc::new(AtomicBool::new(false));
+    for signal in not_ignored(ENDING.into_iter().chain(OTHERS).chain(stopping)) {
+        signal_hook::flag::register(signal, Arc::clone(&unused))?;
+    }
+    Ok(())
+}
+
+/// Without those that this process was started to ignore.
+fn not_ignored(signals: impl Iterator<Item = i32>) -> Vec<i32> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = ignored(&status);
+    signals
+        .filter(|signal| ignored >> (signal - 1) & 1 == 0)
+        .collect()
+}
+
+/// The mask of ignored signals.
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read() {
+        let status = "Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000002\n";
+        assert_eq!(ignored(status), 0x1001);
+        assert_eq!(ignored(""), 0);
+    }
+}
