@@ -5,3 +5,7 @@
 mod support;
 
 mod commands;
+mod guardian;
+mod run;
+mod signals;
+mod terminal;

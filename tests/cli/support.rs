@@ -1,5 +1,6 @@
 //! Shared support: one server, the binary, waiting for events.
 
+use std::io::Read;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -51,6 +52,23 @@ impl Running {
         Running(command.spawn().unwrap())
     }
 
+    /// The next line of its standard output.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        let from = self.0.stdout.as_mut().unwrap();
+        let mut byte = [0];
+        while from.read(&mut byte).unwrap() > 0 && byte != *b"\n" {
+            line.extend(byte);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        let kill = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(kill.unwrap().success());
+    }
+
     /// Its exit code. -1: a signal ended it.
     pub(crate) fn exit_code(&mut self) -> i32 {
         let child = &mut self.0;
@@ -78,4 +96,12 @@ pub(crate) fn eventually(mut what: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "it did not happen in a minute");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The numbers of all advisory locks of one `bigint` that are held.
+pub(crate) fn advisory_locks(client: &mut postgres::Client) -> Vec<i64> {
+    let held = "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks \
+                WHERE locktype = 'advisory' AND objsubid = 1 AND granted";
+    let rows = client.query(held, &[]).unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
 }

@@ -14,6 +14,7 @@ pub(crate) fn init(level: LevelFilter) {
     Formatter::builder()
         .with_max_level(level)
         .with_writer(io::stderr)
+        .with_ansi(false)
         .event_format(Line)
         .init();
 }

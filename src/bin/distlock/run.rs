@@ -61,27 +61,32 @@ fn go(
     let outcome = supervise(&locks, connection.heartbeat(), options, &signals)?;
     status.held_for(held.elapsed());
     notify(&[NotifyState::Stopping]);
-    give_back(locks, held, options, &signals, outcome)
+    Ok(give_back(locks, held, options, &signals, outcome))
 }
 
-/// Gives the locks back, not before their time.
+/// Gives the locks back, not before their time. What is not known to have been held to the end counts
+/// as lost.
 fn give_back(
     locks: Locks,
     held: Instant,
     options: &RunOptions,
     signals: &Receiver<i32>,
     outcome: Outcome,
-) -> Result<Outcome, Failure> {
-    if let Some(least) = options.at_least {
-        // A signal ends this, too: the command has ended anyway.
-        pause(least.saturating_sub(held.elapsed()), signals);
-    }
-    match locks.set.unlock() {
-        // It may have been lost while the command still ran.
-        Err(error) if error.kind() == distlock::ErrorKind::Lost && options.at_least.is_none() => {
-            Ok(outcome.but_lost())
+) -> Outcome {
+    let lasted = match (options.at_least, locks.set.guards()) {
+        (Some(least), [first, ..]) => {
+            // Asked now, because what happens during the pause is of no importance any more. Any
+            // question will do that the session's server has to answer.
+            let lasted = first.others_wait().map(drop);
+            // A signal ends it: the command has ended anyway.
+            pause(least.saturating_sub(held.elapsed()), signals);
+            lasted
         }
-        _ => Ok(outcome),
+        _ => locks.set.unlock(),
+    };
+    match lasted {
+        Ok(()) => outcome,
+        Err(_) => outcome.but_lost(),
     }
 }
 

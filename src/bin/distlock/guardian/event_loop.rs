@@ -175,6 +175,7 @@ impl Guardian {
         let is_warned = self.warned_for == Some(self.trusted_until);
         if now >= warn_at && !is_warned {
             self.warned_for = Some(self.trusted_until);
+            self.report(Report::Warned);
             tree::signal(Signal::TERM);
         }
         match now >= warn_at {

@@ -94,6 +94,8 @@ pub(crate) enum Report {
     Killed(i32),
     /// It could not be started; a message has said why. The exit code of env(1).
     NotStarted(i32),
+    /// It was told to end, because the lock was about to be lost.
+    Warned,
     /// None of its processes is left, as far as the guardian was to see to that.
     Gone,
 }
@@ -159,6 +161,7 @@ impl Message for Report {
             Report::Killed(signal) => (3, widen(signal)),
             Report::NotStarted(code) => (4, widen(code)),
             Report::Gone => (5, 0),
+            Report::Warned => (6, 0),
         }
     }
 
@@ -171,6 +174,7 @@ impl Message for Report {
             3 => Report::Killed(value),
             4 => Report::NotStarted(value),
             5 => Report::Gone,
+            6 => Report::Warned,
             _ => return None,
         })
     }
@@ -206,6 +210,7 @@ mod tests {
             Report::Exited(0),
             Report::Killed(9),
             Report::NotStarted(127),
+            Report::Warned,
             Report::Gone,
         ] {
             assert_eq!(Report::decode(report.encode()).unwrap(), report);

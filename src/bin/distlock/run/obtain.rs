@@ -11,7 +11,7 @@ use sd_notify::NotifyState;
 
 use super::options::RunOptions;
 use crate::connection::Connection;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::signals;
 
 /// What is held.
@@ -96,6 +96,10 @@ impl Acquire {
         if let Some(sequence) = &options.fencing {
             builder = builder.fencing(sequence);
         }
+        if options.permits.is_some() && options.keys.len() > 1 {
+            let what = "--permits takes one KEY, the name of the semaphore";
+            return Err(Failure::new(Exit::USAGE, what));
+        }
         let keys = options.keys.iter().map(|name| options.how.key(name));
         Ok(Acquire {
             builder,
@@ -156,10 +160,7 @@ impl Acquire {
     }
 
     fn permit(&self, mgr: &Manager, permits: usize) -> Result<Option<GuardSet>, Error> {
-        let [name] = &self.names[..] else {
-            return Ok(None);
-        };
-        let semaphore = mgr.semaphore(name, permits)?;
+        let semaphore = mgr.semaphore(&self.names.join(" "), permits)?;
         let request = semaphore
             .request(1)
             .cancel(&self.cancel)

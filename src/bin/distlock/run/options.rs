@@ -92,7 +92,7 @@ pub(crate) struct RunOptions {
     wait_for_db: Option<Duration>,
 
     /// Take a fencing token from this sequence.
-    #[arg(long, value_name = "SEQUENCE")]
+    #[arg(long, value_name = "SCHEMA.SEQUENCE")]
     pub(crate) fencing: Option<String>,
 
     /// What becomes of the command when the server has ended the session.

@@ -8,7 +8,7 @@ use distlock::Guard;
 use serde_json::{Value, json};
 
 use super::obtain::Locks;
-use super::options::RunOptions;
+use super::options::{OnLost, RunOptions};
 use crate::exit::{Exit, Failure};
 
 /// How the command ended.
@@ -25,8 +25,11 @@ pub(super) enum Ending {
 pub(super) enum Outcome {
     /// The lock was held to the end.
     Held(Ending),
-    /// The lock was lost while the command ran. `None`: nobody saw how that ended.
+    /// The lock was lost while the command ran. The server ended the session, so that somebody else
+    /// may have had the lock before the command had ended. `None`: nobody saw how it ended.
     Lost(Option<Ending>),
+    /// The lease ran out. The guardian has ended the command before the server gave the lock away.
+    Expired(Option<Ending>),
     /// `--max-time` was over.
     TooLong(Ending),
     /// A signal came before there was a command.
@@ -53,7 +56,7 @@ impl Outcome {
             Outcome::Held(Ending::Killed(signal)) | Outcome::Interrupted(signal) => {
                 Exit::signal(signal)
             }
-            Outcome::Lost(_) => Exit::LOST,
+            Outcome::Lost(_) | Outcome::Expired(_) => Exit::LOST,
             Outcome::TooLong(_) => Exit::MAX_TIME,
             Outcome::NotObtained => Exit(options.conflict_exit_code),
             Outcome::GuardianGone => Exit::FAILURE,
@@ -61,18 +64,31 @@ impl Outcome {
     }
 
     /// For standard error. Not obtaining the lock is no failure where one does not wait for it.
-    pub(super) fn message(self, options: &RunOptions) -> Option<&'static str> {
-        match self {
-            Outcome::Lost(_) => Some(
-                "the lock was lost; what the command did may have overlapped with the next holder's work",
-            ),
-            Outcome::TooLong(_) => Some("the command was ended after --max-time"),
-            Outcome::GuardianGone => Some("the guardian was killed, and so the command was ended"),
-            Outcome::NotObtained if options.wait.is_some() => {
-                Some("the lock is held by somebody else; see `distlock holders`")
+    pub(super) fn message(self, options: &RunOptions) -> Option<String> {
+        Some(match self {
+            Outcome::Lost(_) => {
+                let overlap = match options.on_lost {
+                    OnLost::Term => format!("for at most {:?} more", options.grace),
+                    OnLost::Kill => "for a moment more".to_owned(),
+                    OnLost::Ignore => "without it".to_owned(),
+                };
+                format!(
+                    "the database ended the session, and the lock with it; the command ran \
+                     {overlap}, and somebody else may have had the lock meanwhile"
+                )
             }
-            _ => None,
-        }
+            Outcome::Expired(_) => "the database did not answer in time; the command was ended \
+                                    before the lock could go to somebody else"
+                .to_owned(),
+            Outcome::TooLong(_) => "the command was ended after --max-time".to_owned(),
+            Outcome::GuardianGone => {
+                "the guardian was killed, and the command was ended for that".to_owned()
+            }
+            Outcome::NotObtained if options.wait.is_some() => {
+                "somebody else has the lock; `distlock holders` shows who".to_owned()
+            }
+            _ => return None,
+        })
     }
 
     fn name(self) -> &'static str {
@@ -81,6 +97,7 @@ impl Outcome {
             Outcome::Held(Ending::Killed(_)) => "killed",
             Outcome::Held(Ending::NotStarted(_)) => "not started",
             Outcome::Lost(_) => "lost",
+            Outcome::Expired(_) => "expired",
             Outcome::TooLong(_) => "max-time",
             Outcome::Interrupted(_) => "interrupted",
             Outcome::NotObtained => "not obtained",
@@ -91,7 +108,7 @@ impl Outcome {
     fn ending(self) -> Option<Ending> {
         match self {
             Outcome::Held(ending) | Outcome::TooLong(ending) => Some(ending),
-            Outcome::Lost(ending) => ending,
+            Outcome::Lost(ending) | Outcome::Expired(ending) => ending,
             _ => None,
         }
     }

@@ -53,6 +53,7 @@ pub(super) fn supervise(
         command: None,
         ending: None,
         lost: None,
+        is_warned: false,
         is_too_long: false,
     };
     Ok(supervisor.run(tell_every, signals))
@@ -94,6 +95,9 @@ fn trusted_until(locks: &Locks) -> BootTime {
         .map_or(BootTime::NEVER, |left| now.after(left))
 }
 
+/// How soon SIGCONT arrives after it has continued us.
+const CONTINUED: Duration = Duration::from_millis(500);
+
 struct Supervisor<'a> {
     locks: &'a Locks,
     options: &'a RunOptions,
@@ -104,6 +108,8 @@ struct Supervisor<'a> {
     ending: Option<Ending>,
     /// Why the locks are not held any more.
     lost: Option<Ended>,
+    /// The guardian has told the command to end, because the lease was about to run out.
+    is_warned: bool,
     is_too_long: bool,
 }
 
@@ -119,7 +125,7 @@ impl Supervisor<'_> {
         loop {
             select! {
                 recv(reports) -> report => {
-                    if self.is_over(report) {
+                    if self.is_over(report, signals) {
                         break;
                     }
                 }
@@ -148,30 +154,32 @@ impl Supervisor<'_> {
     }
 
     fn outcome(self) -> Outcome {
-        let Some(ending) = self.ending else {
+        let (ending, lost) = (self.ending, self.lost);
+        match ending {
+            Some(_) => self.guardian.wait(),
             // The guardian has ended before the command, not by itself.
-            self.guardian.kill();
-            return match self.lost {
-                Some(_) => Outcome::Lost(None),
-                None => Outcome::GuardianGone,
-            };
-        };
-        self.guardian.wait();
-        match self.lost {
-            Some(_) => Outcome::Lost(Some(ending)),
-            None if self.is_too_long => Outcome::TooLong(ending),
-            None => Outcome::Held(ending),
+            None => self.guardian.kill(),
+        }
+        match (lost, ending) {
+            (Some(Ended::LeaseExpired), _) => Outcome::Expired(ending),
+            (Some(_), _) => Outcome::Lost(ending),
+            // Even if the database has answered at last: the command is not done.
+            (None, Some(_)) if self.is_warned => Outcome::Expired(ending),
+            (None, None) => Outcome::GuardianGone,
+            (None, Some(ending)) if self.is_too_long => Outcome::TooLong(ending),
+            (None, Some(ending)) => Outcome::Held(ending),
         }
     }
 
     /// True if none of the command's processes is left, or nobody is left to tell.
-    fn is_over(&mut self, report: Result<Report, RecvError>) -> bool {
+    fn is_over(&mut self, report: Result<Report, RecvError>, signals: &Receiver<i32>) -> bool {
         match report {
             Ok(Report::Started(pid)) => self.command = Pid::from_raw(pid),
-            Ok(Report::Stopped(signal)) => self.on_stopped(signal),
+            Ok(Report::Stopped(_)) => self.on_stopped(signals),
             Ok(Report::Exited(code)) => self.on_ended(Ending::Exited(code)),
             Ok(Report::Killed(signal)) => self.on_ended(Ending::Killed(signal)),
             Ok(Report::NotStarted(code)) => self.on_ended(Ending::NotStarted(code)),
+            Ok(Report::Warned) => self.is_warned = true,
             Ok(Report::Gone) | Err(_) => return true,
         }
         false
@@ -184,7 +192,6 @@ impl Supervisor<'_> {
 
     fn on_lost(&mut self, ended: Ended) {
         self.lost = Some(ended);
-        tracing::error!("the lock is lost: {}", reason(ended));
         match self.options.on_lost {
             // The guardian has ended it by then, or does so now.
             _ if ended == Ended::LeaseExpired => self.end(Duration::ZERO),
@@ -210,18 +217,19 @@ impl Supervisor<'_> {
 
     /// The command was stopped, as by ^Z: so are we, for the shell that started us. Without the
     /// heartbeats the lock's time runs on, and at its end the guardian ends the command.
-    fn on_stopped(&self, signal: i32) {
-        let (Some(terminal), Some(command)) = (&self.terminal, self.command) else {
+    fn on_stopped(&self, signals: &Receiver<i32>) {
+        let Some(terminal) = &self.terminal else {
             return;
         };
-        if !terminal.is_of(command) {
-            return;
-        }
-        terminal.give(getpgrp());
-        tracing::info!("stopped by signal {signal}");
-        // Returns once we are continued.
+        self.take_terminal();
+        // Returns once we are continued, or at once if no shell would do that.
         kill_current_process_group(Signal::TSTP).ok();
-        self.go_on();
+        match signals.recv_timeout(CONTINUED) {
+            Ok(signal) => self.pass_on(signal),
+            Err(_) if terminal.is_ours() => self.go_on(),
+            // In the background it must not go on to read from the terminal.
+            Err(_) => {}
+        }
     }
 
     /// We were continued, by `fg` or `bg`.
@@ -242,12 +250,5 @@ impl Supervisor<'_> {
         {
             terminal.give(getpgrp());
         }
-    }
-}
-
-fn reason(ended: Ended) -> &'static str {
-    match ended {
-        Ended::LeaseExpired => "the database has not answered in time",
-        _ => "the database has ended the session",
     }
 }

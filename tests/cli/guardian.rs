@@ -1,0 +1,199 @@
+//! The command never outlives the lock, whatever becomes of the supervisor.
+//!
+//! Each round: one command writes lines for as long as it lives, and so does a grandchild of another
+//! session that ignores SIGTERM. The supervisor breaks while somebody else waits for the lock. After
+//! the first line of the next command there must be none of the first.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use throwaway_postgres::{Proxy, Server};
+
+use crate::support::{Running, distlock_at, eventually, server};
+
+const ROUNDS: usize = 50;
+
+/// Short, for many rounds. The processes have a tenth of it to be gone.
+const LEASE: [&str; 4] = ["--lease", "1s", "--heartbeat", "50ms"];
+
+/// Writes its first argument to the file that is its second, each millisecond, and ignores SIGTERM.
+const WRITER: &str = r#"$SIG{TERM} = "IGNORE"; open F, ">>", $ARGV[1]; select F; $| = 1;
+                        while () { print "$ARGV[0]\n"; select undef, undef, undef, 0.001 }"#;
+
+struct Round {
+    folder: tempfile::TempDir,
+    first: Running,
+}
+
+impl Round {
+    /// The first command is inside, and writes.
+    fn begin(first: &str) -> Round {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("record");
+        let script = r#"setsid perl -e "$1" grandchild "$2" & exec perl -e "$1" child "$2""#;
+        let mut command = distlock_at(first);
+        command.args(["run", "k"]).args(LEASE);
+        command
+            .args(["--", "sh", "-c", script, "sh", WRITER])
+            .arg(&record);
+        let first = Running::start(command.stderr(Stdio::null()));
+        let round = Round { folder, first };
+        eventually(|| {
+            let text = fs::read_to_string(round.record()).unwrap_or_default();
+            let writes = |who| text.lines().any(|line| line == who);
+            writes("child") && writes("grandchild")
+        });
+        round
+    }
+
+    fn record(&self) -> std::path::PathBuf {
+        self.folder.path().join("record")
+    }
+
+    /// Somebody else waits, the supervisor breaks, and the next command follows.
+    fn end(&mut self, server: &Server, breaks: impl FnOnce(&mut Running)) {
+        let script = format!("echo next >>{}", self.record().display());
+        let mut command = distlock_at(&server.url());
+        let mut next = Running::start(command.args(["run", "k", "-c", &script]));
+        let mut client = server.client();
+        eventually(|| {
+            let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+            client.query_one(waits, &[]).unwrap().get::<_, i64>(0) > 0 || is_over(&self.record())
+        });
+        breaks(&mut self.first);
+        assert_eq!(next.exit_code(), 0);
+        let text = fs::read_to_string(self.record()).unwrap();
+        let (_, after) = text.split_once("next\n").unwrap();
+        let late = after.lines().count();
+        assert_eq!(
+            late, 0,
+            "the first command has outlived its lock by so many lines"
+        );
+    }
+}
+
+/// True if the next command has been there.
+fn is_over(record: &Path) -> bool {
+    fs::read_to_string(record).unwrap().contains("next\n")
+}
+
+fn rounds(mut round: impl FnMut()) {
+    (0..ROUNDS).for_each(|_| round());
+}
+
+#[test]
+fn a_supervisor_that_is_killed_takes_the_command_with_it() {
+    let server = Server::start().unwrap();
+    rounds(|| {
+        let mut round = Round::begin(&server.url());
+        round.end(&server, |first| first.signal("KILL"));
+    });
+}
+
+#[test]
+fn a_supervisor_that_is_stopped_loses_its_command_before_the_lock() {
+    let server = Server::start().unwrap();
+    rounds(|| {
+        let mut round = Round::begin(&server.url());
+        round.end(&server, |first| first.signal("STOP"));
+        round.first.signal("CONT");
+        assert_eq!(round.first.exit_code(), 76);
+    });
+}
+
+#[test]
+fn a_supervisor_that_is_cut_off_loses_its_command_before_the_lock() {
+    let server = Server::start().unwrap();
+    rounds(|| {
+        let proxy = Proxy::to(&server).unwrap();
+        let mut round = Round::begin(&proxy.url());
+        round.end(&server, |_| proxy.silence(true));
+        assert_eq!(round.first.exit_code(), 76);
+    });
+}
+
+/// Then the supervisor ends the command.
+#[test]
+fn a_guardian_that_is_killed_takes_the_command_with_it() {
+    let server = Server::start().unwrap();
+    for _ in 0..10 {
+        let mut round = Round::begin(&server.url());
+        round.end(&server, |first| {
+            let guardian = children(first.0.id());
+            let kill = std::process::Command::new("kill")
+                .arg("-KILL")
+                .arg(guardian.trim())
+                .status();
+            assert!(kill.unwrap().success());
+        });
+        assert_eq!(round.first.exit_code(), 125);
+    }
+}
+
+/// Its time is in the options: one that ignores SIGTERM is killed.
+#[test]
+fn a_stubborn_grandchild_ends_after_the_session_was_terminated() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = folder.path().join("record");
+    let mut command = distlock_at(&server().url());
+    let script = r#"setsid perl -e "$1" grandchild "$2" & wait"#;
+    command.args(["run", "stubborn", "--grace", "200ms"]);
+    command.args(["--", "sh", "-c", script, "sh", WRITER]);
+    let mut child = Running::start(command.arg(&record));
+    eventually(|| record.exists());
+    let number = distlock::Key::from("stubborn").as_i64();
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+                     AND granted AND (classid::bigint << 32) | objid::bigint = $1";
+    server().client().execute(terminate, &[&number]).unwrap();
+    assert_eq!(child.exit_code(), 76);
+    // The supervisor waits for the last of them: nobody writes any more.
+    assert!(!is_written(folder.path()));
+}
+
+#[test]
+fn those_that_the_command_leaves_behind_are_ended_awaited_or_released() {
+    for linger in ["end", "wait", "release"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let script = format!(
+            "(while [ ! -e {go} ]; do sleep 0.01; done; echo done >{done}) & exit 3",
+            go = path("go"),
+            done = path("done"),
+        );
+        let mut command = distlock_at(&server().url());
+        command.args(["run", "linger", "--linger", linger, "-c", &script]);
+        let mut child = Running::start(&mut command);
+        let go = || fs::write(path("go"), "").unwrap();
+        if linger == "wait" {
+            // It still holds the lock.
+            let mut other = distlock_at(&server().url());
+            let tried = other
+                .args(["run", "-w", "300ms", "linger", "--", "true"])
+                .status();
+            assert_eq!(tried.unwrap().code(), Some(75));
+            go();
+        }
+        assert_eq!(child.exit_code(), 3, "{linger}");
+        go();
+        let is_done = || fs::exists(path("done")).unwrap();
+        match linger {
+            "end" => assert!(!is_done() && !is_written(folder.path())),
+            "wait" => assert!(is_done()),
+            _ => eventually(is_done),
+        }
+    }
+}
+
+/// True if some process has a file of this folder in its arguments.
+fn is_written(folder: &Path) -> bool {
+    let folder = folder.to_str().unwrap();
+    fs::read_dir("/proc").unwrap().any(|entry| {
+        let arguments = entry.unwrap().path().join("cmdline");
+        fs::read(arguments).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(folder))
+    })
+}
+
+fn children(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
+}

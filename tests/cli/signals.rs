@@ -1,0 +1,153 @@
+//! Signals, at each stage of `distlock run`.
+
+use std::process::{Command, Stdio};
+
+use crate::support::{Running, distlock, eventually, output, server};
+
+const ENDING: [(&str, i32); 4] = [("HUP", 1), ("INT", 2), ("QUIT", 3), ("TERM", 15)];
+
+fn run(args: &[&str]) -> Command {
+    let mut command = distlock();
+    command.arg("run").args(args).stdout(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_signal_reaches_the_whole_group_and_shows_in_the_exit_code() {
+    for (name, number) in ENDING {
+        let script = "sleep 600 & echo $!; wait";
+        let mut command = run(&["forwarded", "-c", script]);
+        let mut child = Running::start(&mut command);
+        let grandchild = child.line();
+        child.signal(name);
+        // The grandchild ignores INT and QUIT, as all background processes of such a shell do.
+        assert_eq!(child.exit_code(), 128 + number, "{name}");
+        assert!(!is_alive(&grandchild), "{name}");
+    }
+}
+
+#[test]
+fn a_command_may_handle_its_signals() {
+    for name in ["HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "WINCH"] {
+        let script = format!("trap 'exit 42' {name}; echo ready; while :; do sleep 0.01; done");
+        let mut child = Running::start(&mut run(&["handled", "--", "bash", "-c", &script]));
+        assert_eq!(child.line(), "ready");
+        child.signal(name);
+        assert_eq!(child.exit_code(), 42, "{name}");
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_the_lock() {
+    let mut holder = Running::start(&mut run(&["awaited", "-c", "echo held; exec sleep 600"]));
+    assert_eq!(holder.line(), "held");
+    for (name, number) in ENDING {
+        let mut waiter = Running::start(&mut run(&["awaited", "-c", "echo inside"]));
+        let mut client = server().client();
+        eventually(|| {
+            let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+            client.query_one(count, &[]).unwrap().get::<_, i64>(0) > 0
+        });
+        waiter.signal(name);
+        assert_eq!(waiter.exit_code(), 128 + number, "{name}");
+        assert_eq!(waiter.line(), "");
+    }
+    // Nothing of them is in the way.
+    holder.signal("TERM");
+    assert_eq!(holder.exit_code(), 143);
+    assert_eq!(output(&mut run(&["awaited", "--", "true"])).0, 0);
+}
+
+#[test]
+fn a_signal_ends_the_pause_before() {
+    let mut child = Running::start(&mut run(&["paused", "--jitter", "10000h", "--", "true"]));
+    // Before its handlers are there, the signal would end it in its own way.
+    eventually(|| catches(&child, 15));
+    child.signal("TERM");
+    assert_eq!(child.exit_code(), 143);
+}
+
+#[test]
+fn ignored_signals_stay_ignored() {
+    let script = "trap '' HUP; exec \"$@\"";
+    let mut command = Command::new("sh");
+    let distlock = distlock();
+    command
+        .args(["-c", script, "sh"])
+        .arg(distlock.get_program())
+        .args([
+            "run",
+            "nohup",
+            "-c",
+            "grep SigIgn /proc/self/status; read -r line",
+        ])
+        .env("DATABASE_URL", server().url())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = Running::start(&mut command);
+    let ignored = child.line();
+    let mask = ignored.rsplit('\t').next().unwrap();
+    assert_eq!(u64::from_str_radix(mask, 16).unwrap() & 1, 1, "{ignored}");
+    // Nor do we end by it.
+    child.signal("HUP");
+    drop(child.0.stdin.take());
+    assert_eq!(
+        child.exit_code(),
+        1,
+        "that of `read` at the end of its input"
+    );
+}
+
+/// As the first process of a container: there nothing has a default action, and orphans come to it.
+#[test]
+fn it_may_be_the_first_process() {
+    let distlock = distlock();
+    let as_first = |script: &str| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+            .arg(distlock.get_program())
+            .args(["run", "container", "-c", script])
+            .env("DATABASE_URL", server().url())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    };
+    let (code, out, errors) = output(&mut as_first("echo $PPID; exit 5"));
+    if errors.contains("unshare") {
+        eprintln!("skipped: {errors}");
+        return;
+    }
+    assert_eq!(code, 5, "{errors}");
+    assert_ne!(out, "1\n");
+    // An orphan that outlives the command, and one that ends before it.
+    let script = "(setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' &) ; (sh -c 'exit 3' &) ; exit 6";
+    let (code, _, errors) = output(as_first(script).arg("--grace").arg("100ms"));
+    assert_eq!(code, 6, "{errors}");
+    let mut child = Running::start(&mut as_first(
+        "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done",
+    ));
+    assert_eq!(child.line(), "ready");
+    // The only child of `unshare`, which does not pass signals on.
+    let path = format!("/proc/{0}/task/{0}/children", child.0.id());
+    let first = std::fs::read_to_string(path).unwrap();
+    let kill = Command::new("kill")
+        .args(["-s", "TERM", first.trim()])
+        .status();
+    assert!(kill.unwrap().success());
+    assert_eq!(child.exit_code(), 7);
+}
+
+fn catches(child: &Running, signal: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.0.id())).unwrap();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:\t"))
+        .unwrap();
+    u64::from_str_radix(mask, 16).unwrap() >> (signal - 1) & 1 == 1
+}
+
+fn is_alive(pid: &str) -> bool {
+    std::fs::exists(format!("/proc/{pid}")).unwrap()
+}

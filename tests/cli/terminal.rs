@@ -1,0 +1,175 @@
+//! `distlock run` at a terminal: the command is in the foreground, as without us.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crate::support::{distlock, eventually, server};
+
+/// A shell with job control at a terminal of its own.
+struct Terminal {
+    script: Child,
+    shown: Arc<Mutex<String>>,
+    /// How much of it has been looked at.
+    seen: usize,
+}
+
+impl Terminal {
+    fn open() -> Terminal {
+        let mut script = Command::new("script")
+            .args([
+                "-q",
+                "-f",
+                "-e",
+                "-c",
+                "bash --norc --noediting -i",
+                "/dev/null",
+            ])
+            .env("DISTLOCK", distlock().get_program())
+            .env("DATABASE_URL", server().url())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let shown = Arc::new(Mutex::new(String::new()));
+        let mut output = script.stdout.take().unwrap();
+        let write = Arc::clone(&shown);
+        thread::spawn(move || {
+            let mut bytes = [0; 1024];
+            while let Ok(count) = output.read(&mut bytes)
+                && count > 0
+            {
+                let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
+                write.lock().unwrap().push_str(&text);
+            }
+        });
+        let mut terminal = Terminal {
+            script,
+            shown,
+            seen: 0,
+        };
+        // In two parts, so that the echo of this is not taken for a prompt.
+        terminal.send("PS1='pro''mpt> '\n");
+        terminal.expect("prompt> ");
+        terminal
+    }
+
+    fn send(&mut self, text: &str) {
+        self.script
+            .stdin
+            .as_ref()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+    }
+
+    /// Waits for `text` in what is shown after the last one.
+    #[track_caller]
+    fn expect(&mut self, text: &str) {
+        let (shown, seen) = (Arc::clone(&self.shown), self.seen);
+        let place = || shown.lock().unwrap()[seen..].find(text);
+        eventually(|| place().is_some());
+        self.seen += place().unwrap() + text.len();
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.shown.lock().unwrap());
+        }
+        self.script.kill().ok();
+        self.script.wait().ok();
+    }
+}
+
+#[test]
+fn the_command_reads_from_the_terminal() {
+    let mut terminal = Terminal::open();
+    terminal.send("$DISTLOCK run reads -- bash -c 'echo rea\"\"dy; read -r line; echo got $line'; echo code $?\n");
+    terminal.expect("ready");
+    terminal.send("a line\n");
+    terminal.expect("got a line");
+    terminal.expect("code 0");
+    // The shell, too, reads again.
+    terminal.send("echo st''ill here\n");
+    terminal.expect("still here");
+}
+
+#[test]
+fn control_c_interrupts_the_command_and_the_wait() {
+    let mut terminal = Terminal::open();
+    terminal.send("$DISTLOCK run interrupts -- bash -c 'trap \"echo trap\"\"ped; exit 9\" INT; echo rea\"\"dy; while :; do sleep 0.01; done'; echo code $?\n");
+    terminal.expect("ready");
+    terminal.send("\x03");
+    terminal.expect("trapped");
+    terminal.expect("code 9");
+    // One that waits.
+    terminal.send("$DISTLOCK run interrupts -- sleep 600 & sleep 0.5\n");
+    terminal.expect("prompt> ");
+    terminal.send("$DISTLOCK run -v interrupts -- true; echo code $?\n");
+    let mut client = server().client();
+    eventually(|| {
+        let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        client.query_one(waits, &[]).unwrap().get::<_, i64>(0) > 0
+    });
+    terminal.send("\x03");
+    terminal.expect("code 130");
+    terminal.send("kill %1; wait %1; echo code $?\n");
+    terminal.expect("code 143");
+}
+
+#[test]
+fn a_job_is_stopped_and_goes_on_in_the_foreground_and_in_the_background() {
+    let mut terminal = Terminal::open();
+    terminal.send("$DISTLOCK run --lease 600s stops -- bash -c 'echo rea\"\"dy; while read -r line; do echo got $line; done'\n");
+    terminal.expect("ready");
+    for round in 0..3 {
+        terminal.send("\x1a");
+        terminal.expect("Stopped");
+        terminal.expect("prompt> ");
+        terminal.send(&format!("echo sh''ell {round}\n"));
+        terminal.expect(&format!("shell {round}"));
+        terminal.send("fg\n");
+        terminal.expect("run --lease");
+        terminal.send(&format!("line {round}\n"));
+        terminal.expect(&format!("got line {round}"));
+    }
+    terminal.send("\x04");
+    terminal.expect("prompt> ");
+    // In the background it runs, and stops when it reads.
+    terminal.send("$DISTLOCK run --lease 600s stops -- bash -c 'echo rea\"\"dy; sleep 0.3; echo awa\"\"ke; read -r line; echo got $line'; echo code $?\n");
+    terminal.expect("ready");
+    terminal.send("\x1a");
+    terminal.expect("Stopped");
+    terminal.send("bg\n");
+    terminal.expect("awake");
+    terminal.send("fg\n");
+    terminal.send("at last\n");
+    terminal.expect("got at last");
+}
+
+#[test]
+fn the_window_is_resized() {
+    let mut terminal = Terminal::open();
+    terminal.send("$DISTLOCK run resized -- bash -c 'trap \"stty size; exit\" WINCH; echo rea\"\"dy; while :; do sleep 0.01; done'\n");
+    terminal.expect("ready");
+    let pts = pts(&terminal);
+    let stty = Command::new("stty")
+        .args(["-F", &pts, "rows", "33", "cols", "77"])
+        .status();
+    assert!(stty.unwrap().success());
+    terminal.expect("33 77");
+    terminal.expect("prompt> ");
+}
+
+/// The terminal of the shell that `script` has started.
+fn pts(terminal: &Terminal) -> String {
+    let id = terminal.script.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let shell = children.split_whitespace().next().unwrap();
+    let link = std::fs::read_link(format!("/proc/{shell}/fd/0")).unwrap();
+    link.display().to_string()
+}
