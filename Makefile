@@ -16,8 +16,10 @@ PG_BINDIRS = $(wildcard /usr/lib/postgresql/*/bin $(FETCHED)/*/bin)
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-demo: setup ## Run worker processes that share a list of jobs while faults occur
-	$(CARGO) run --release --locked --example batch_workers
+demo: setup ## Run the command in two shells, then workers that share jobs while faults occur
+	$(CARGO) build --release --locked --features cli --bin distlock
+	$(CARGO) run --release --locked --features cli --example two_shells
+	$(CARGO) run --release --locked --features cli --example batch_workers
 
 # The second run tests what differs without the feature `tls`; then the examples run.
 test: setup ## Run all tests against a real server

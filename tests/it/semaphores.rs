@@ -15,7 +15,12 @@ fn as_many_are_inside_as_there_are_permits() {
     let managers: Vec<_> = (0..3).map(|_| manager()).collect();
     let each = managers.iter().cycle().take(PERMITS);
     let all: Vec<_> = each
-        .map(|mgr| mgr.semaphore("exports", PERMITS).unwrap().acquire().unwrap())
+        .map(|mgr| {
+            mgr.semaphore("exports", PERMITS)
+                .unwrap()
+                .acquire()
+                .unwrap()
+        })
         .collect();
     drop(all);
     let (inside, had) = (AtomicUsize::new(0), AtomicUsize::new(0));
