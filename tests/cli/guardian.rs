@@ -131,6 +131,21 @@ fn a_guardian_that_is_killed_takes_the_command_with_it() {
     }
 }
 
+/// Then the supervisor has it go on, in time.
+#[test]
+fn a_guardian_that_is_stopped_ends_the_command_all_the_same() {
+    let server = Server::start().unwrap();
+    for _ in 0..10 {
+        let proxy = Proxy::to(&server).unwrap();
+        let mut round = Round::begin(&proxy.url());
+        round.end(&server, |first| {
+            throwaway_postgres::pause(children(first.0.id()).trim().parse().unwrap());
+            proxy.silence(true);
+        });
+        assert_eq!(round.first.exit_code(), 76);
+    }
+}
+
 /// Its time is in the options: one that ignores SIGTERM is killed.
 #[test]
 fn a_stubborn_grandchild_ends_after_the_session_was_terminated() {

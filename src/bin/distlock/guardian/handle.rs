@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
-use rustix::process::set_child_subreaper;
+use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
 use super::protocol::{Message, Order, Report, Terms};
 use super::{GUARD, sockets, tree};
@@ -30,7 +30,7 @@ impl Handle {
         environment: &[(&str, String)],
     ) -> io::Result<Handle> {
         // Whom a guardian that was killed leaves behind can still be found.
-        set_child_subreaper(Some(rustix::process::getpid()))?;
+        set_child_subreaper(Some(getpid()))?;
         let (control, theirs) = UnixStream::pair()?;
         let process = Command::new("/proc/self/exe")
             .arg(GUARD)
@@ -78,6 +78,13 @@ impl Handle {
     pub(crate) fn order(&self, order: Order) {
         // If there is no room, it is stopped.
         (&self.control).write_all(&order.encode()).ok();
+        // Somebody may have stopped it: it has to act now.
+        if let Order::End(_) = order
+            && let Ok(pid) = i32::try_from(self.process.id())
+            && let Some(pid) = Pid::from_raw(pid)
+        {
+            kill_process(pid, Signal::CONT).ok();
+        }
     }
 
     /// Ends the guardian itself and all that it has left.

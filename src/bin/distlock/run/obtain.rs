@@ -43,6 +43,7 @@ pub(super) fn obtain(
     let acquire = Acquire::new(connection, options, Report(report))?;
     let cancel = acquire.cancel.clone();
     let waiting = format!("waiting for {}", options.keys.join(", "));
+    tracing::info!("{waiting}");
     super::notify(&[NotifyState::Status(&waiting)]);
     thread::Builder::new()
         .name("acquire".into())
