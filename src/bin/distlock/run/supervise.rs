@@ -52,6 +52,7 @@ pub(super) fn supervise(
         terminal,
         command: None,
         ending: None,
+        is_gone: false,
         lost: None,
         is_warned: false,
         is_too_long: false,
@@ -106,6 +107,8 @@ struct Supervisor<'a> {
     /// Its process, which leads its group.
     command: Option<Pid>,
     ending: Option<Ending>,
+    /// None of its processes is left, as the guardian has reported.
+    is_gone: bool,
     /// Why the locks are not held any more.
     lost: Option<Ended>,
     /// The guardian has told the command to end, because the lease was about to run out.
@@ -155,10 +158,10 @@ impl Supervisor<'_> {
 
     fn outcome(self) -> Outcome {
         let (ending, lost) = (self.ending, self.lost);
-        match ending {
-            Some(_) => self.guardian.wait(),
-            // The guardian has ended before the command, not by itself.
-            None => self.guardian.kill(),
+        match self.is_gone {
+            true => self.guardian.wait(),
+            // The guardian was killed, and has left them to us.
+            false => self.guardian.kill(),
         }
         match (lost, ending) {
             (Some(Ended::LeaseExpired), _) => Outcome::Expired(ending),
@@ -180,7 +183,11 @@ impl Supervisor<'_> {
             Ok(Report::Killed(signal)) => self.on_ended(Ending::Killed(signal)),
             Ok(Report::NotStarted(code)) => self.on_ended(Ending::NotStarted(code)),
             Ok(Report::Warned) => self.is_warned = true,
-            Ok(Report::Gone) | Err(_) => return true,
+            Ok(Report::Gone) => {
+                self.is_gone = true;
+                return true;
+            }
+            Err(_) => return true,
         }
         false
     }
