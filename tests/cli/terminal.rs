@@ -78,7 +78,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("{}", self.shown.lock().unwrap());
+            writeln!(std::io::stderr(), "{}", self.shown.lock().unwrap()).ok();
         }
         self.script.kill().ok();
         self.script.wait().ok();

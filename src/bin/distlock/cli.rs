@@ -46,7 +46,7 @@ impl Verbosity {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a program under a lock.
-    Run(RunOptions),
+    Run(Box<RunOptions>),
     /// Hold a lock until standard input ends.
     Hold(hold::Options),
     /// Tell whether a lock is held: exit 0 if it is free, 1 if it is held.

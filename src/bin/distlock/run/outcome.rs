@@ -175,7 +175,8 @@ impl Status {
             "waited_seconds": self.waited.map(|time| time.as_secs_f64()),
             "held_seconds": self.held.map(|time| time.as_secs_f64()),
         });
-        let new = path.with_added_extension("new");
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
         fs::write(&new, format!("{text}\n"))
             .and_then(|()| fs::rename(&new, path))
             .map_err(|error| Failure::own(&format!("{} of --status-file", path.display()), error))
