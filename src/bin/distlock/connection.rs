@@ -61,6 +61,10 @@ impl Connection {
         self.heartbeat
     }
 
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     /// A manager that is connected.
     pub(crate) fn connect(&self) -> Result<Manager, Failure> {
         Ok(self.builder()?.connect()?)

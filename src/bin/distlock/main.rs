@@ -15,8 +15,10 @@ mod connection;
 mod duration;
 mod exit;
 mod guardian;
+mod holder;
 mod keys;
 mod messages;
+mod output;
 mod run;
 mod signals;
 mod terminal;
@@ -24,7 +26,7 @@ mod terminal;
 use std::env;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use self::cli::{Cli, Command};
 use self::exit::Exit;
@@ -61,8 +63,8 @@ fn main() -> ExitCode {
         Command::Evict(options) => commands::evict::run(connection, &options),
         Command::Key(options) => commands::key::run(connection, &options),
         Command::Doctor => commands::doctor::run(connection),
-        Command::Completions(options) => commands::completions::run(&options),
-        Command::Man(options) => commands::man::run(&options),
+        Command::Completions(options) => commands::completions::run(&options, Cli::command()),
+        Command::Man(options) => commands::man::run(&options, Cli::command()),
     };
     match done {
         Ok(exit) => exit.into(),

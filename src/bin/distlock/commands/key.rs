@@ -1,11 +1,104 @@
-//! stub
+//! `distlock key`: the number of a name, without a database.
+
+use distlock::Key;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::connection::Connection;
 use crate::exit::{Exit, Failure};
+use crate::keys::{KeyOptions, columns, number};
+use crate::output::{self, print};
 
 #[derive(clap::Args, Debug)]
-pub(crate) struct Options {}
+#[command(after_help = "\
+SQL is what pg_advisory_lock() takes; CLASSID, OBJID and OBJSUBID are columns of pg_locks.")]
+pub(crate) struct Options {
+    /// The names of locks.
+    #[arg(required = true, id = "NAME", allow_negative_numbers = true)]
+    names: Vec<String>,
 
-pub(crate) fn run(_connection: &Connection, _options: &Options) -> Result<Exit, Failure> {
+    #[command(flatten)]
+    how: KeyOptions,
+
+    /// The names are those of semaphores, and the key is that of this permit, counted from 1.
+    #[arg(long, value_name = "N", conflicts_with_all = ["number", "fnv"])]
+    slot: Option<u32>,
+
+    /// Print JSON: an array on one line.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Failure> {
+    let key = |name: &String| {
+        let key = match options.slot {
+            Some(slot) => Key::slot(name, slot),
+            None => options.how.key(name)?,
+        };
+        let namespace = connection.namespace().filter(|_| options.how.is_name());
+        Ok(namespace.map_or(key, |namespace| within(key, namespace)))
+    };
+    let keys: Vec<Key> = options.names.iter().map(key).collect::<Result<_, Failure>>()?;
+    let named = options.names.iter().zip(keys);
+    let text = match options.json {
+        true => output::json(&named.map(|(name, key)| as_json(name, key)).collect()),
+        false => output::table(
+            ["NUMBER", "CLASSID", "OBJID", "OBJSUBID", "SQL", "NAME"],
+            named.map(|(name, key)| row(name, key)),
+        ),
+    };
+    print(&text)?;
     Ok(Exit::SUCCESS)
+}
+
+/// The key of a name in a namespace, as the documentation of [`Key`] has it: a manager, which knows
+/// it, too, is not to be had without a database.
+fn within(key: Key, namespace: &str) -> Key {
+    let digest = Sha256::new()
+        .chain_update(Sha256::digest(namespace))
+        .chain_update(key.as_i64().to_be_bytes())
+        .finalize();
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    Key::from(i64::from_be_bytes(first))
+}
+
+fn row(name: &str, key: Key) -> [String; 6] {
+    let (classid, objid, objsubid) = columns(key);
+    [
+        number(key),
+        classid.to_string(),
+        objid.to_string(),
+        objsubid.to_string(),
+        key.sql(),
+        name.to_owned(),
+    ]
+}
+
+fn as_json(name: &str, key: Key) -> Value {
+    let (classid, objid, objsubid) = columns(key);
+    json!({
+        "name": name,
+        "key": number(key),
+        "sql": key.sql(),
+        "classid": classid,
+        "objid": objid,
+        "objsubid": objsubid,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use distlock::Manager;
+
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_that_of_a_manager() {
+        let builder = Manager::builder("host=/nowhere").namespace("billing");
+        let mgr = builder.connect_lazy().unwrap();
+        for key in [Key::from("nightly-report"), Key::slot("exports", 1)] {
+            assert_eq!(within(key, "billing"), mgr.key(key));
+        }
+    }
 }

@@ -1,11 +1,38 @@
-//! stub
+//! `distlock wait`: until a lock is free.
+
+use std::time::Duration;
 
 use crate::connection::Connection;
+use crate::duration;
 use crate::exit::{Exit, Failure};
+use crate::keys::OneKey;
 
 #[derive(clap::Args, Debug)]
-pub(crate) struct Options {}
+#[command(after_help = "\
+It takes a share of the lock and gives it back at once: it waits for who has the lock for himself, and
+not for others that share it; and it waits its turn.
 
-pub(crate) fn run(_connection: &Connection, _options: &Options) -> Result<Exit, Failure> {
+Exit codes: 0: it was free; 75: not within the time; 69, 78: the database cannot be reached,
+configuration.")]
+pub(crate) struct Options {
+    #[command(flatten)]
+    key: OneKey,
+
+    /// Wait for so long at most.
+    #[arg(short, long, visible_alias = "timeout", value_name = "TIME", value_parser = duration::parse)]
+    wait: Option<Duration>,
+}
+
+pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Failure> {
+    let key = options.key.key()?;
+    let mgr = connection.connect()?;
+    let share = match options.wait {
+        Some(wait) => mgr.try_lock_shared_for(key, wait)?,
+        None => Some(mgr.lock_shared(key)?),
+    };
+    if share.is_none() {
+        let message = format!("somebody else has the lock {}", options.key.name);
+        return Err(Failure::new(Exit::NOT_OBTAINED, message));
+    }
     Ok(Exit::SUCCESS)
 }
