@@ -5,7 +5,9 @@
 mod support;
 
 mod commands;
+mod doctor;
 mod guardian;
+mod help;
 mod run;
 mod signals;
 mod terminal;

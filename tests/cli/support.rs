@@ -105,3 +105,19 @@ pub(crate) fn advisory_locks(client: &mut postgres::Client) -> Vec<i64> {
     let rows = client.query(held, &[]).unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
+
+/// What the test needs, or its end if this machine does not have it.
+macro_rules! or_skip {
+    ($made:expr) => {
+        match $made {
+            Err(error) if throwaway_postgres::is_missing(&error) => {
+                // Not `eprintln!`, whose output is not shown for a test that passes.
+                let line = format!("skipped: {}: {error}\n", module_path!());
+                std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
+                return;
+            }
+            made => made.unwrap(),
+        }
+    };
+}
+pub(crate) use or_skip;

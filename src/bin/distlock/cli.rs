@@ -11,11 +11,12 @@ use crate::run::options::RunOptions;
 #[derive(Debug, Parser)]
 #[command(name = "distlock", version, propagate_version = true)]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    pub(crate) connection: Connection,
-
+    // First, since the heading of the other options would apply to them, too.
     #[command(flatten)]
     pub(crate) verbosity: Verbosity,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
 
     #[command(subcommand)]
     pub(crate) command: Command,

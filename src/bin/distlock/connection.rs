@@ -71,7 +71,7 @@ impl Connection {
     }
 
     /// The connection string. Empty: as psql without arguments.
-    fn server(&self) -> Result<String, Failure> {
+    pub(crate) fn server(&self) -> Result<String, Failure> {
         if let Some(dsn) = &self.dsn {
             if has_password(dsn) {
                 return Err(Failure::config(

@@ -1,6 +1,8 @@
 //! Exit codes, and failures with theirs.
 
+use std::error::Error as StdError;
 use std::fmt;
+use std::iter;
 use std::process::ExitCode;
 
 use distlock::{Error, ErrorKind};
@@ -98,8 +100,20 @@ impl From<Error> for Failure {
             | ErrorKind::Fencing => Exit::CONFIG,
             _ => Exit::FAILURE,
         };
-        Failure::new(exit, error.to_string())
+        Failure::new(exit, with_sources(&error))
     }
+}
+
+/// What has failed, and all that is behind it.
+pub(crate) fn with_sources(error: &(dyn StdError + 'static)) -> String {
+    let sources = iter::successors(error.source(), |&source| source.source());
+    sources.fold(error.to_string(), |text, source| {
+        let source = source.to_string();
+        match text.contains(&source) {
+            true => text,
+            false => format!("{text}: {source}"),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -91,7 +91,14 @@ mod tests {
         for text in ["0", "42", "-9223372036854775808", "4,2", "-1,-2147483648"] {
             assert_eq!(parse(text).map(number).as_deref(), Some(text));
         }
-        for text in ["", "4,", "4,2,1", "2147483648,0", "9223372036854775808", "x"] {
+        for text in [
+            "",
+            "4,",
+            "4,2,1",
+            "2147483648,0",
+            "9223372036854775808",
+            "x",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

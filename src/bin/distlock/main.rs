@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     match args.next() {
         Some(first) if first == guardian::GUARD => return guardian::guard(args),
         Some(first) if first == guardian::EXEC => return guardian::exec(args),
+        Some(first) if first == commands::doctor::SILENT => return commands::doctor::silent(),
         _ => {}
     }
     let cli = match Cli::try_parse() {

@@ -14,7 +14,7 @@ pub(crate) fn init(level: LevelFilter) {
     Formatter::builder()
         .with_max_level(level)
         .with_writer(io::stderr)
-        .with_ansi(false)
+        .with_ansi(wants_colours(&io::stderr()))
         .event_format(Line)
         .init();
 }

@@ -38,7 +38,11 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
         let namespace = connection.namespace().filter(|_| options.how.is_name());
         Ok(namespace.map_or(key, |namespace| within(key, namespace)))
     };
-    let keys: Vec<Key> = options.names.iter().map(key).collect::<Result<_, Failure>>()?;
+    let keys: Vec<Key> = options
+        .names
+        .iter()
+        .map(key)
+        .collect::<Result<_, Failure>>()?;
     let named = options.names.iter().zip(keys);
     let text = match options.json {
         true => output::json(&named.map(|(name, key)| as_json(name, key)).collect()),
