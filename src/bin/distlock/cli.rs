@@ -11,18 +11,18 @@ use crate::run::options::RunOptions;
 #[derive(Debug, Parser)]
 #[command(name = "distlock", version, propagate_version = true)]
 pub(crate) struct Cli {
-    // First, since the heading of the other options would apply to them, too.
-    #[command(flatten)]
-    pub(crate) verbosity: Verbosity,
-
     #[command(flatten)]
     pub(crate) connection: Connection,
+
+    #[command(flatten)]
+    pub(crate) verbosity: Verbosity,
 
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Messages")]
 pub(crate) struct Verbosity {
     /// Say more; twice: everything.
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -63,6 +63,12 @@ pub(crate) enum Command {
     /// Show the number of a name, its SQL and its columns in `pg_locks`.
     Key(key::Options),
     /// Say whether this database, and the path to it, can carry locks.
+    #[command(after_help = "\
+Each line is a check: ok, note (locks work all the same) or FAIL, with what helps. The lease is proven: \
+a process takes a lock and is stopped, and the server has to give the lock back.
+
+Exit codes: 0: all is well; 1: something keeps locks from working; 69, 78: the database cannot be \
+reached, configuration.")]
     Doctor,
     /// Print a shell's completions.
     Completions(completions::Options),

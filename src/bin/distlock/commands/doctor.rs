@@ -7,7 +7,7 @@ mod report;
 
 use distlock::{Error, ErrorKind};
 
-use self::client::Beside;
+use self::client::Refusal;
 pub(crate) use self::lease::{SILENT, silent};
 use self::report::Report;
 use crate::connection::Connection;
@@ -30,18 +30,18 @@ pub(crate) fn run(connection: &Connection) -> Result<Exit, Failure> {
         "path",
         "a primary that keeps locks; a client has a session of its own, whose locks end with it",
     )?;
-    match client::beside(&dsn, &mgr)? {
-        Beside::Same { mut client, pid } => match facts::read(&mut client, pid) {
+    match client::beside(&dsn, &mgr) {
+        Ok((mut client, pid)) => match facts::read(&mut client, pid) {
             Ok(facts) => facts.judge(&mut report)?,
             Err(error) => report.note("facts", &with_sources(&error))?,
         },
-        Beside::Full(error) => {
+        Err(Refusal::Full(error)) => {
             let says = format!("there is none beside a manager's: {error}; raise the limit");
             report.fault("connections", &says)?;
-            // Another manager would not get one either.
+            // The proof of the lease would not get one either.
             return Ok(report.exit());
         }
-        Beside::Unknown(why) => {
+        Err(Refusal::Other(why)) => {
             let says = format!("TLS, rights, room and limits are not looked at: {why}");
             report.note("facts", &says)?;
         }

@@ -19,10 +19,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Its program is told that the lock is lost, within its heartbeat, and may go on until then. It takes the
+Its program is told that the lock is lost, within its heartbeat, and may go on until then. It takes the \
 role of the session, or the privileges of pg_signal_backend.
 
-Exit codes: 0: the session has ended; 1: nobody holds the lock; 64: not without --yes, --any or --pid;
+Exit codes: 0: the session has ended; 1: nobody holds the lock; 64: not without --yes, --any or --pid; \
 69, 78: the database cannot be reached, configuration; 125: not ended, or not allowed to.")]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -67,7 +67,7 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
         return Err(usage(&what));
     }
     if !options.yes && !is_confirmed(pid)? {
-        return Err(usage("not ended"));
+        return Err(Failure::new(Exit::FAILURE, "not ended"));
     }
     let Some(gone) = mgr.evict_any(holder)? else {
         print("it had ended before\n")?;

@@ -19,7 +19,7 @@ use crate::output;
 #[command(after_help = "\
 When the lock is held, one line is printed: key=NUMBER and, with --fencing, token=NUMBER.
 
-Exit codes: 0: standard input has ended, and the lock was held until then; 75: somebody else has the
+Exit codes: 0: standard input has ended, and the lock was held until then; 75: somebody else has the \
 lock; 76: it was lost; 128+n: signal n; 69, 78: the database cannot be reached, configuration.")]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -57,7 +57,7 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
             let message = format!("somebody else has the lock {}", options.key.name);
             return Err(Failure::new(Exit::NOT_OBTAINED, message));
         }
-        Err(error) => return signal(&signals).map_or(Err(error.into()), Ok),
+        Err(error) => return signal(&signals).ok_or(error.into()),
     };
     let line = match guard.token() {
         Some(token) => format!("key={} token={token}\n", number(*guard.key())),
@@ -78,9 +78,7 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
     }
     match guard.unlock() {
         // One that comes this late.
-        Err(error) if error.kind() == ErrorKind::Cancelled => {
-            signal(&signals).map_or(Err(error.into()), Ok)
-        }
+        Err(error) if error.kind() == ErrorKind::Cancelled => signal(&signals).ok_or(error.into()),
         unlocked => Ok(unlocked.map(|()| Exit::SUCCESS)?),
     }
 }

@@ -8,8 +8,8 @@ use crate::output::print;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-CLAIM is holds, waits or fenced: the session has a fenced transaction open, which the next holder
-waits for. What this role may not see of others' sessions, and what the server does not know, is shown
+CLAIM is holds, waits or fenced: the session has a fenced transaction open, which the next holder \
+waits for. What this role may not see of others' sessions, and what the server does not know, is shown \
 as -; pg_read_all_stats sees all.")]
 pub(crate) struct Options {
     #[command(flatten)]

@@ -15,7 +15,7 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-A lock is listed once for each session that holds it or waits for it. What this role may not see of
+A lock is listed once for each session that holds it or waits for it. What this role may not see of \
 others' sessions is shown as -; pg_read_all_stats sees all.")]
 pub(crate) struct Options {
     /// Print JSON: an array on one line.

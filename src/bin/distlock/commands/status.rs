@@ -10,7 +10,7 @@ use crate::output;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Exit codes: 0: it is free; 1: it is held, or kept by a fenced transaction of an earlier holder;
+Exit codes: 0: it is free; 1: it is held, or kept by a fenced transaction of an earlier holder; \
 69, 78: the database cannot be reached, configuration.")]
 pub(crate) struct Options {
     #[command(flatten)]

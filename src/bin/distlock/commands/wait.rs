@@ -9,10 +9,10 @@ use crate::keys::OneKey;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-It takes a share of the lock and gives it back at once: it waits for who has the lock for himself, and
-not for others that share it; and it waits its turn.
+It takes a share of the lock and gives it back at once: it waits for a holder that has the lock \
+alone, and for its turn, but not for holders that share it.
 
-Exit codes: 0: it was free; 75: not within the time; 69, 78: the database cannot be reached,
+Exit codes: 0: it was free; 75: not within the time; 69, 78: the database cannot be reached, \
 configuration.")]
 pub(crate) struct Options {
     #[command(flatten)]

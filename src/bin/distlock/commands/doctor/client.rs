@@ -4,6 +4,7 @@
 //! and not all parameters. So it may be refused, or even reach another server than the manager, and
 //! is only believed if it sees the manager's lock there.
 
+use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,45 +15,43 @@ use postgres::{Client, Config, NoTls};
 use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::exit::{Failure, with_sources};
+use crate::exit::with_sources;
 use crate::keys::columns;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) enum Beside {
-    /// It reaches the same database as the same role. The manager's session has this `pid`.
-    Same { client: Client, pid: i32 },
+/// Why there is no client.
+pub(super) enum Refusal {
     /// There is no slot for it.
     Full(String),
-    /// Nothing is known, for this reason.
-    Unknown(String),
+    /// It cannot connect, or cannot be believed.
+    Other(String),
 }
 
-pub(super) fn beside(dsn: &str, mgr: &Manager) -> Result<Beside, Failure> {
-    let mut client = match connect(dsn) {
-        Ok(client) => client,
-        Err(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) => {
-            return Ok(Beside::Full(with_sources(&error)));
-        }
-        Err(error) => {
-            let why = with_sources(&error);
-            return Ok(Beside::Unknown(format!(
+/// A client of the same database as the same role, and the process of the manager's session.
+pub(super) fn beside(dsn: &str, mgr: &Manager) -> Result<(Client, i32), Refusal> {
+    let mut client = connect(dsn).map_err(|error| {
+        let why = with_sources(&error);
+        match error.code() {
+            Some(&SqlState::TOO_MANY_CONNECTIONS) => Refusal::Full(why),
+            _ => Refusal::Other(format!(
                 "the driver alone cannot connect, which reads no environment and no files: {why}"
-            )));
+            )),
         }
-    };
-    let lock = mgr.lock(fastrand::i64(..))?;
-    let pid = holder(&mut client, *lock.key());
-    lock.unlock()?;
-    Ok(match pid {
-        Ok(Some(pid)) => Beside::Same { client, pid },
-        Ok(None) => Beside::Unknown(
+    })?;
+    let lock = mgr.lock(fastrand::i64(..)).map_err(unknown)?;
+    match holder(&mut client, *lock.key()).map_err(unknown)? {
+        Some(pid) => Ok((client, pid)),
+        None => Err(Refusal::Other(
             "the driver alone, which reads no environment and no files, reaches another database \
              or has another role"
                 .to_owned(),
-        ),
-        Err(error) => Beside::Unknown(with_sources(&error)),
-    })
+        )),
+    }
+}
+
+fn unknown(error: impl StdError + 'static) -> Refusal {
+    Refusal::Other(with_sources(&error))
 }
 
 fn connect(dsn: &str) -> Result<Client, postgres::Error> {

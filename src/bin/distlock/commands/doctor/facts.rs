@@ -102,8 +102,8 @@ impl Facts {
             true => report.good("holders", "this role sees sessions of all roles"),
             false => report.note(
                 "holders",
-                "this role sees the addresses and names of its own sessions alone; GRANT \
-                 pg_read_all_stats TO it for those of others",
+                "this role sees the addresses of its own sessions alone; GRANT pg_read_all_stats TO it \
+                 for those of others",
             ),
         }
     }
