@@ -53,6 +53,34 @@ fn a_plain_server_is_found_to_be_well() {
 }
 
 #[test]
+fn tls_is_seen_where_it_is() {
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let server = Server::builder()
+        .setting("ssl", "on")
+        .file("server.crt", &certificate.cert.pem())
+        .file("server.key", &certificate.signing_key.serialize_pem())
+        .start()
+        .unwrap();
+    for (mode, says) in [
+        ("prefer", "ok TLS on"),
+        ("require", "ok TLS on"),
+        ("disable", "note TLS off: "),
+    ] {
+        let (code, lines) = doctor_at(&format!("{} sslmode={mode}", server.tcp_url()));
+        assert_eq!(code, 0, "{lines:#?}");
+        assert_says(&lines, says);
+    }
+    // Which the driver does not know.
+    let roots = server.folder().join("roots.pem");
+    fs::write(&roots, certificate.cert.pem()).unwrap();
+    let verified = format!("sslmode=verify-ca sslrootcert={}", roots.display());
+    let (code, lines) = doctor_at(&format!("{} {verified}", server.tcp_url()));
+    assert_eq!(code, 0, "{lines:#?}");
+    assert_says(&lines, "note facts");
+    assert_says(&lines, "ok lease");
+}
+
+#[test]
 fn what_a_role_may_not_is_noted() {
     let (code, lines) = doctor_at(&role(server(), "doctors_weak", ""));
     assert_eq!(code, 0, "{lines:#?}");
@@ -71,6 +99,10 @@ fn another_servers_facts_are_not_told() {
     assert!(text.contains("note  facts"), "{text}");
     assert!(text.contains("reaches another database"), "{text}");
     assert!(text.contains("ok    lease"), "{text}");
+    // Nor is a login sent with less care than the manager's.
+    let (code, text, _) = output(distlock().arg("doctor").env("PGSSLMODE", "disable"));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("which has PGSSLMODE"), "{text}");
 }
 
 #[test]
@@ -79,6 +111,14 @@ fn a_pooler_in_transaction_mode_is_a_fault() {
     let (code, lines) = doctor_at(&pooler.url());
     assert_eq!(code, 1, "{lines:#?}");
     assert_says(&lines, "FAIL pooler");
+}
+
+#[test]
+fn a_pool_in_session_mode_is_well() {
+    let pooler = or_skip!(Pooler::before(server(), PoolMode::Session, 5));
+    let (code, lines) = doctor_at(&pooler.url());
+    assert_eq!(code, 0, "{lines:#?}");
+    assert_says(&lines, "ok lease");
 }
 
 #[test]

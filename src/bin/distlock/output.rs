@@ -2,8 +2,8 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
-use comfy_table::Table;
 use comfy_table::presets::{NOTHING, UTF8_FULL_CONDENSED};
+use comfy_table::{ContentArrangement, Table};
 use serde_json::Value;
 
 use crate::exit::Failure;
@@ -28,6 +28,7 @@ pub(crate) fn table<const N: usize>(
     table.set_header(header).add_rows(rows);
     if io::stdout().is_terminal() {
         table.load_style(UTF8_FULL_CONDENSED);
+        table.set_content_arrangement(ContentArrangement::Dynamic);
     } else {
         table.load_style(NOTHING);
         for column in table.column_iter_mut() {

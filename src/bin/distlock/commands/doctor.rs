@@ -4,6 +4,7 @@ mod client;
 mod facts;
 mod lease;
 mod report;
+mod tls;
 
 use distlock::{Error, ErrorKind};
 

@@ -29,7 +29,7 @@ const QUESTIONS: &str = "\
         AND has_function_privilege('pg_terminate_backend(int4, int8)', 'EXECUTE')) AS may_evict, \
     pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all, \
     s.locks * (s.connections + s.prepared) AS lock_room, \
-    (SELECT count(*) FROM pg_locks WHERE NOT fastpath) AS lock_count, \
+    (SELECT count(*) FROM pg_locks WHERE NOT fastpath AND mode <> 'SIReadLock') AS lock_count, \
     s.connections - CASE WHEN r.rolsuper THEN 0 ELSE s.reserved END AS server_limit, \
     (SELECT count(*) FROM clients) AS server_used, \
     CASE WHEN r.rolsuper THEN -1 ELSE r.rolconnlimit END::int8 AS role_limit, \
