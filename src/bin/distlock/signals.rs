@@ -14,10 +14,15 @@ use signal_hook::consts::{
 use signal_hook::iterator::Signals;
 
 /// Those that ask a program to end.
-pub(crate) const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
 
 /// The others that the command gets.
 const OTHERS: [i32; 4] = [SIGUSR1, SIGUSR2, SIGALRM, SIGWINCH];
+
+/// Those of them that are not ignored.
+pub(crate) fn ending() -> Vec<i32> {
+    not_ignored(ENDING.into_iter())
+}
 
 /// True if a wait ends with this signal.
 pub(crate) fn is_ending(signal: i32) -> bool {

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, select, unbounded};
 use distlock::{Acquire, CancelToken, Error, ErrorKind, Guard};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::connection::Connection;
 use crate::duration;
 use crate::exit::{Exit, Failure};
 use crate::keys::{OneKey, number};
-use crate::output;
+use crate::{output, signals};
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
@@ -38,7 +37,7 @@ pub(crate) struct Options {
     wait: Option<Duration>,
 
     /// Take a fencing token from this sequence.
-    #[arg(long, value_name = "SEQUENCE")]
+    #[arg(long, value_name = "SCHEMA.SEQUENCE")]
     fencing: Option<String>,
 }
 
@@ -50,7 +49,7 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
     }
     let mgr = builder.connect()?;
     let interrupt = CancelToken::new();
-    let signals = signals(&interrupt).map_err(|error| Failure::own("signals", error))?;
+    let signals = interrupting(&interrupt).map_err(|error| Failure::own("signals", error))?;
     let guard = match obtain(mgr.acquire(key).cancel(&interrupt), options) {
         Ok(Some(guard)) => guard,
         Ok(None) => {
@@ -96,8 +95,8 @@ fn obtain(mut acquire: Acquire<'_>, options: &Options) -> Result<Option<Guard>, 
 }
 
 /// The signals that end the hold, and the wait for it.
-fn signals(interrupt: &CancelToken) -> io::Result<Receiver<i32>> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+fn interrupting(interrupt: &CancelToken) -> io::Result<Receiver<i32>> {
+    let mut signals = Signals::new(signals::ending())?;
     let interrupt = interrupt.clone();
     let (sender, receiver) = unbounded();
     thread::Builder::new()

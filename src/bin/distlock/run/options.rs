@@ -32,7 +32,7 @@ Exit codes: the command's own; 128+n: ended by signal n; 75: the lock is held by
 The command's environment has DISTLOCK_KEY, DISTLOCK_NUMBER and, with --fencing, DISTLOCK_TOKEN.")]
 pub(crate) struct RunOptions {
     /// The name of the lock; of several, all are taken or none.
-    #[arg(required = true, value_name = "KEY")]
+    #[arg(required = true, value_name = "KEY", allow_negative_numbers = true)]
     pub(crate) keys: Vec<String>,
 
     /// The command and its arguments.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::obtain::Locks;
 use super::options::{OnLost, RunOptions};
 use crate::exit::{Exit, Failure};
+use crate::keys::number;
 
 /// How the command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +135,7 @@ impl Status {
         let lock = |(guard, name): (&Guard, &String)| {
             json!({
                 "key": name,
-                "number": guard.key().as_i64(),
+                "number": number(*guard.key()),
                 "token": guard.token(),
             })
         };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvError, after, at, never, select};
-use distlock::Ended;
+use distlock::{Ended, Guard};
 use rustix::process::{Pid, Signal, getpgrp, kill_current_process_group};
 use sd_notify::NotifyState;
 
@@ -14,6 +14,7 @@ use crate::clock::BootTime;
 use crate::exit::Failure;
 use crate::guardian::handle::Handle;
 use crate::guardian::protocol::{Order, Report, Terms};
+use crate::keys::number;
 use crate::signals;
 use crate::terminal::Terminal;
 
@@ -70,18 +71,15 @@ fn grace(locks: &Locks, options: &RunOptions) -> Duration {
 
 /// With several locks, their values are separated by spaces.
 fn environment(locks: &Locks) -> Vec<(&'static str, String)> {
-    let guards = locks.set.guards();
-    let numbers: Vec<_> = guards
-        .iter()
-        .map(|guard| guard.key().as_i64().to_string())
-        .collect();
-    let tokens: Vec<_> = guards.iter().filter_map(|guard| guard.token()).collect();
+    let guards = || locks.set.guards().iter();
+    let numbers: Vec<_> = guards().map(|guard| number(*guard.key())).collect();
+    let token = |guard: &Guard| guard.token().map(|token| token.to_string());
+    let tokens: Vec<_> = guards().filter_map(token).collect();
     let mut environment = vec![
         ("DISTLOCK_KEY", locks.names.join(" ")),
         ("DISTLOCK_NUMBER", numbers.join(" ")),
     ];
     if !tokens.is_empty() {
-        let tokens: Vec<_> = tokens.iter().map(ToString::to_string).collect();
         environment.push(("DISTLOCK_TOKEN", tokens.join(" ")));
     }
     environment
