@@ -24,10 +24,9 @@ pub(crate) enum OnLost {
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Exit codes: the command's own; 128+n: ended by signal n; 75: the lock is held by somebody else (-E);
-76: the lock was lost, also if the command ended with 0; 69: the database cannot be reached;
-78: configuration; 64: usage; 124: --max-time; 126, 127: the command cannot be started, is not found;
-125: another failure.
+Exit codes: the command's own; 128+n: ended by signal n; 75: somebody else has the lock (-E); 76: the \
+lock was lost, also if the command ended with 0; 69: the database cannot be reached; 78: configuration; \
+64: usage; 124: --max-time; 126, 127: the command cannot be started, is not found; 125: another failure.
 
 The command's environment has DISTLOCK_KEY, DISTLOCK_NUMBER and, with --fencing, DISTLOCK_TOKEN.")]
 pub(crate) struct RunOptions {
