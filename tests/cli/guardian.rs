@@ -172,13 +172,15 @@ fn those_that_the_command_leaves_behind_are_ended_awaited_or_released() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let script = format!(
-            "(while [ ! -e {go} ]; do sleep 0.01; done; echo done >{done}) & exit 3",
+            "(while [ ! -e {go} ]; do sleep 0.01; done; echo done >{done}) & : >{begun}; exit 3",
+            begun = path("begun"),
             go = path("go"),
             done = path("done"),
         );
         let mut command = distlock_at(&server().url());
         command.args(["run", "linger", "--linger", linger, "-c", &script]);
         let mut child = Running::start(&mut command);
+        eventually(|| fs::exists(path("begun")).unwrap());
         let go = || fs::write(path("go"), "").unwrap();
         if linger == "wait" {
             // It still holds the lock.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -51,8 +52,9 @@ pub(super) struct Guardian {
     trusted_until: BootTime,
     /// SIGTERM has been sent for this time.
     warned_for: Option<BootTime>,
-    /// When to kill what has been told to end.
+    /// When to kill what has been told to end, or is to be told.
     kill_at: BootTime,
+    is_to_be_told: bool,
     /// The duplicates of the supervisor's connections, which are open for as long as we live.
     connections: Vec<OwnedFd>,
 }
@@ -99,6 +101,7 @@ impl Guardian {
             trusted_until,
             warned_for: None,
             kill_at: BootTime::NEVER,
+            is_to_be_told: false,
             connections: descriptors,
         };
         guardian.report(Report::Started(leader.as_raw_nonzero().get()));
@@ -165,6 +168,9 @@ impl Guardian {
 
     /// Sends the signals that are due. When the next one is.
     fn keep_to_the_time(&mut self) -> BootTime {
+        if mem::take(&mut self.is_to_be_told) {
+            tree::signal(Signal::TERM);
+        }
         let now = BootTime::now();
         let last = self.trusted_until.min(self.kill_at);
         if now >= last {
@@ -184,12 +190,10 @@ impl Guardian {
         }
     }
 
-    /// SIGTERM now, SIGKILL then.
+    /// SIGTERM as soon as it is known that there still are processes, SIGKILL then.
     fn end(&mut self, kill_at: BootTime) {
         self.kill_at = self.kill_at.min(kill_at);
-        if BootTime::now() < self.kill_at {
-            tree::signal(Signal::TERM);
-        }
+        self.is_to_be_told = true;
     }
 
     fn kill(&self) {
@@ -280,7 +284,7 @@ fn prepare() -> io::Result<UnixStream> {
 /// The first order, and the descriptors that come with it. `None`: the supervisor has gone.
 fn await_start(control: &UnixStream) -> io::Result<Option<(BootTime, Vec<OwnedFd>)>> {
     let mut bytes = [0; LENGTH];
-    let mut space = vec![std::mem::MaybeUninit::uninit(); 4096];
+    let mut space = vec![mem::MaybeUninit::uninit(); 4096];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
         let into = &mut [io::IoSliceMut::new(&mut bytes)];
