@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use throwaway_postgres::{Server, Shutdown};
 
-use crate::support::{Running, advisory_locks, distlock, distlock_at, eventually, output, server};
+use crate::support::{
+    FOREVER, Running, advisory_locks, distlock, distlock_at, eventually, output, server,
+};
 
 fn run(args: &[&str]) -> Command {
     let mut command = distlock();
@@ -384,6 +387,33 @@ fn a_restart_is_survived_while_waiting_and_noticed_while_holding() {
     assert_eq!(first.exit_code(), 76);
     assert_eq!(second.line(), "mine");
     assert_eq!(second.exit_code(), 0);
+}
+
+#[test]
+fn systemd_is_told_of_the_wait_and_of_the_lock() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(FOREVER)).unwrap();
+    let told = || {
+        let mut bytes = [0; 1024];
+        let count = socket.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    };
+    let holder = holder("unit");
+    let mut command = run(&["unit", "-c", "read -r line"]);
+    let mut child = Running::start(command.stdin(Stdio::piped()).env("NOTIFY_SOCKET", &path));
+    assert_eq!(told(), "STATUS=waiting for unit\n");
+    drop(holder);
+    let ready = told();
+    assert!(ready.contains("READY=1\n"), "{ready}");
+    drop(child.0.stdin.take());
+    assert_eq!(told(), "STOPPING=1\n");
+    assert_eq!(
+        child.exit_code(),
+        1,
+        "that of `read` at the end of its input"
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use throwaway_postgres::Server;
 
 /// Long enough for any machine; a test that gets here has failed.
-const FOREVER: Duration = Duration::from_secs(60);
+pub(crate) const FOREVER: Duration = Duration::from_secs(60);
 
 /// The server of all tests that do not damage theirs. Each test has keys of its own.
 pub(crate) fn server() -> &'static Server {
