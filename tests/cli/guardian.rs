@@ -202,6 +202,20 @@ fn those_that_the_command_leaves_behind_are_ended_awaited_or_released() {
     }
 }
 
+/// Also while what the command has left behind is awaited.
+#[test]
+fn a_signal_ends_those_that_are_awaited() {
+    let folder = tempfile::tempdir().unwrap();
+    let begun = folder.path().join("begun");
+    let script = format!("sleep 600 & : >{}", begun.display());
+    let mut command = distlock_at(&server().url());
+    command.args(["run", "awaited-end", "--linger", "wait", "-c", &script]);
+    let mut child = Running::start(&mut command);
+    eventually(|| begun.exists());
+    child.signal("TERM");
+    assert_eq!(child.exit_code(), 0, "that of the command");
+}
+
 /// True if some process has a file of this folder in its arguments.
 fn is_written(folder: &Path) -> bool {
     let folder = folder.to_str().unwrap();

@@ -296,6 +296,39 @@ fn a_lock_is_kept_for_its_time() {
     assert_eq!(output(&mut run(&["job", "--", "true"])).0, 0);
 }
 
+/// A job that did not begin, or that somebody has ended, may begin elsewhere at once.
+#[test]
+fn a_lock_is_not_kept_for_what_has_not_run() {
+    let kept = ["short", "--at-least", "600s", "--"];
+    let mut command = distlock();
+    let missing = command.arg("run").args(kept).arg("no-such-program");
+    assert_eq!(output(missing).0, 127);
+    let mut command = run(&[
+        "short",
+        "--at-least",
+        "600s",
+        "-c",
+        "echo held; exec sleep 600",
+    ]);
+    let mut child = Running::start(command.stdout(Stdio::piped()));
+    assert_eq!(child.line(), "held");
+    child.signal("TERM");
+    assert_eq!(child.exit_code(), 143);
+}
+
+#[test]
+fn a_status_file_that_cannot_be_written_is_told_before() {
+    let args = [
+        "status",
+        "--status-file",
+        "/no/such/folder/status",
+        "-c",
+        "echo run",
+    ];
+    let (code, out, errors) = output(&mut run(&args));
+    assert_eq!((code, &*out), (78, ""), "{errors}");
+}
+
 #[test]
 fn a_lost_lock_shows_in_the_exit_code() {
     let folder = tempfile::tempdir().unwrap();

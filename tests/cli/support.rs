@@ -1,7 +1,8 @@
 //! Shared support: one server, the binary, waiting for events.
 
 use std::io::Read;
-use std::process::{Child, Command, Output, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,13 @@ pub(crate) fn output(command: &mut Command) -> (i32, String, String) {
         stderr,
     } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+    (code(status), text(stdout), text(stderr))
+}
+
+/// As a shell has it.
+fn code(status: ExitStatus) -> i32 {
+    let by_signal = || 128 + status.signal().unwrap();
+    status.code().unwrap_or_else(by_signal)
 }
 
 /// A process that is killed, unless it has ended, when the test does.
@@ -69,15 +76,15 @@ impl Running {
         assert!(kill.unwrap().success());
     }
 
-    /// Its exit code. -1: a signal ended it.
+    /// Its exit code.
     pub(crate) fn exit_code(&mut self) -> i32 {
         let child = &mut self.0;
-        let mut code = None;
+        let mut status = None;
         eventually(|| {
-            code = child.try_wait().unwrap();
-            code.is_some()
+            status = child.try_wait().unwrap();
+            status.is_some()
         });
-        code.unwrap().code().unwrap_or(-1)
+        code(status.unwrap())
     }
 }
 

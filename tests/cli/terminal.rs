@@ -109,13 +109,16 @@ fn control_c_interrupts_the_command_and_the_wait() {
     // One that waits.
     terminal.send("$DISTLOCK run interrupts -- sleep 600 & sleep 0.5\n");
     terminal.expect("prompt> ");
-    terminal.send("$DISTLOCK run -v interrupts -- true; echo code $?\n");
+    terminal.send("$DISTLOCK run interrupts -- true\n");
     let mut client = server().client();
     eventually(|| {
         let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
         client.query_one(waits, &[]).unwrap().get::<_, i64>(0) > 0
     });
     terminal.send("\x03");
+    // The shell leaves out what follows, as after any command that ^C has ended.
+    terminal.expect("prompt> ");
+    terminal.send("echo co''de $?\n");
     terminal.expect("code 130");
     terminal.send("kill %1; wait %1; echo code $?\n");
     terminal.expect("code 143");
@@ -149,6 +152,44 @@ fn a_job_is_stopped_and_goes_on_in_the_foreground_and_in_the_background() {
     terminal.send("fg\n");
     terminal.send("at last\n");
     terminal.expect("got at last");
+}
+
+/// The others of a pipeline have the terminal, too.
+#[test]
+fn it_may_be_in_a_pipeline() {
+    let mut terminal = Terminal::open();
+    terminal.send(
+        "$DISTLOCK run pipe -- sh -c 'echo pi\"\"ped; cat' </dev/null | { read -r a; echo rea\"\"dy; read -r b </dev/tty; echo $a $b; }\n",
+    );
+    terminal.expect("ready");
+    terminal.send("typed\n");
+    terminal.expect("piped typed");
+    terminal.expect("prompt> ");
+}
+
+#[test]
+fn control_c_ends_the_loop_around_it() {
+    let mut terminal = Terminal::open();
+    terminal.send(
+        "for n in 1 2 3; do $DISTLOCK run loop -- sh -c 'echo rou\"\"nd; exec sleep 600'; done\n",
+    );
+    terminal.expect("round");
+    terminal.send("\x03");
+    terminal.expect("prompt> ");
+    assert!(!terminal.shown.lock().unwrap()[terminal.seen..].contains("round"));
+    terminal.send("echo ov''er\n");
+    terminal.expect("over");
+}
+
+/// A job in the background of a script leaves the terminal to the script.
+#[test]
+fn a_script_reads_from_the_terminal_meanwhile() {
+    let mut terminal = Terminal::open();
+    terminal.send("bash -c '$DISTLOCK run script -- sleep 0.3 & echo rea\"\"dy; read -r line; echo got $line; wait'\n");
+    terminal.expect("ready");
+    terminal.send("a line\n");
+    terminal.expect("got a line");
+    terminal.expect("prompt> ");
 }
 
 #[test]

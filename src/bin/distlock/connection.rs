@@ -50,11 +50,20 @@ impl Connection {
             .env_defaults()
             .lease(self.lease)
             .heartbeat(self.heartbeat)
+            // A database that is silent for less than the lease has lost nothing.
+            .response_timeout(self.patience())
+            .tcp_user_timeout(self.patience())
+            .tcp_keepalives(self.patience(), Duration::from_secs(2), 3)
             .wait_while_unavailable(true);
         if let Some(namespace) = &self.namespace {
             builder = builder.namespace(namespace);
         }
         Ok(builder)
+    }
+
+    /// How long an answer may take. The library's default, unless the lease is longer.
+    fn patience(&self) -> Duration {
+        self.lease.max(Duration::from_secs(10))
     }
 
     pub(crate) fn heartbeat(&self) -> Duration {

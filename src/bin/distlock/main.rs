@@ -18,10 +18,10 @@ mod guardian;
 mod holder;
 mod keys;
 mod messages;
+mod orphans;
 mod output;
 mod run;
 mod signals;
-mod terminal;
 
 use std::env;
 use std::process::ExitCode;

@@ -5,41 +5,43 @@ pub(crate) mod options;
 mod outcome;
 mod supervise;
 
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
 use sd_notify::NotifyState;
+use signal_hook::consts::SIGINT;
+use signal_hook::low_level::emulate_default_handler;
 
 use self::obtain::{Locks, Obtained, obtain};
 use self::options::RunOptions;
-use self::outcome::{Outcome, Status};
-use self::supervise::supervise;
+use self::outcome::{Ending, Outcome, Status};
+use self::supervise::{Supervised, supervise};
 use crate::connection::Connection;
 use crate::exit::{Exit, Failure};
+use crate::signals::Arrived;
 use crate::{messages, signals};
 
 pub(crate) fn run(connection: &Connection, options: &RunOptions) -> Result<Exit, Failure> {
-    let mut status = Status::new();
-    let done = go(connection, options, &mut status);
+    let mut status = Status::new(options.status_file.as_deref())?;
+    let done = obtain_and_run(connection, options, &mut status);
     let exit = match &done {
         Ok(outcome) => outcome.exit(options),
         Err(failure) => failure.exit,
     };
-    if let Some(path) = &options.status_file {
-        status.write(path, &done, exit)?;
+    status.write(&done, exit);
+    let outcome = done?;
+    if let Some(message) = outcome.message(options) {
+        messages::error(&message);
     }
-    match done {
-        Ok(outcome) => {
-            if let Some(message) = outcome.message(options) {
-                messages::error(&message);
-            }
-            Ok(exit)
-        }
-        Err(failure) => Err(failure),
+    if outcome.is_of_signal(SIGINT) {
+        // A shell ends its script or loop only if its command was ended by this signal.
+        emulate_default_handler(SIGINT).ok();
     }
+    Ok(exit)
 }
 
-fn go(
+fn obtain_and_run(
     connection: &Connection,
     options: &RunOptions,
     status: &mut Status,
@@ -58,44 +60,75 @@ fn go(
     };
     status.obtained(&locks, begin.elapsed());
     let held = Instant::now();
-    let outcome = supervise(&locks, connection.heartbeat(), options, &signals)?;
+    let supervised = supervise(&locks, connection.heartbeat(), options, &signals)?;
     status.held_for(held.elapsed());
     notify(&[NotifyState::Stopping]);
-    Ok(give_back(locks, held, options, &signals, outcome))
+    let Supervised {
+        outcome,
+        was_interrupted,
+    } = supervised;
+    let Outcome::Held(ending) = outcome else {
+        return Ok(outcome);
+    };
+    if let Some(least) = options.at_least
+        && !was_interrupted
+        && !matches!(ending, Ending::NotStarted(_))
+    {
+        return Ok(keep(
+            &locks,
+            least.saturating_sub(held.elapsed()),
+            &signals,
+            ending,
+        ));
+    }
+    Ok(give_back(locks, &signals, ending))
 }
 
-/// Gives the locks back, not before their time. What is not known to have been held to the end counts
-/// as lost.
-fn give_back(
-    locks: Locks,
-    held: Instant,
-    options: &RunOptions,
-    signals: &Receiver<i32>,
-    outcome: Outcome,
-) -> Outcome {
-    let lasted = match (options.at_least, locks.set.guards()) {
-        (Some(least), [first, ..]) => {
-            // Asked now, because what happens during the pause is of no importance any more. Any
-            // question will do that the session's server has to answer.
-            let lasted = first.others_wait().map(drop);
-            // A signal ends it: the command has ended anyway.
-            pause(least.saturating_sub(held.elapsed()), signals);
-            lasted
+/// Keeps the locks for so long, or until a signal. What is not known to have been held to the
+/// command's end counts as lost.
+fn keep(locks: &Locks, time: Duration, signals: &Receiver<Arrived>, ending: Ending) -> Outcome {
+    // Asked now, because what happens during the pause is of no importance any more. Any question
+    // will do that the session's server has to answer.
+    let answers = locks.set.guards().first().map(distlock::Guard::others_wait);
+    match answers {
+        Some(Err(_)) => Outcome::Unconfirmed(ending),
+        _ => {
+            pause(time, signals);
+            Outcome::Held(ending)
         }
-        _ => locks.set.unlock(),
-    };
-    match lasted {
-        Ok(()) => outcome,
-        Err(_) => outcome.but_lost(),
+    }
+}
+
+/// Gives the locks back, which the server has to confirm, unless a signal comes first.
+fn give_back(locks: Locks, signals: &Receiver<Arrived>, ending: Ending) -> Outcome {
+    let (sender, unlocked) = bounded(1);
+    let unlock = thread::Builder::new()
+        .name("unlock".into())
+        .spawn(move || sender.send(locks.set.unlock()).ok());
+    if unlock.is_err() {
+        return Outcome::Unconfirmed(ending);
+    }
+    loop {
+        select! {
+            recv(unlocked) -> unlocked => return match unlocked {
+                Ok(Ok(())) => Outcome::Held(ending),
+                _ => Outcome::Unconfirmed(ending),
+            },
+            recv(signals) -> signal => {
+                if signal.is_ok_and(Arrived::is_ending) && unlocked.is_empty() {
+                    return Outcome::Unconfirmed(ending);
+                }
+            }
+        }
     }
 }
 
 /// Waits. The signal that ended it.
-fn pause(time: Duration, signals: &Receiver<i32>) -> Option<i32> {
+fn pause(time: Duration, signals: &Receiver<Arrived>) -> Option<i32> {
     let deadline = Instant::now().checked_add(time)?;
     loop {
         match signals.recv_deadline(deadline) {
-            Ok(signal) if signals::is_ending(signal) => return Some(signal),
+            Ok(signal) if signal.is_ending() => return Some(signal.number),
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
         }

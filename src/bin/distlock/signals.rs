@@ -8,10 +8,14 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, unbounded};
 use signal_hook::consts::{
-    SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU,
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU,
     SIGUSR1, SIGUSR2, SIGWINCH,
 };
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::low_level::siginfo::Cause;
+
+use crate::orphans;
 
 /// Those that ask a program to end.
 const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
@@ -24,27 +28,45 @@ pub(crate) fn ending() -> Vec<i32> {
     not_ignored(ENDING.into_iter())
 }
 
-/// True if a wait ends with this signal.
-pub(crate) fn is_ending(signal: i32) -> bool {
-    ENDING.contains(&signal)
+/// A signal that has arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrived {
+    pub(crate) number: i32,
+    /// The terminal has sent it, to all of its foreground.
+    pub(crate) is_of_terminal: bool,
 }
 
-/// The signals that arrive from now on: those for the command, and SIGCONT. Not those that are
-/// ignored, as with nohup(1) or in the background of a script: the command, too, is to ignore them.
-pub(crate) fn listen() -> io::Result<Receiver<i32>> {
-    let wanted = ENDING.into_iter().chain(OTHERS).chain([SIGCONT]);
-    let mut signals = Signals::new(not_ignored(wanted))?;
+impl Arrived {
+    /// True if a wait ends with it.
+    pub(crate) fn is_ending(self) -> bool {
+        ENDING.contains(&self.number)
+    }
+}
+
+/// The signals for the command that arrive from now on. Not those that are ignored, as with nohup(1)
+/// or in the background of a script: the command, too, is to ignore them.
+pub(crate) fn listen() -> io::Result<Receiver<Arrived>> {
+    let wanted = not_ignored(ENDING.into_iter().chain(OTHERS).chain([SIGCHLD]));
+    let mut signals = SignalsInfo::<WithOrigin>::new(wanted)?;
     let (sender, receiver) = unbounded();
-    thread::Builder::new()
+    let spawned = thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            for signal in signals.forever() {
-                if sender.send(signal).is_err() {
+            for origin in signals.forever() {
+                if origin.signal == SIGCHLD {
+                    orphans::reap();
+                    continue;
+                }
+                let arrived = Arrived {
+                    number: origin.signal,
+                    is_of_terminal: matches!(origin.cause, Cause::Kernel),
+                };
+                if sender.send(arrived).is_err() {
                     break;
                 }
             }
-        })?;
-    Ok(receiver)
+        });
+    spawned.map(|_| receiver)
 }
 
 /// From now on no signal does anything. A program that is started later gets the default actions

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process_group,
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpgid, getpid, getppid, kill_process_group,
     set_child_subreaper, wait, waitid,
 };
 use rustix::time::{
@@ -24,15 +24,16 @@ use signal_hook::consts as signals;
 
 use super::EXEC;
 use super::exec::NAME;
-use super::protocol::{LENGTH, Linger, Message, Order, Report, Terms, foreground_arg};
+use super::protocol::{LENGTH, Linger, Message, Order, Report, Terms};
 use super::tree;
 use crate::clock::BootTime;
 use crate::exit::{Exit, Failure};
-use crate::signals as our_signals;
+use crate::{messages, signals as our_signals};
 
-/// How long processes that were killed are waited for until they are killed again: new ones may
-/// have been started meanwhile.
+/// How long processes that were killed are waited for until they are killed again, at first and at
+/// most: some cannot be killed.
 const AGAIN: Duration = Duration::from_millis(10);
+const SLOWEST: Duration = Duration::from_secs(1);
 
 /// Where the command is.
 enum Leader {
@@ -54,7 +55,9 @@ pub(super) struct Guardian {
     warned_for: Option<BootTime>,
     /// When to kill what has been told to end, or is to be told.
     kill_at: BootTime,
-    is_to_be_told: bool,
+    sigterm_is_due: bool,
+    /// How long after it has killed them it does so again.
+    again: Duration,
     /// The duplicates of the supervisor's connections, which are open for as long as we live.
     connections: Vec<OwnedFd>,
 }
@@ -82,10 +85,10 @@ impl Guardian {
         let stdin = descriptors.remove(0);
         let guardian = getpid().as_raw_nonzero().to_string();
         let process = Command::new("/proc/self/exe")
-            .args([EXEC, &guardian, foreground_arg(terms.is_foreground)])
+            .args([EXEC, &guardian])
             .args(args)
             .stdin(Stdio::from(stdin))
-            .process_group(0)
+            .process_group(group(terms))
             .spawn()
             .map_err(failed)?;
         let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
@@ -101,7 +104,8 @@ impl Guardian {
             trusted_until,
             warned_for: None,
             kill_at: BootTime::NEVER,
-            is_to_be_told: false,
+            sigterm_is_due: false,
+            again: AGAIN,
             connections: descriptors,
         };
         guardian.report(Report::Started(leader.as_raw_nonzero().get()));
@@ -127,17 +131,9 @@ impl Guardian {
     fn has_children(&mut self) -> bool {
         self.look_at_leader();
         loop {
-            match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
-                Ok(Some((pid, status))) => {
-                    if let Leader::Running(leader) = self.leader
-                        && pid == leader
-                        && let Some(signal) = status.stopping_signal()
-                    {
-                        self.report(Report::Stopped(signal));
-                    }
-                }
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) | Err(Errno::INTR) => {}
                 Ok(None) => return true,
-                Err(Errno::INTR) => {}
                 Err(_) => return false,
             }
         }
@@ -168,21 +164,19 @@ impl Guardian {
 
     /// Sends the signals that are due. When the next one is.
     fn keep_to_the_time(&mut self) -> BootTime {
-        if mem::take(&mut self.is_to_be_told) {
-            tree::signal(Signal::TERM);
+        if mem::take(&mut self.sigterm_is_due) {
+            tree::terminate();
         }
         let now = BootTime::now();
         let last = self.trusted_until.min(self.kill_at);
         if now >= last {
+            self.warn();
             self.kill();
-            return now.after(AGAIN);
+            return now.after(self.again);
         }
         let warn_at = self.trusted_until.before(self.terms.grace);
-        let is_warned = self.warned_for == Some(self.trusted_until);
-        if now >= warn_at && !is_warned {
-            self.warned_for = Some(self.trusted_until);
-            self.report(Report::Warned);
-            tree::signal(Signal::TERM);
+        if now >= warn_at && self.warn() {
+            tree::terminate();
         }
         match now >= warn_at {
             true => last,
@@ -193,15 +187,30 @@ impl Guardian {
     /// SIGTERM as soon as it is known that there still are processes, SIGKILL then.
     fn end(&mut self, kill_at: BootTime) {
         self.kill_at = self.kill_at.min(kill_at);
-        self.is_to_be_told = true;
+        self.sigterm_is_due = true;
     }
 
-    fn kill(&self) {
-        // All of a group at once, and then what is outside of it.
-        if let Leader::Running(leader) = self.leader {
-            kill_process_group(leader, Signal::KILL).ok();
+    /// Reports that the time of the lease is over, or nearly so. False if that is said already.
+    fn warn(&mut self) -> bool {
+        let is_near = BootTime::now() >= self.trusted_until.before(self.terms.grace);
+        let is_new = is_near && self.warned_for != Some(self.trusted_until);
+        if is_new {
+            self.warned_for = Some(self.trusted_until);
+            self.report(Report::Warned);
         }
-        tree::signal(Signal::KILL);
+        is_new
+    }
+
+    fn kill(&mut self) {
+        if let Some(pid) = tree::kill()
+            && self.again == AGAIN
+        {
+            let what = format!(
+                "process {pid} belongs to another user and cannot be ended; run distlock as that user"
+            );
+            messages::error(&what);
+        }
+        self.again = (self.again * 2).min(SLOWEST);
     }
 
     /// Waits for an order, a change of a child, or that time.
@@ -236,13 +245,7 @@ impl Guardian {
         while let Some(control) = &self.control {
             match Order::read(control) {
                 Ok(Some(Order::Start(until) | Order::Trust(until))) => self.trusted_until = until,
-                Ok(Some(Order::Signal(signal))) => {
-                    if let Leader::Running(leader) = self.leader
-                        && let Some(signal) = Signal::from_named_raw(signal)
-                    {
-                        kill_process_group(leader, signal).ok();
-                    }
-                }
+                Ok(Some(Order::Signal(signal))) => self.pass_on(signal),
                 Ok(Some(Order::End(at))) => self.end(at),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -251,6 +254,18 @@ impl Guardian {
                     self.on_supervisor_gone();
                 }
             }
+        }
+    }
+
+    fn pass_on(&self, signal: i32) {
+        let Some(signal) = Signal::from_named_raw(signal) else {
+            return;
+        };
+        match self.leader {
+            Leader::Running(leader) if self.terms.has_own_group => {
+                kill_process_group(leader, signal).ok();
+            }
+            _ => tree::signal(signal),
         }
     }
 
@@ -313,6 +328,14 @@ fn await_start(control: &UnixStream) -> io::Result<Option<(BootTime, Vec<OwnedFd
 fn is_not_started(pid: Pid) -> bool {
     let name = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
     name.is_ok_and(|name| NAME.to_str() == Ok(name.trim_end()))
+}
+
+/// The process group of the command: its own, or the supervisor's.
+fn group(terms: Terms) -> i32 {
+    let supervisors = || getpgid(getppid()).ok();
+    let shared = (!terms.has_own_group).then(supervisors).flatten();
+    // Zero: its own.
+    shared.map_or(0, |group| group.as_raw_nonzero().get())
 }
 
 fn timespec(time: Duration) -> Timespec {

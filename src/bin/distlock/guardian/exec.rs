@@ -5,23 +5,20 @@ use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use rustix::process::{Pid, Signal, getpgrp, getppid, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use rustix::thread::set_name;
 
-use super::protocol::is_foreground;
 use crate::exit::{Exit, Failure};
 use crate::messages;
-use crate::terminal::Terminal;
 
 /// What the process is called until it has become the command, by which the guardian tells that
 /// it has not.
 pub(super) const NAME: &CStr = c"distlock-exec";
 
-/// Arguments: the guardian's process id, where the command begins, and the command.
+/// Arguments: the guardian's process id, and the command.
 pub(crate) fn exec(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     set_name(NAME).ok();
     let guardian = args.next().and_then(|arg| arg.to_str()?.parse().ok());
-    let place = args.next().unwrap_or_default();
     let Some(command) = args.next() else {
         return Exit::FAILURE.into();
     };
@@ -30,11 +27,6 @@ pub(crate) fn exec(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     if getppid() != guardian.and_then(Pid::from_raw) {
         // It was killed before.
         return Exit::FAILURE.into();
-    }
-    if is_foreground(&place)
-        && let Some(terminal) = Terminal::open()
-    {
-        terminal.give(getpgrp());
     }
     let error = Command::new(&command).args(args).exec();
     let exit = match error.kind() {

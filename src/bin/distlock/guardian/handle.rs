@@ -1,5 +1,6 @@
 //! [`Handle`]: the supervisor's end of the guardian.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -15,11 +16,17 @@ use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 use super::protocol::{Message, Order, Report, Terms};
 use super::{GUARD, sockets, tree};
 use crate::clock::BootTime;
+use crate::orphans;
 
 pub(crate) struct Handle {
     process: Child,
+    pid: Pid,
     control: UnixStream,
     reports: Receiver<Report>,
+    /// Orders that there was no room for.
+    pending: VecDeque<Order>,
+    /// Children that we had before.
+    others: Vec<Pid>,
 }
 
 impl Handle {
@@ -31,6 +38,7 @@ impl Handle {
     ) -> io::Result<Handle> {
         // Whom a guardian that was killed leaves behind can still be found.
         set_child_subreaper(Some(getpid()))?;
+        let others = tree::children();
         let (control, theirs) = UnixStream::pair()?;
         let process = Command::new("/proc/self/exe")
             .arg(GUARD)
@@ -41,6 +49,9 @@ impl Handle {
             // Not stopped or ended together with us.
             .process_group(0)
             .spawn()?;
+        let number = i32::try_from(process.id()).unwrap_or_default();
+        orphans::leave(number);
+        let pid = Pid::from_raw(number).ok_or(io::ErrorKind::InvalidData)?;
         let (sender, reports) = unbounded();
         let from = control.try_clone()?;
         thread::Builder::new()
@@ -54,8 +65,11 @@ impl Handle {
             })?;
         Ok(Handle {
             process,
+            pid,
             control,
             reports,
+            pending: VecDeque::new(),
+            others,
         })
     }
 
@@ -75,27 +89,48 @@ impl Handle {
         &self.reports
     }
 
-    pub(crate) fn order(&self, order: Order) {
-        // If there is no room, it is stopped.
-        (&self.control).write_all(&order.encode()).ok();
-        // Somebody may have stopped it: it has to act now.
-        if let Order::End(_) = order
-            && let Ok(pid) = i32::try_from(self.process.id())
-            && let Some(pid) = Pid::from_raw(pid)
-        {
-            kill_process(pid, Signal::CONT).ok();
+    /// Gives an order that must arrive: again, until there is room for it.
+    pub(crate) fn order(&mut self, order: Order) {
+        self.pending.push_back(order);
+        // Somebody may have stopped the guardian: it has to act now.
+        if let Order::End(_) = order {
+            kill_process(self.pid, Signal::CONT).ok();
+        }
+        self.send_pending();
+    }
+
+    /// Says until when the locks count as held. The next time will do, too.
+    pub(crate) fn trust(&mut self, until: BootTime) {
+        if self.send_pending() {
+            self.send(Order::Trust(until));
         }
     }
 
-    /// Ends the guardian itself and all that it has left.
-    pub(crate) fn kill(mut self) {
+    /// True if none is left.
+    pub(crate) fn send_pending(&mut self) -> bool {
+        while let Some(order) = self.pending.front() {
+            if !self.send(*order) {
+                return false;
+            }
+            self.pending.pop_front();
+        }
+        true
+    }
+
+    /// False if there is no room for it: the guardian is stopped.
+    fn send(&self, order: Order) -> bool {
+        (&self.control).write_all(&order.encode()).is_ok()
+    }
+
+    /// Ends the guardian itself, and all that it has left to us.
+    pub(crate) fn end_all(mut self) {
         self.process.kill().ok();
         self.process.wait().ok();
-        tree::kill_all();
+        tree::end_all_but(&self.others);
     }
 
     /// Reaps it once it has reported that all are gone.
-    pub(crate) fn wait(mut self) {
+    pub(crate) fn reap(mut self) {
         self.process.wait().ok();
     }
 }

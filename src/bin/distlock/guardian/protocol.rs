@@ -1,6 +1,6 @@
 //! What supervisor and guardian tell each other: messages of nine bytes over a socket.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, Read};
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ pub(crate) struct Terms {
     /// Between SIGTERM and SIGKILL.
     pub(crate) grace: Duration,
     pub(crate) linger: Linger,
-    /// The command begins in the terminal's foreground.
-    pub(crate) is_foreground: bool,
+    /// The command has a process group of its own, and not the supervisor's.
+    pub(crate) has_own_group: bool,
 }
 
 impl Terms {
@@ -36,13 +36,9 @@ impl Terms {
             Linger::Wait => "wait",
             Linger::Release => "release",
         };
-        let place = foreground_arg(self.is_foreground);
-        [
-            self.grace.as_millis().to_string(),
-            linger.to_owned(),
-            place.to_owned(),
-        ]
-        .map(Into::into)
+        let group = if self.has_own_group { "own" } else { "shared" };
+        let grace = self.grace.as_millis().to_string();
+        [grace.as_str(), linger, group].map(Into::into)
     }
 
     pub(crate) fn from_args(args: &mut impl Iterator<Item = OsString>) -> Option<Terms> {
@@ -50,21 +46,9 @@ impl Terms {
         Some(Terms {
             grace: Duration::from_millis(next()?.parse().ok()?),
             linger: Linger::from_str(&next()?, false).ok()?,
-            is_foreground: is_foreground(next()?.as_ref()),
+            has_own_group: next()? == "own",
         })
     }
-}
-
-pub(crate) fn foreground_arg(is_foreground: bool) -> &'static str {
-    if is_foreground {
-        "foreground"
-    } else {
-        "background"
-    }
-}
-
-pub(crate) fn is_foreground(arg: &OsStr) -> bool {
-    arg == "foreground"
 }
 
 /// From the supervisor.
@@ -75,7 +59,7 @@ pub(crate) enum Order {
     Start(BootTime),
     /// The lock counts as held until then.
     Trust(BootTime),
-    /// Send this signal to the command's group.
+    /// Send this signal to the command.
     Signal(i32),
     /// End the command: SIGTERM now, and SIGKILL then.
     End(BootTime),
@@ -86,8 +70,6 @@ pub(crate) enum Order {
 pub(crate) enum Report {
     /// The command's process, which leads its group.
     Started(i32),
-    /// It was stopped by this signal.
-    Stopped(i32),
     /// It has ended, with this code.
     Exited(i32),
     /// It was ended by this signal.
@@ -156,7 +138,6 @@ impl Message for Report {
     fn parts(self) -> (u8, u64) {
         match self {
             Report::Started(pid) => (0, widen(pid)),
-            Report::Stopped(signal) => (1, widen(signal)),
             Report::Exited(code) => (2, widen(code)),
             Report::Killed(signal) => (3, widen(signal)),
             Report::NotStarted(code) => (4, widen(code)),
@@ -169,7 +150,6 @@ impl Message for Report {
         let value = narrow(value)?;
         Some(match kind {
             0 => Report::Started(value),
-            1 => Report::Stopped(value),
             2 => Report::Exited(value),
             3 => Report::Killed(value),
             4 => Report::NotStarted(value),
@@ -206,7 +186,6 @@ mod tests {
         }
         for report in [
             Report::Started(4_194_304),
-            Report::Stopped(20),
             Report::Exited(0),
             Report::Killed(9),
             Report::NotStarted(127),
@@ -225,7 +204,7 @@ mod tests {
             let terms = Terms {
                 grace: Duration::from_millis(1234),
                 linger,
-                is_foreground: linger == Linger::Wait,
+                has_own_group: linger == Linger::Wait,
             };
             assert_eq!(
                 Terms::from_args(&mut terms.to_args().into_iter()),

@@ -12,7 +12,7 @@ use sd_notify::NotifyState;
 use super::options::RunOptions;
 use crate::connection::Connection;
 use crate::exit::{Exit, Failure};
-use crate::signals;
+use crate::signals::Arrived;
 
 /// What is held.
 pub(super) struct Locks {
@@ -36,7 +36,7 @@ const CANCELLING: Duration = Duration::from_millis(500);
 pub(super) fn obtain(
     connection: &Connection,
     options: &RunOptions,
-    signals: &Receiver<i32>,
+    signals: &Receiver<Arrived>,
 ) -> Result<Obtained, Failure> {
     let (report, database) = unbounded();
     let (sender, outcome) = bounded(1);
@@ -60,11 +60,11 @@ pub(super) fn obtain(
                 });
             }
             recv(signals) -> signal => {
-                if let Ok(signal) = signal && signals::is_ending(signal) {
+                if let Ok(signal) = signal && signal.is_ending() {
                     cancel.cancel();
                     // What it has got meanwhile is given back.
                     drop(outcome.recv_timeout(CANCELLING));
-                    return Ok(Obtained::Interrupted(signal));
+                    return Ok(Obtained::Interrupted(signal.number));
                 }
             }
             recv(database) -> news => outage.learn(news.unwrap_or(Database::Back))?,

@@ -1,16 +1,17 @@
 //! What became of a run: its exit code, its message, and the status file.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use distlock::Guard;
 use serde_json::{Value, json};
 
 use super::obtain::Locks;
-use super::options::{OnLost, RunOptions};
+use super::options::RunOptions;
 use crate::exit::{Exit, Failure};
 use crate::keys::number;
+use crate::messages;
 
 /// How the command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,9 @@ pub(super) enum Outcome {
     Lost(Option<Ending>),
     /// The lease ran out. The guardian has ended the command before the server gave the lock away.
     Expired(Option<Ending>),
+    /// The lock was held for all that is known, but the server has not confirmed that it lasted to
+    /// the end.
+    Unconfirmed(Ending),
     /// `--max-time` was over.
     TooLong(Ending),
     /// A signal came before there was a command.
@@ -41,12 +45,9 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    /// If the lock turns out to have been lost.
-    pub(super) fn but_lost(self) -> Outcome {
-        match self {
-            Outcome::Held(ending) | Outcome::TooLong(ending) => Outcome::Lost(Some(ending)),
-            other => other,
-        }
+    /// True if this signal has ended the command, or the wait for the lock.
+    pub(super) fn is_of_signal(self, signal: i32) -> bool {
+        self == Outcome::Interrupted(signal) || self == Outcome::Held(Ending::Killed(signal))
     }
 
     pub(super) fn exit(self, options: &RunOptions) -> Exit {
@@ -57,36 +58,30 @@ impl Outcome {
             Outcome::Held(Ending::Killed(signal)) | Outcome::Interrupted(signal) => {
                 Exit::signal(signal)
             }
-            Outcome::Lost(_) | Outcome::Expired(_) => Exit::LOST,
+            Outcome::Lost(_) | Outcome::Expired(_) | Outcome::Unconfirmed(_) => Exit::LOST,
             Outcome::TooLong(_) => Exit::MAX_TIME,
             Outcome::NotObtained => Exit(options.conflict_exit_code),
             Outcome::GuardianGone => Exit::FAILURE,
         }
     }
 
-    /// For standard error. Not obtaining the lock is no failure where one does not wait for it.
+    /// For standard error, where nothing has been said yet. Not obtaining the lock is no failure
+    /// where one does not wait for it.
     pub(super) fn message(self, options: &RunOptions) -> Option<String> {
+        let key = options.keys.join(", ");
         Some(match self {
-            Outcome::Lost(_) => {
-                let overlap = match options.on_lost {
-                    OnLost::Term => format!("for at most {:?} more", options.grace),
-                    OnLost::Kill => "for a moment more".to_owned(),
-                    OnLost::Ignore => "without it".to_owned(),
-                };
-                format!(
-                    "the database ended the session, and the lock with it; the command ran \
-                     {overlap}, and somebody else may have had the lock meanwhile"
-                )
-            }
             Outcome::Expired(_) => "the database did not answer in time; the command was ended \
                                     before the lock could go to somebody else"
                 .to_owned(),
+            Outcome::Unconfirmed(_) => "the database has not confirmed that the lock lasted until \
+                                        the command had ended"
+                .to_owned(),
             Outcome::TooLong(_) => "the command was ended after --max-time".to_owned(),
-            Outcome::GuardianGone => {
-                "the guardian was killed, and the command was ended for that".to_owned()
-            }
+            Outcome::GuardianGone => "the guardian has ended before the command, which was ended \
+                                      for that"
+                .to_owned(),
             Outcome::NotObtained if options.wait.is_some() => {
-                "somebody else has the lock; `distlock holders` shows who".to_owned()
+                format!("somebody else has the lock: {key}")
             }
             _ => return None,
         })
@@ -99,6 +94,7 @@ impl Outcome {
             Outcome::Held(Ending::NotStarted(_)) => "not started",
             Outcome::Lost(_) => "lost",
             Outcome::Expired(_) => "expired",
+            Outcome::Unconfirmed(_) => "unconfirmed",
             Outcome::TooLong(_) => "max-time",
             Outcome::Interrupted(_) => "interrupted",
             Outcome::NotObtained => "not obtained",
@@ -108,7 +104,9 @@ impl Outcome {
 
     fn ending(self) -> Option<Ending> {
         match self {
-            Outcome::Held(ending) | Outcome::TooLong(ending) => Some(ending),
+            Outcome::Held(ending) | Outcome::Unconfirmed(ending) | Outcome::TooLong(ending) => {
+                Some(ending)
+            }
             Outcome::Lost(ending) | Outcome::Expired(ending) => ending,
             _ => None,
         }
@@ -117,18 +115,32 @@ impl Outcome {
 
 /// What the status file tells.
 pub(super) struct Status {
+    /// Where to, and a new file beside it, which replaces it when all is known.
+    to: Option<(PathBuf, PathBuf)>,
     locks: Vec<Value>,
     waited: Option<Duration>,
     held: Option<Duration>,
 }
 
 impl Status {
-    pub(super) fn new() -> Status {
-        Status {
+    /// Makes sure that it can be written later.
+    pub(super) fn new(path: Option<&Path>) -> Result<Status, Failure> {
+        let to = path.map(|path| {
+            let mut new = path.as_os_str().to_owned();
+            new.push(".new");
+            (path.to_owned(), PathBuf::from(new))
+        });
+        if let Some((path, new)) = &to {
+            File::create(new).map_err(|error| {
+                Failure::config(format!("{} of --status-file: {error}", path.display()))
+            })?;
+        }
+        Ok(Status {
+            to,
             locks: Vec::new(),
             waited: None,
             held: None,
-        }
+        })
     }
 
     pub(super) fn obtained(&mut self, locks: &Locks, waited: Duration) {
@@ -154,12 +166,18 @@ impl Status {
     }
 
     /// Writes it whole or not at all.
-    pub(super) fn write(
-        &self,
-        path: &Path,
-        done: &Result<Outcome, Failure>,
-        exit: Exit,
-    ) -> Result<(), Failure> {
+    pub(super) fn write(&self, done: &Result<Outcome, Failure>, exit: Exit) {
+        let Some((path, new)) = &self.to else {
+            return;
+        };
+        let text = self.text(done, exit);
+        if let Err(error) = fs::write(new, text).and_then(|()| fs::rename(new, path)) {
+            // The exit code is that of what happened, all the same.
+            messages::error(&format!("{} of --status-file: {error}", path.display()));
+        }
+    }
+
+    fn text(&self, done: &Result<Outcome, Failure>, exit: Exit) -> String {
         let ending = done.as_ref().ok().and_then(|outcome| outcome.ending());
         let (code, signal) = match ending {
             Some(Ending::Exited(code)) => (Some(code), None),
@@ -176,10 +194,6 @@ impl Status {
             "waited_seconds": self.waited.map(|time| time.as_secs_f64()),
             "held_seconds": self.held.map(|time| time.as_secs_f64()),
         });
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        fs::write(&new, format!("{text}\n"))
-            .and_then(|()| fs::rename(&new, path))
-            .map_err(|error| Failure::own(&format!("{} of --status-file", path.display()), error))
+        format!("{text}\n")
     }
 }

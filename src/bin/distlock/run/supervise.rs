@@ -1,10 +1,10 @@
 //! Runs the command by its guardian, while the locks are held.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvError, after, at, never, select};
 use distlock::{Ended, Guard};
-use rustix::process::{Pid, Signal, getpgrp, kill_current_process_group};
 use sd_notify::NotifyState;
 
 use super::obtain::Locks;
@@ -15,8 +15,15 @@ use crate::exit::Failure;
 use crate::guardian::handle::Handle;
 use crate::guardian::protocol::{Order, Report, Terms};
 use crate::keys::number;
-use crate::signals;
-use crate::terminal::Terminal;
+use crate::messages;
+use crate::signals::Arrived;
+
+/// How it went.
+pub(super) struct Supervised {
+    pub(super) outcome: Outcome,
+    /// Somebody wanted it to end.
+    pub(super) was_interrupted: bool,
+}
 
 /// Until none of the command's processes is left. `tell_every`: how often the guardian is told until
 /// when the locks can be trusted.
@@ -24,25 +31,23 @@ pub(super) fn supervise(
     locks: &Locks,
     tell_every: Duration,
     options: &RunOptions,
-    signals: &Receiver<i32>,
-) -> Result<Outcome, Failure> {
+    signals: &Receiver<Arrived>,
+) -> Result<Supervised, Failure> {
     let own = |error| Failure::own("the guardian cannot be started", error);
-    let terminal = Terminal::open();
-    let is_foreground = terminal.as_ref().is_some_and(Terminal::is_ours);
     let terms = Terms {
         grace: grace(locks, options),
         linger: options.linger,
-        is_foreground,
+        has_own_group: !has_terminal(),
     };
     let guardian = Handle::spawn(terms, &options.command(), &environment(locks));
     let guardian = guardian.map_err(own)?;
     // A job is not begun in the middle of a shutdown.
-    if let Some(signal) = signals
-        .try_iter()
-        .find(|&signal| signals::is_ending(signal))
-    {
-        guardian.kill();
-        return Ok(Outcome::Interrupted(signal));
+    if let Some(signal) = signals.try_iter().find(|signal| signal.is_ending()) {
+        guardian.end_all();
+        return Ok(Supervised {
+            outcome: Outcome::Interrupted(signal.number),
+            was_interrupted: true,
+        });
     }
     guardian.start(trusted_until(locks)).map_err(own)?;
     super::notify(&[NotifyState::Ready, NotifyState::Status("running")]);
@@ -50,15 +55,21 @@ pub(super) fn supervise(
         locks,
         options,
         guardian,
-        terminal,
-        command: None,
+        shares_group: !terms.has_own_group,
         ending: None,
         is_gone: false,
         lost: None,
         is_warned: false,
         is_too_long: false,
+        was_interrupted: false,
     };
     Ok(supervisor.run(tell_every, signals))
+}
+
+/// At a terminal the command stays in our process group, which is a job of the shell's: ^C and ^Z
+/// reach it, and `fg` and pipelines work, as without us.
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
 }
 
 /// Short leases leave less time.
@@ -88,22 +99,16 @@ fn environment(locks: &Locks) -> Vec<(&'static str, String)> {
 /// The clock is read first, so that this is never too late.
 fn trusted_until(locks: &Locks) -> BootTime {
     let now = BootTime::now();
-    locks
-        .set
-        .time_left()
-        .map_or(BootTime::NEVER, |left| now.after(left))
+    let left = locks.set.time_left();
+    left.map_or(BootTime::NEVER, |left| now.after(left))
 }
-
-/// How soon SIGCONT arrives after it has continued us.
-const CONTINUED: Duration = Duration::from_millis(500);
 
 struct Supervisor<'a> {
     locks: &'a Locks,
     options: &'a RunOptions,
     guardian: Handle,
-    terminal: Option<Terminal>,
-    /// Its process, which leads its group.
-    command: Option<Pid>,
+    /// The command is in our process group.
+    shares_group: bool,
     ending: Option<Ending>,
     /// None of its processes is left, as the guardian has reported.
     is_gone: bool,
@@ -112,10 +117,11 @@ struct Supervisor<'a> {
     /// The guardian has told the command to end, because the lease was about to run out.
     is_warned: bool,
     is_too_long: bool,
+    was_interrupted: bool,
 }
 
 impl Supervisor<'_> {
-    fn run(mut self, tell_every: Duration, signals: &Receiver<i32>) -> Outcome {
+    fn run(mut self, tell_every: Duration, signals: &Receiver<Arrived>) -> Supervised {
         let watch = self.locks.set.watch();
         let reports = self.guardian.reports().clone();
         let mut lost = watch.channel();
@@ -126,7 +132,7 @@ impl Supervisor<'_> {
         loop {
             select! {
                 recv(reports) -> report => {
-                    if self.is_over(report, signals) {
+                    if self.is_over(report) {
                         break;
                     }
                 }
@@ -135,10 +141,7 @@ impl Supervisor<'_> {
                         self.pass_on(signal);
                     }
                 }
-                recv(lost) -> _ => {
-                    lost = never();
-                    self.on_lost(watch.ended().unwrap_or(Ended::SessionLost));
-                }
+                recv(lost) -> _ => lost = never(),
                 recv(limit) -> _ => {
                     limit = never();
                     self.is_too_long = self.ending.is_none();
@@ -146,20 +149,28 @@ impl Supervisor<'_> {
                 }
                 recv(after(tell_every)) -> _ => {}
             }
-            if self.lost.is_none() {
-                self.guardian.order(Order::Trust(trusted_until(self.locks)));
+            // Read first: of a hold that has ended nothing is said any more.
+            let until = trusted_until(self.locks);
+            match (self.lost, watch.ended()) {
+                (None, None) => self.guardian.trust(until),
+                (None, Some(ended)) => self.on_lost(ended),
+                (Some(_), _) => {
+                    self.guardian.send_pending();
+                }
             }
         }
-        self.take_terminal();
-        self.outcome()
+        Supervised {
+            was_interrupted: self.was_interrupted,
+            outcome: self.outcome(),
+        }
     }
 
     fn outcome(self) -> Outcome {
         let (ending, lost) = (self.ending, self.lost);
         match self.is_gone {
-            true => self.guardian.wait(),
+            true => self.guardian.reap(),
             // The guardian was killed, and has left them to us.
-            false => self.guardian.kill(),
+            false => self.guardian.end_all(),
         }
         match (lost, ending) {
             (Some(Ended::LeaseExpired), _) => Outcome::Expired(ending),
@@ -173,87 +184,52 @@ impl Supervisor<'_> {
     }
 
     /// True if none of the command's processes is left, or nobody is left to tell.
-    fn is_over(&mut self, report: Result<Report, RecvError>, signals: &Receiver<i32>) -> bool {
+    fn is_over(&mut self, report: Result<Report, RecvError>) -> bool {
         match report {
-            Ok(Report::Started(pid)) => self.command = Pid::from_raw(pid),
-            Ok(Report::Stopped(_)) => self.on_stopped(signals),
-            Ok(Report::Exited(code)) => self.on_ended(Ending::Exited(code)),
-            Ok(Report::Killed(signal)) => self.on_ended(Ending::Killed(signal)),
-            Ok(Report::NotStarted(code)) => self.on_ended(Ending::NotStarted(code)),
+            Ok(Report::Started(_)) => {}
+            Ok(Report::Exited(code)) => self.ending = Some(Ending::Exited(code)),
+            Ok(Report::Killed(signal)) => self.ending = Some(Ending::Killed(signal)),
+            Ok(Report::NotStarted(code)) => self.ending = Some(Ending::NotStarted(code)),
             Ok(Report::Warned) => self.is_warned = true,
-            Ok(Report::Gone) => {
-                self.is_gone = true;
-                return true;
-            }
+            Ok(Report::Gone) => self.is_gone = true,
             Err(_) => return true,
         }
-        false
-    }
-
-    fn on_ended(&mut self, ending: Ending) {
-        self.ending = Some(ending);
-        self.take_terminal();
+        self.is_gone
     }
 
     fn on_lost(&mut self, ended: Ended) {
         self.lost = Some(ended);
+        if ended == Ended::LeaseExpired {
+            // The guardian has ended it by now, by its own clock.
+            return self.end(Duration::ZERO);
+        }
+        let grace = self.options.grace;
+        let overlap = match self.options.on_lost {
+            OnLost::Term => format!("is ended within {grace:?}"),
+            OnLost::Kill => "is ended now".to_owned(),
+            OnLost::Ignore => "goes on without it".to_owned(),
+        };
+        messages::error(&format!(
+            "the database has ended the session, and the lock with it; the command {overlap}, and \
+             somebody else may have the lock meanwhile"
+        ));
         match self.options.on_lost {
-            // The guardian has ended it by then, or does so now.
-            _ if ended == Ended::LeaseExpired => self.end(Duration::ZERO),
-            OnLost::Term => self.end(self.options.grace),
+            OnLost::Term => self.end(grace),
             OnLost::Kill => self.end(Duration::ZERO),
             OnLost::Ignore => self.guardian.order(Order::Trust(BootTime::NEVER)),
         }
     }
 
-    fn end(&self, grace: Duration) {
+    fn end(&mut self, grace: Duration) {
         let kill_at = BootTime::now().after(grace);
-        // A guardian that is told so late must not act sooner.
         self.guardian.order(Order::End(kill_at));
     }
 
-    fn pass_on(&self, signal: i32) {
-        if signal == Signal::CONT.as_raw() {
-            self.go_on();
-        } else {
-            self.guardian.order(Order::Signal(signal));
-        }
-    }
-
-    /// The command was stopped, as by ^Z: so are we, for the shell that started us. Without the
-    /// heartbeats the lock's time runs on, and at its end the guardian ends the command.
-    fn on_stopped(&self, signals: &Receiver<i32>) {
-        let Some(terminal) = &self.terminal else {
-            return;
-        };
-        self.take_terminal();
-        // Returns once we are continued, or at once if no shell would do that.
-        kill_current_process_group(Signal::TSTP).ok();
-        match signals.recv_timeout(CONTINUED) {
-            Ok(signal) => self.pass_on(signal),
-            Err(_) if terminal.is_ours() => self.go_on(),
-            // In the background it must not go on to read from the terminal.
-            Err(_) => {}
-        }
-    }
-
-    /// We were continued, by `fg` or `bg`.
-    fn go_on(&self) {
-        if let (Some(terminal), Some(command)) = (&self.terminal, self.command)
-            && self.ending.is_none()
-            && terminal.is_ours()
-        {
-            terminal.give(command);
-        }
-        self.guardian.order(Order::Signal(Signal::CONT.as_raw()));
-    }
-
-    /// What runs after us in a script reads from it, too.
-    fn take_terminal(&self) {
-        if let (Some(terminal), Some(command)) = (&self.terminal, self.command)
-            && terminal.is_of(command)
-        {
-            terminal.give(getpgrp());
+    fn pass_on(&mut self, signal: Arrived) {
+        self.was_interrupted |= signal.is_ending();
+        // The terminal has sent it to the command, too.
+        if !(self.shares_group && signal.is_of_terminal) {
+            self.guardian.order(Order::Signal(signal.number));
         }
     }
 }
