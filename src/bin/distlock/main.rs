@@ -5,7 +5,7 @@
 //!   shell, cron, systemd
 //!     └─ distlock run          supervisor: the manager, the lock, the signals
 //!          └─ distlock         guardian: ends the command in time, whatever happens to the supervisor
-//!               └─ CMD         in a process group of its own
+//!               └─ CMD
 //! ```
 
 mod cli;
