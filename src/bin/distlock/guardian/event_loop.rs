@@ -10,12 +10,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::wait::{Id, WaitPidFlag, waitpid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpgid, getpid, getppid, kill_process_group,
-    set_child_subreaper, wait, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, getpgid, getpid, getppid, kill_process_group,
+    set_child_subreaper, waitid,
 };
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
@@ -129,12 +130,24 @@ impl Guardian {
     /// Reaps those that have ended. False if there are no children any more, and so no
     /// descendants.
     fn has_children(&mut self) -> bool {
-        self.look_at_leader();
+        // The leader, too, may end at any time, and is not to be reaped unseen.
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         loop {
-            match wait(WaitOptions::NOHANG) {
-                Ok(Some(_)) | Err(Errno::INTR) => {}
-                Ok(None) => return true,
+            let ended = match nix::sys::wait::waitid(Id::All, peek) {
+                Ok(status) => status.pid(),
+                Err(nix::errno::Errno::EINTR) => continue,
                 Err(_) => return false,
+            };
+            match (ended, &self.leader) {
+                (None, _) => return true,
+                (Some(pid), Leader::Running(leader))
+                    if pid.as_raw() == leader.as_raw_nonzero().get() =>
+                {
+                    self.look_at_leader();
+                }
+                (Some(pid), _) => {
+                    waitpid(pid, None).ok();
+                }
             }
         }
     }
