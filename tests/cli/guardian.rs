@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use throwaway_postgres::{Proxy, Server};
 
-use crate::support::{Running, distlock_at, eventually, server};
+use crate::support::{Running, distlock_at, eventually, server, terminate_holder, waiting};
 
 const ROUNDS: usize = 50;
 
@@ -57,10 +57,7 @@ impl Round {
         let mut command = distlock_at(&server.url());
         let mut next = Running::start(command.args(["run", "k", "-c", &script]));
         let mut client = server.client();
-        eventually(|| {
-            let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-            client.query_one(waits, &[]).unwrap().get::<_, i64>(0) > 0 || is_over(&self.record())
-        });
+        eventually(|| waiting(&mut client) > 0 || is_over(&self.record()));
         breaks(&mut self.first);
         assert_eq!(next.exit_code(), 0);
         let text = fs::read_to_string(self.record()).unwrap();
@@ -157,10 +154,7 @@ fn a_stubborn_grandchild_ends_after_the_session_was_terminated() {
     command.args(["--", "sh", "-c", script, "sh", WRITER]);
     let mut child = Running::start(command.arg(&record));
     eventually(|| record.exists());
-    let number = distlock::Key::from("stubborn").as_i64();
-    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
-                     AND granted AND (classid::bigint << 32) | objid::bigint = $1";
-    server().client().execute(terminate, &[&number]).unwrap();
+    terminate_holder("stubborn");
     assert_eq!(child.exit_code(), 76);
     // The supervisor waits for the last of them: nobody writes any more.
     assert!(!is_written(folder.path()));

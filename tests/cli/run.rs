@@ -10,6 +10,7 @@ use throwaway_postgres::{Server, Shutdown};
 
 use crate::support::{
     FOREVER, Running, advisory_locks, distlock, distlock_at, eventually, output, server,
+    terminate_holder, waiting,
 };
 
 fn run(args: &[&str]) -> Command {
@@ -475,17 +476,4 @@ fn the_status_file_tells_how_it_was() {
         outcome(&["-n", "--", "true"]),
         ("not obtained".to_owned(), 75)
     );
-}
-
-fn terminate_holder(key: &str) {
-    let number = distlock::Key::from(key).as_i64();
-    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
-                     AND objsubid = 1 AND granted \
-                     AND (classid::bigint << 32) | objid::bigint = $1";
-    assert_eq!(server().client().execute(terminate, &[&number]).unwrap(), 1);
-}
-
-fn waiting(client: &mut postgres::Client) -> i64 {
-    let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-    client.query_one(count, &[]).unwrap().get(0)
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::support::{Running, distlock, eventually, output, server};
+use crate::support::{Running, distlock, eventually, output, server, waiting};
 
 const ENDING: [(&str, i32); 4] = [("HUP", 1), ("INT", 2), ("QUIT", 3), ("TERM", 15)];
 
@@ -45,10 +45,7 @@ fn a_signal_ends_the_wait_for_the_lock() {
     for (name, number) in ENDING {
         let mut waiter = Running::start(&mut run(&["awaited", "-c", "echo inside"]));
         let mut client = server().client();
-        eventually(|| {
-            let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-            client.query_one(count, &[]).unwrap().get::<_, i64>(0) > 0
-        });
+        eventually(|| waiting(&mut client) > 0);
         waiter.signal(name);
         assert_eq!(waiter.exit_code(), 128 + number, "{name}");
         assert_eq!(waiter.line(), "");

@@ -128,3 +128,18 @@ macro_rules! or_skip {
     };
 }
 pub(crate) use or_skip;
+
+/// Ends the session on the server of all tests that holds `key`.
+pub(crate) fn terminate_holder(key: &str) {
+    let number = distlock::Key::from(key).as_i64();
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+                     AND objsubid = 1 AND granted \
+                     AND (classid::bigint << 32) | objid::bigint = $1";
+    assert_eq!(server().client().execute(terminate, &[&number]).unwrap(), 1);
+}
+
+/// How many wait in the server's queue for an advisory lock.
+pub(crate) fn waiting(client: &mut postgres::Client) -> i64 {
+    let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    client.query_one(count, &[]).unwrap().get(0)
+}

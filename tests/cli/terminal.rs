@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::support::{distlock, eventually, server};
+use crate::support::{distlock, eventually, server, waiting};
 
 /// A shell with job control at a terminal of its own.
 struct Terminal {
@@ -107,14 +107,11 @@ fn control_c_interrupts_the_command_and_the_wait() {
     terminal.expect("trapped");
     terminal.expect("code 9");
     // One that waits.
-    terminal.send("$DISTLOCK run interrupts -- sleep 600 & sleep 0.5\n");
-    terminal.expect("prompt> ");
+    terminal.send("$DISTLOCK run interrupts -- sh -c 'echo he\"\"ld; exec sleep 600' &\n");
+    terminal.expect("held");
     terminal.send("$DISTLOCK run interrupts -- true\n");
     let mut client = server().client();
-    eventually(|| {
-        let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-        client.query_one(waits, &[]).unwrap().get::<_, i64>(0) > 0
-    });
+    eventually(|| waiting(&mut client) > 0);
     terminal.send("\x03");
     // The shell leaves out what follows, as after any command that ^C has ended.
     terminal.expect("prompt> ");

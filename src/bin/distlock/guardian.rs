@@ -13,7 +13,7 @@
 //!
 //! ```text
 //!   supervisor ── orders: start (with sockets), trust, signal, end ──► guardian ── signals ──► CMD
-//!              ◄── reports: started, stopped, ended, gone ──────────
+//!              ◄── reports: ended, warned, gone ────────────────────
 //! ```
 
 mod event_loop;

@@ -10,13 +10,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::wait::{Id, WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, getpgid, getpid, getppid, kill_process_group,
-    set_child_subreaper, waitid,
+    Pid, Signal, getpgid, getpid, getppid, kill_process_group, set_child_subreaper,
 };
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
@@ -29,7 +28,7 @@ use super::protocol::{LENGTH, Linger, Message, Order, Report, Terms};
 use super::tree;
 use crate::clock::BootTime;
 use crate::exit::{Exit, Failure};
-use crate::{messages, signals as our_signals};
+use crate::{messages, orphans, signals as our_signals};
 
 /// How long processes that were killed are waited for until they are killed again, at first and at
 /// most: some cannot be killed.
@@ -96,7 +95,7 @@ impl Guardian {
         let leader = pid.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
         let clock = TimerfdClockId::Boottime;
         let timer = timerfd_create(clock, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK);
-        let guardian = Guardian {
+        Ok(Some(Guardian {
             terms,
             control: Some(control),
             changed,
@@ -108,9 +107,7 @@ impl Guardian {
             sigterm_is_due: false,
             again: AGAIN,
             connections: descriptors,
-        };
-        guardian.report(Report::Started(leader.as_raw_nonzero().get()));
-        Ok(Some(guardian))
+        }))
     }
 
     /// Until none of the command's processes is left.
@@ -130,46 +127,35 @@ impl Guardian {
     /// Reaps those that have ended. False if there are no children any more, and so no
     /// descendants.
     fn has_children(&mut self) -> bool {
-        // The leader, too, may end at any time, and is not to be reaped unseen.
-        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         loop {
-            let ended = match nix::sys::wait::waitid(Id::All, peek) {
-                Ok(status) => status.pid(),
+            let status = match orphans::ended() {
+                Ok(status) => status,
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(_) => return false,
             };
-            match (ended, &self.leader) {
-                (None, _) => return true,
-                (Some(pid), Leader::Running(leader))
-                    if pid.as_raw() == leader.as_raw_nonzero().get() =>
-                {
-                    self.look_at_leader();
-                }
-                (Some(pid), _) => {
-                    waitpid(pid, None).ok();
-                }
+            let Some(pid) = status.pid() else {
+                return true;
+            };
+            if let Leader::Running(leader) = self.leader
+                && leader.as_raw_nonzero().get() == pid.as_raw()
+            {
+                self.on_leader_ended(leader, status);
             }
+            waitpid(pid, None).ok();
         }
     }
 
-    /// Reports the end of the leader, before it is reaped: its process id, and so its group's, may
-    /// then be given to others.
-    fn look_at_leader(&mut self) {
-        let Leader::Running(leader) = self.leader else {
-            return;
-        };
-        let peek = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let Ok(Some(status)) = waitid(WaitId::Pid(leader), peek) else {
-            return;
-        };
-        let report = match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) if is_not_started(leader) => Report::NotStarted(code),
-            (Some(code), _) => Report::Exited(code),
-            (None, signal) => Report::Killed(signal.unwrap_or_default()),
+    /// Reports the end of the leader, which is not reaped yet: its process id, and so its group's,
+    /// may then be given to others.
+    fn on_leader_ended(&mut self, leader: Pid, status: WaitStatus) {
+        let report = match status {
+            WaitStatus::Exited(_, code) if is_not_started(leader) => Report::NotStarted(code),
+            WaitStatus::Exited(_, code) => Report::Exited(code),
+            WaitStatus::Signaled(_, signal, _) => Report::Killed(signal as i32),
+            _ => return,
         };
         self.leader = Leader::Ended;
         self.report(report);
-        waitid(WaitId::Pid(leader), WaitIdOptions::EXITED).ok();
         if self.terms.linger == Linger::End {
             self.end(BootTime::now().after(self.terms.grace));
         }

@@ -68,9 +68,7 @@ pub(crate) enum Order {
 /// From the guardian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// The command's process, which leads its group.
-    Started(i32),
-    /// It has ended, with this code.
+    /// The command has ended, with this code.
     Exited(i32),
     /// It was ended by this signal.
     Killed(i32),
@@ -137,24 +135,22 @@ impl Message for Order {
 impl Message for Report {
     fn parts(self) -> (u8, u64) {
         match self {
-            Report::Started(pid) => (0, widen(pid)),
-            Report::Exited(code) => (2, widen(code)),
-            Report::Killed(signal) => (3, widen(signal)),
-            Report::NotStarted(code) => (4, widen(code)),
-            Report::Gone => (5, 0),
-            Report::Warned => (6, 0),
+            Report::Exited(code) => (0, widen(code)),
+            Report::Killed(signal) => (1, widen(signal)),
+            Report::NotStarted(code) => (2, widen(code)),
+            Report::Warned => (3, 0),
+            Report::Gone => (4, 0),
         }
     }
 
     fn of(kind: u8, value: u64) -> Option<Report> {
         let value = narrow(value)?;
         Some(match kind {
-            0 => Report::Started(value),
-            2 => Report::Exited(value),
-            3 => Report::Killed(value),
-            4 => Report::NotStarted(value),
-            5 => Report::Gone,
-            6 => Report::Warned,
+            0 => Report::Exited(value),
+            1 => Report::Killed(value),
+            2 => Report::NotStarted(value),
+            3 => Report::Warned,
+            4 => Report::Gone,
             _ => return None,
         })
     }
@@ -185,7 +181,6 @@ mod tests {
             assert_eq!(Order::decode(order.encode()).unwrap(), order);
         }
         for report in [
-            Report::Started(4_194_304),
             Report::Exited(0),
             Report::Killed(9),
             Report::NotStarted(127),

@@ -76,14 +76,8 @@ pub(super) fn obtain(
 /// An acquire of all locks, as the options describe it.
 struct Acquire {
     builder: Builder,
-    names: Vec<String>,
     keys: Vec<Key>,
-    shared: bool,
-    permits: Option<usize>,
-    at_once: bool,
-    wait: Option<Duration>,
-    wait_for_db: Duration,
-    at_least: Duration,
+    options: RunOptions,
     cancel: CancelToken,
 }
 
@@ -104,25 +98,19 @@ impl Acquire {
         let keys = options.keys.iter().map(|name| options.how.key(name));
         Ok(Acquire {
             builder,
-            names: options.keys.clone(),
             keys: keys.collect::<Result<_, _>>()?,
-            shared: options.shared,
-            permits: options.permits,
-            at_once: options.nonblock,
-            wait: options.wait,
-            wait_for_db: options.wait_for_db(),
-            at_least: options.at_least.unwrap_or_default(),
+            options: options.clone(),
             cancel: CancelToken::new(),
         })
     }
 
     /// `None`: somebody else has one of them.
     fn run(self) -> Result<Option<Locks>, Failure> {
-        let mgr = match self.wait_for_db {
+        let mgr = match self.options.wait_for_db() {
             Duration::ZERO => self.builder.clone().connect()?,
             time => self.builder.clone().connect_within(time)?,
         };
-        let set = match self.permits {
+        let set = match self.options.permits {
             Some(permits) => self.permit(&mgr, permits)?,
             None => self.locks(&mgr)?,
         };
@@ -135,16 +123,16 @@ impl Acquire {
     /// The guards are in an order of their own, and two names may have one number.
     fn names_of(&self, mgr: &Manager, set: &GuardSet) -> Vec<String> {
         let name = |guard: &Guard| {
-            let mut asked = self.keys.iter().zip(&self.names);
+            let mut asked = self.keys.iter().zip(&self.options.keys);
             let found = asked.find(|(key, _)| mgr.key(*key) == *guard.key());
             // A permit's key is not the semaphore's name.
-            found.map_or_else(|| self.names.join(" "), |(_, name)| name.clone())
+            found.map_or_else(|| self.options.keys.join(" "), |(_, name)| name.clone())
         };
         set.guards().iter().map(name).collect()
     }
 
     fn locks(&self, mgr: &Manager) -> Result<Option<GuardSet>, Error> {
-        let (exclusive, shared) = match self.shared {
+        let (exclusive, shared) = match self.options.shared {
             true => (&[][..], &self.keys[..]),
             false => (&self.keys[..], &[][..]),
         };
@@ -152,8 +140,8 @@ impl Acquire {
             .acquire_all(exclusive)
             .shared(shared)
             .cancel(&self.cancel)
-            .hold_at_least(self.at_least);
-        match (self.at_once, self.wait) {
+            .hold_at_least(self.options.at_least.unwrap_or_default());
+        match (self.options.nonblock, self.options.wait) {
             (true, _) => acquire.try_lock(),
             (false, Some(wait)) => acquire.timeout(wait).try_lock(),
             (false, None) => acquire.lock().map(Some),
@@ -161,12 +149,12 @@ impl Acquire {
     }
 
     fn permit(&self, mgr: &Manager, permits: usize) -> Result<Option<GuardSet>, Error> {
-        let semaphore = mgr.semaphore(&self.names.join(" "), permits)?;
+        let semaphore = mgr.semaphore(&self.options.keys.join(" "), permits)?;
         let request = semaphore
             .request(1)
             .cancel(&self.cancel)
-            .hold_at_least(self.at_least);
-        match (self.at_once, self.wait) {
+            .hold_at_least(self.options.at_least.unwrap_or_default());
+        match (self.options.nonblock, self.options.wait) {
             (true, _) => request.try_acquire(),
             (false, Some(wait)) => request.timeout(wait).try_acquire(),
             (false, None) => request.acquire().map(Some),

@@ -22,7 +22,7 @@ pub(crate) enum OnLost {
     Ignore,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Exit codes: the command's own; 128+n: ended by signal n; 75: somebody else has the lock (-E); 76: the \
 lock was lost, also if the command ended with 0; 69: the database cannot be reached; 78: configuration; \

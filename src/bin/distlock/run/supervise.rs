@@ -186,7 +186,6 @@ impl Supervisor<'_> {
     /// True if none of the command's processes is left, or nobody is left to tell.
     fn is_over(&mut self, report: Result<Report, RecvError>) -> bool {
         match report {
-            Ok(Report::Started(_)) => {}
             Ok(Report::Exited(code)) => self.ending = Some(Ending::Exited(code)),
             Ok(Report::Killed(signal)) => self.ending = Some(Ending::Killed(signal)),
             Ok(Report::NotStarted(code)) => self.ending = Some(Ending::NotStarted(code)),
