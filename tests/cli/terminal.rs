@@ -109,6 +109,10 @@ fn control_c_interrupts_the_command_and_the_wait() {
     // One that waits.
     terminal.send("$DISTLOCK run interrupts -- sh -c 'echo he\"\"ld; exec sleep 600' &\n");
     terminal.expect("held");
+    // The prompt may have come before or after that.
+    terminal.send("echo sh''ell\n");
+    terminal.expect("shell");
+    terminal.expect("prompt> ");
     terminal.send("$DISTLOCK run interrupts -- true\n");
     let mut client = server().client();
     eventually(|| waiting(&mut client) > 0);
