@@ -37,7 +37,7 @@ use self::failures::Failures;
 use self::marker::Marker;
 use self::parked::WaitNotice;
 use self::sequence::Sequence;
-use self::statements::{Branches, DROP_SNAPSHOT, END};
+use self::statements::{Branches, DROP_SNAPSHOT, END, MOST_PAIRS};
 use self::transaction::Transaction;
 use crate::clock::BootInstant;
 use crate::error::Error;
@@ -69,7 +69,8 @@ pub(crate) struct Session {
     // Prepared when first needed: few programs need all of them, and each takes a round trip.
     lock: Option<Statement>,
     unlock: Option<Statement>,
-    unlock_and_lock: Option<Statement>,
+    /// By the number of pairs.
+    pairs: [Option<Statement>; MOST_PAIRS],
     /// By what they do, and whether they verify the session.
     batches: HashMap<(Branches, bool), Statement>,
     held: Option<Statement>,
@@ -104,7 +105,7 @@ impl Session {
             marker,
             lock: None,
             unlock: None,
-            unlock_and_lock: None,
+            pairs: Default::default(),
             batches: HashMap::new(),
             held: None,
             picks: HashMap::new(),

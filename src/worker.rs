@@ -29,10 +29,12 @@
 
 mod alarm;
 pub(crate) mod answer;
+mod attempts;
 mod bell;
 mod connection;
 mod events;
 mod exchange;
+mod gather;
 pub(crate) mod handle;
 mod in_flight;
 mod lane;
@@ -50,12 +52,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 
 use self::alarm::Alarm;
 pub(crate) use self::connection::Starting;
 use self::connection::{Connection, Connectivity};
 use self::exchange::{Exchange, MAX_BATCH, Purpose};
+use self::gather::{Gather, Pause};
 use self::handle::Handle;
 use self::in_flight::InFlight;
 use self::reports::Reports;
@@ -67,9 +70,6 @@ use crate::connect::abandoned::Working;
 use crate::error::Error;
 use crate::lease::Ended;
 use crate::session::{Lost, Session};
-
-/// The operations of one active thread: its last unlock and its next lock.
-const PAIR: usize = 2;
 
 /// Starts a manager: its threads, and the first connect, whose outcome `starting` waits for.
 pub(crate) fn start(dialer: Dialer, starting: Option<Starting>) -> Result<Arc<Handle>, Error> {
@@ -123,8 +123,9 @@ struct Worker {
     // Kept between iterations to reuse their memory.
     requests: Vec<Message>,
     control: Vec<Control>,
-    /// Operations in the last batch.
-    last_batch_len: usize,
+    /// Requests that were read for the last exchange.
+    asked: usize,
+    gather: Gather,
     /// Dropped last, when the session is closed: until then an abandoned worker counts.
     _working: Working,
 }
@@ -144,7 +145,8 @@ impl Worker {
             next: Some(Instant::now()),
             requests: Vec::with_capacity(MAX_BATCH),
             control: Vec::new(),
-            last_batch_len: 0,
+            asked: 0,
+            gather: Gather::default(),
             _working: working,
         }
     }
@@ -177,6 +179,9 @@ impl Worker {
 
     /// Waits for something to do. False if nothing can come any more.
     fn wait(&mut self) -> bool {
+        if !self.requests.is_empty() {
+            return true;
+        }
         let queue = self.shared.mailbox().queue();
         let received = match (self.connection.outcome(), self.next) {
             (None, Some(next)) => queue.recv_deadline(next),
@@ -240,7 +245,6 @@ impl Worker {
         match self.connection.connectivity() {
             Connectivity::Connected(session) => {
                 if let Some(purpose) = self.exchange.plan(&mut state, session, settings, now) {
-                    self.last_batch_len = self.exchange.batch_len();
                     state.lane.begin_exchange(match purpose {
                         Purpose::Park(_, slice) => slice,
                         _ => Duration::ZERO,
@@ -255,9 +259,11 @@ impl Worker {
                         return false;
                     }
                     self.in_flight.end();
+                    // Before anybody is answered: who has asked until now is another caller.
+                    self.receive();
+                    self.gather
+                        .exchanged(self.asked, gather::callers(&self.requests));
                     self.finish_exchange(&mut state, done);
-                } else {
-                    self.last_batch_len = 0;
                 }
             }
             Connectivity::Connecting(_) | Connectivity::Backoff { .. } => {}
@@ -281,12 +287,31 @@ impl Worker {
         !shared.mailbox().is_closed()
     }
 
-    /// Lets other threads enqueue first where several are active, or one that has just released a
-    /// lock may ask for the next: a larger batch amortises the round trip.
-    fn let_callers_enqueue(&self) {
-        if self.last_batch_len > PAIR || matches!(self.requests[..], [Message::Wake]) {
-            thread::yield_now();
+    /// Lets callers that are about to ask do so first: a larger batch amortises the round trip.
+    fn let_callers_enqueue(&mut self) {
+        // Who has just released a lock may ask for the next.
+        let is_release = matches!(self.requests[..], [Message::Wake]);
+        match self.gather.pause(self.exchange.round_trip()) {
+            Pause::None if !is_release => {}
+            Pause::None | Pause::Yield => thread::yield_now(),
+            Pause::Wait(callers, longest) => {
+                let start = Instant::now();
+                let mut have_come = false;
+                while !have_come && start.elapsed() < longest {
+                    thread::yield_now();
+                    self.receive();
+                    have_come = gather::callers(&self.requests) >= callers;
+                }
+                self.gather.waited(have_come);
+            }
         }
+    }
+
+    /// Reads the queue.
+    fn receive(&mut self) {
+        let queue = self.shared.mailbox().queue();
+        let room = MAX_BATCH.saturating_sub(self.requests.len());
+        self.requests.extend(queue.try_iter().take(room));
     }
 
     fn is_in_charge(&self, state: &State) -> bool {
@@ -296,14 +321,9 @@ impl Worker {
     /// Reads the mailbox. The control messages are taken after the requests and processed
     /// before them: a thread that drops a guard and then requests the lock again finds it free.
     fn take_in(&mut self, state: &mut State, now: Instant) {
-        let mailbox = self.shared.mailbox();
-        while self.requests.len() < MAX_BATCH {
-            match mailbox.queue().try_recv() {
-                Ok(message) => self.requests.push(message),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
-        }
-        mailbox.take_control(&mut self.control);
+        self.receive();
+        self.asked = gather::callers(&self.requests);
+        self.shared.mailbox().take_control(&mut self.control);
         for control in self.control.drain(..) {
             match control {
                 Control::Release { grant, reply } => state.release(&grant, reply, now),

@@ -6,8 +6,8 @@ use postgres::types::ToSql;
 use postgres::{Client, Row, Statement};
 
 use super::Session;
-use super::statements::{self, CHAIN, CHAINED, UNLOCK, branches, code, scalar};
-use super::statements::{fenced_outcome, plain_outcome};
+use super::statements::{self, CHAIN, CHAINED, MOST_PAIRS, UNLOCK, branches, code, scalar};
+use super::statements::{fenced_outcome, outcome_of, pairs_outcomes, plain_outcome};
 use crate::op::{Action, Op, Outcome};
 
 impl Session {
@@ -34,16 +34,15 @@ impl Session {
             };
             let rows = self.client.execute(statement, &[&number])?;
             outcomes.push(outcome_of(rows == 1));
-        } else if !is_verified
-            && let [unlock, lock] = *batch
-            && (unlock.action, lock.action) == (Action::Unlock, Action::Lock)
-            && let (Some(old), Some(new)) = (scalar(unlock), scalar(lock))
-        {
-            let (slot, sql) = (&mut self.unlock_and_lock, statements::unlock_and_lock);
+        } else if !is_verified && let Some(numbers) = numbers_of_pairs(batch) {
+            let pairs = batch.len() / 2;
+            let (slot, sql) = (&mut self.pairs[pairs - 1], || statements::pairs(pairs));
             let statement = prepared(slot, &mut self.client, sql)?;
-            let rows = self.client.execute(statement, &[&old, &new])?;
-            outcomes.push(outcome_of(matches!(rows, 1 | 3)));
-            outcomes.push(outcome_of(matches!(rows, 1 | 2)));
+            let params = numbers
+                .each_ref()
+                .map(|number| number as &(dyn ToSql + Sync));
+            let rows = self.client.execute(statement, &params[..batch.len()])?;
+            outcomes.extend(pairs_outcomes(rows, batch.len()));
         } else {
             let row = self.run_batch(batch, is_verified)?;
             let answers: &str = row.try_get(0)?;
@@ -88,12 +87,23 @@ impl Session {
     }
 }
 
-fn outcome_of(yes: bool) -> Outcome {
-    if yes {
-        Outcome::Done(None)
-    } else {
-        Outcome::Refused
+/// The keys of so many unlocks and as many locks after them, if that is what the batch is.
+fn numbers_of_pairs(batch: &[Op]) -> Option<[i64; 2 * MOST_PAIRS]> {
+    let (unlocks, locks) = batch.split_at(batch.len() / 2);
+    let are = |ops: &[Op], action| ops.iter().all(|op| op.action == action);
+    let mut numbers = [0; 2 * MOST_PAIRS];
+    if batch.is_empty()
+        || batch.len() > numbers.len()
+        || unlocks.len() != locks.len()
+        || !are(unlocks, Action::Unlock)
+        || !are(locks, Action::Lock)
+    {
+        return None;
     }
+    for (number, op) in numbers.iter_mut().zip(batch) {
+        *number = scalar(*op)?;
+    }
+    Some(numbers)
 }
 
 pub(super) fn prepared<'a>(

@@ -9,16 +9,35 @@ pub(super) fn lock() -> String {
 }
 pub(super) const UNLOCK: &str = "SELECT FROM pg_catalog.pg_advisory_unlock($1) AS u WHERE u";
 
-/// One unlock and one lock, the most common batch. The number of rows says which of the two
-/// returned true: 1 both, 2 only the lock, 3 only the unlock, 4 neither. The most common answer is
-/// the shortest, and no row at all is not mistaken for success.
-pub(super) fn unlock_and_lock() -> String {
-    let drained = drained_lock("$2");
-    format!(
-        "SELECT FROM pg_catalog.generate_series(1, 1 \
-         + CASE WHEN pg_catalog.pg_advisory_unlock($1) THEN 0 ELSE 1 END \
-         + CASE WHEN {drained} THEN 0 ELSE 2 END)"
-    )
+/// The most pairs of an unlock and a lock that [`pairs`] does: beyond them the general statement
+/// takes the server no longer.
+pub(super) const MOST_PAIRS: usize = 4;
+
+/// So many unlocks and as many locks, the most common batches. One row more than the number whose
+/// bits say which of them returned false: the most common answer is the shortest, and no row at all
+/// is not mistaken for success.
+pub(super) fn pairs(pairs: usize) -> String {
+    let unlocks = (1..=pairs).map(|n| format!("pg_catalog.pg_advisory_unlock(${n})"));
+    let locks = (1..=pairs).map(|n| drained_lock(&format!("${}", pairs + n)));
+    let misses = unlocks.chain(locks).enumerate().map(|(place, step)| {
+        let bit = 1 << place;
+        format!(" + CASE WHEN {step} THEN 0 ELSE {bit} END")
+    });
+    let misses: String = misses.collect();
+    format!("SELECT FROM pg_catalog.generate_series(1, 1{misses})")
+}
+
+/// The outcomes of the steps of [`pairs`] that answered with so many rows.
+pub(super) fn pairs_outcomes(rows: u64, steps: usize) -> impl Iterator<Item = Outcome> {
+    let misses = rows.wrapping_sub(1);
+    (0..steps).map(move |place| outcome_of(misses >> place & 1 == 0))
+}
+
+pub(super) fn outcome_of(yes: bool) -> Outcome {
+    match yes {
+        true => Outcome::Done(None),
+        false => Outcome::Refused,
+    }
 }
 
 /// True if the exclusive lock `n` of one `bigint` was taken.
@@ -377,4 +396,23 @@ pub(super) fn code(op: &Op) -> i16 {
         Action::LockNext | Action::LockNextUnawaited => unreachable!("it is not alone"),
     };
     high << 2 | i16::from(op.key.is_two()) << 1 | i16::from(op.mode == Mode::Shared)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_of_pairs_tell_which_steps_were_done() {
+        let outcomes =
+            |rows| pairs_outcomes(rows, 4).map(|outcome| matches!(outcome, Outcome::Done(None)));
+        assert!(outcomes(1).all(|done| done));
+        assert_eq!(
+            outcomes(1 + 0b0110).collect::<Vec<_>>(),
+            [true, false, false, true]
+        );
+        assert!(!outcomes(1 + 0b1111).any(|done| done));
+        // Nothing is done if the answer has no row.
+        assert!(!outcomes(0).any(|done| done));
+    }
 }

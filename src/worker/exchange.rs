@@ -129,9 +129,9 @@ impl Exchange {
         self.lookups.extend(waits);
     }
 
-    /// The number of operations in the planned batch.
-    pub(super) fn batch_len(&self) -> usize {
-        self.ops.len()
+    /// How long batches take.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     /// Plans the exchange that is due now, if any.

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use object_pool::{Pool, Reusable};
 
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use super::attempts::Attempts;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::thread::{self, Thread};
 
 /// Slots allocated in advance.
@@ -23,19 +24,16 @@ const SEED: usize = 16;
 /// answer, and saves the worker the wake-up.
 const YIELDS: u32 = 6;
 
-/// How long a caller goes on yielding while at most [`FEW`] calls have no answer: about two round
+/// How long a caller goes on yielding while at most [`FEW`] calls have no answer: two to four round
 /// trips to a server on the same machine. To sleep and be woken costs as much, and more where the
 /// processor goes idle.
 const SPIN_LIMIT: Duration = match cfg!(all(test, distlock_model)) {
-    false => Duration::from_micros(100),
+    false => Duration::from_micros(200),
     true => Duration::ZERO,
 };
 
-const FEW: u64 = 2;
-
-/// After a caller has spun in vain, so many further calls do not spin: the server is farther away,
-/// or the lock is taken.
-const SKIPPED_SPINS: u32 = 3;
+/// So many callers are awake when their answers come, and ask again at once.
+pub(super) const FEW: usize = 16;
 
 /// The two states of a ticket; each use of a slot takes the next even number.
 const OPEN: u64 = 0;
@@ -97,9 +95,9 @@ pub(crate) struct ReplyPool<T> {
 #[derive(Default)]
 pub(crate) struct Spinning {
     /// Calls that have no answer yet.
-    under_way: AtomicU64,
-    /// So many further calls sleep without spinning.
-    skips: AtomicU32,
+    under_way: AtomicUsize,
+    /// In vain where the server is farther away, or the lock is taken.
+    attempts: Attempts,
 }
 
 impl<T> ReplyPool<T> {
@@ -257,14 +255,12 @@ impl<T> PendingReply<'_, T> {
             thread::yield_now();
         }
         let (spinning, start) = (&self.pool.spinning, Instant::now());
-        let skips = spinning.skips.load(Ordering::Relaxed);
-        if skips > 0 {
-            // Not exact: two calls at once may count as one.
-            spinning.skips.store(skips - 1, Ordering::Relaxed);
+        if !spinning.attempts.is_due() {
             return None;
         }
         while spinning.under_way.load(Ordering::Relaxed) <= FEW {
             if let Ok(delivery) = self.slot.receiver.try_recv() {
+                spinning.attempts.succeeded();
                 return Some(delivery);
             }
             let now = Instant::now();
@@ -272,7 +268,7 @@ impl<T> PendingReply<'_, T> {
                 break;
             }
             if now.duration_since(start) >= SPIN_LIMIT {
-                spinning.skips.store(SKIPPED_SPINS, Ordering::Relaxed);
+                spinning.attempts.failed();
                 break;
             }
             thread::yield_now();

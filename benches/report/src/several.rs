@@ -9,7 +9,7 @@ use distlock::Manager;
 use postgres::Client;
 use serde_json::json;
 
-use crate::measure::{interleave, micros_each};
+use crate::measure::{interleave, micros_each, rate};
 use crate::setup::Setup;
 use crate::table::{self, grouped};
 
@@ -189,21 +189,13 @@ fn wanted(random: &mut u64) -> Result<Vec<i64>> {
     Ok(keys)
 }
 
-/// Few threads beside one, each with keys of its own.
+/// Few threads beside one, none of which takes a key twice.
 fn threads(setup: &mut Setup) -> Result<()> {
-    let mgr = setup.manager()?;
+    let mut mgr = setup.manager()?;
     let time = setup.millis(1000);
     let mut counts = [1, 2, 4, 8];
     let rounds = -1..setup.rounds(7);
-    let rates = interleave(rounds, &mut counts, |count, _| {
-        let mut threads: Vec<_> = (0..*count)
-            .map(|thread| (mgr.clone(), thread * 1000))
-            .collect();
-        sets_per_second(&mut threads, time, |(mgr, key): &mut (Manager, i64), _| {
-            drop(mgr.lock(*key)?);
-            Ok(())
-        })
-    })?;
+    let rates = interleave(rounds, &mut counts, |count, _| rate(&mut mgr, *count, time))?;
     mgr.close()?;
     let (one, more) = rates.split_first().ok_or_else(|| anyhow!("no rates"))?;
     for ((count, rates), least) in counts.iter().skip(1).zip(more).zip([1.6, 2.5, 4.0]) {
