@@ -7,6 +7,7 @@
 
 pub(crate) mod abandoned;
 mod canceller;
+mod client;
 mod descriptors;
 pub(crate) mod dsn;
 mod errors;
@@ -24,6 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use postgres::Client;
 use postgres::config::{Host, LoadBalanceHosts};
 
 use self::abandoned::Abandoned;
@@ -99,13 +101,28 @@ impl Dialer {
         Ok(outcome)
     }
 
-    /// Connects to the first suitable host. If there is none, returns the last error; but a
-    /// standby does not replace `Unavailable`: the primary may be starting.
     fn connect(&self, generation: u64, missing: Missing) -> Result<Session, Error> {
+        let settings = self.settings.clone();
+        self.connect_first(move |target| {
+            setup::connect_once(target, &settings, missing, generation)
+        })
+    }
+
+    /// An ordinary client of the primary.
+    pub(crate) fn client(&self) -> Result<Client, Error> {
+        self.connect_first(client::connect)
+    }
+
+    /// Connects with `once` to the first suitable host. If there is none, returns the last error;
+    /// but a standby does not replace `Unavailable`: the primary may be starting.
+    fn connect_first<T: Send + 'static>(
+        &self,
+        once: impl Fn(&Target) -> Result<T, Error> + Clone + Send + 'static,
+    ) -> Result<T, Error> {
         let mut outcome = Err(Error::config("the connection string names no host"));
         for host in shuffled(self.target.hosts(), &self.target) {
-            let kind = |outcome: &Result<Session, Error>| outcome.as_ref().err().map(Error::kind);
-            let next = self.connect_host(&host, generation, missing);
+            let kind = |outcome: &Result<T, Error>| outcome.as_ref().err().map(Error::kind);
+            let next = self.connect_host(&host, &once);
             let (before, now) = (kind(&outcome), kind(&next));
             if (before, now) != (Some(ErrorKind::Unavailable), Some(ErrorKind::Standby)) {
                 outcome = next;
@@ -118,12 +135,11 @@ impl Dialer {
     }
 
     /// The addresses of a host share its connect timeout.
-    fn connect_host(
+    fn connect_host<T: Send + 'static>(
         &self,
         host: &Target,
-        generation: u64,
-        missing: Missing,
-    ) -> Result<Session, Error> {
+        once: &(impl Fn(&Target) -> Result<T, Error> + Clone + Send + 'static),
+    ) -> Result<T, Error> {
         // Without file descriptors the name lookup fails as well, but its error does not say why.
         descriptors::check()?;
         let deadline = Instant::now() + host.connect_timeout();
@@ -132,8 +148,8 @@ impl Dialer {
         for (tried, address) in addresses.iter().enumerate() {
             let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / left;
-            let (address, settings) = (address.within(share), self.settings.clone());
-            let connect = move || setup::connect_once(&address, &settings, missing, generation);
+            let (address, once) = (address.within(share), once.clone());
+            let connect = move || once(&address);
             outcome = within(share, &self.abandoned, connect).and_then(|outcome| outcome);
             if outcome.is_ok() {
                 break;

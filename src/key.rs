@@ -263,6 +263,21 @@ impl Key {
         Key { number, ..self }
     }
 
+    /// The key that a manager in the [namespace](crate::Builder::namespace) `name` uses, without the
+    /// manager: itself if it is not made from a name.
+    ///
+    /// ```
+    /// use distlock::Key;
+    ///
+    /// let key = Key::from("nightly-report");
+    /// assert_ne!(key.in_namespace("billing"), key);
+    /// assert_eq!(Key::from(17).in_namespace("billing"), Key::from(17));
+    /// ```
+    #[must_use]
+    pub fn in_namespace(self, name: &str) -> Key {
+        self.within(Some(&Namespace::new(name)))
+    }
+
     /// The key of `self` in `namespace`: itself if it is not a name.
     pub(crate) fn within(self, namespace: Option<&Namespace>) -> Key {
         match namespace {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
+use postgres::Client;
 
 use super::Builder;
 use crate::connect::Dialer;
@@ -131,19 +132,55 @@ impl Builder {
         self.start(None).map(Manager::new)
     }
 
+    /// An ordinary client of the database, connected as a manager with these settings would be: to
+    /// the first host that is a primary, with the same TLS, login and timeouts, from the same
+    /// connection string, service and password file. For transactions that are to be
+    /// [fenced](crate::Guard::fence), and whatever else a program does there.
+    ///
+    /// The manager has no part in it: the session has the server's own settings, no lease and no
+    /// locks, and a pooler in transaction mode will do. As with any [`postgres::Client`], neither
+    /// this call nor the client may be used on a thread of an asynchronous runtime.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`connect`](Builder::connect) that concern the login and the host.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let builder = distlock::Manager::builder("service=jobs sslmode=verify-full");
+    /// let mut client = builder.clone().client()?;
+    /// let mgr = builder.connect()?;
+    ///
+    /// let guard = mgr.lock("tenant-17")?;
+    /// let mut transaction = client.transaction()?;
+    /// guard.fence(&mut transaction)?;
+    /// transaction.execute("UPDATE tenants SET imported = now() WHERE id = 17", &[])?;
+    /// transaction.commit()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn client(self) -> Result<Client, Error> {
+        self.dialer()?.client()
+    }
+
     /// Starts the threads. The worker connects, so that a session is never dropped on the
     /// caller's thread, where the driver may panic (in an asynchronous runtime).
     fn start(self, starting: Option<Starting>) -> Result<Arc<Handle>, Error> {
-        let settings = self.settings.checked()?;
-        if settings.warn_after.is_some() {
+        let dialer = self.dialer()?;
+        if dialer.settings().warn_after.is_some() {
             names::keep();
         }
+        worker::start(dialer, starting)
+    }
+
+    fn dialer(self) -> Result<Dialer, Error> {
+        let settings = self.settings.checked()?;
         let variable = |name: &str| env::var_os(name);
         let variables: Environment<'_> = &variable;
         let environment = self.reads_environment.then_some(variables);
         let mut target = Target::new(&self.server, environment, &settings, self.tls)?;
         target.credentials = self.credentials;
-        worker::start(Dialer::new(target, settings), starting)
+        Ok(Dialer::new(target, settings))
     }
 }
 

@@ -142,3 +142,12 @@ fn a_function_that_does_not_return_has_the_connect_timeout() {
     assert!(error.to_string().contains("connect timeout"), "{error}");
     drop(return_now);
 }
+
+#[test]
+fn a_client_has_the_login_of_the_manager() {
+    let server = guarded_server();
+    let credentials = || Ok::<_, io::Error>(Credentials::new("app", "first sesame"));
+    let client = builder_of(&server).credentials(credentials).client();
+    let row = client.unwrap().query_one("SELECT session_user::text", &[]);
+    assert_eq!(row.unwrap().get::<_, &str>(0), "app");
+}

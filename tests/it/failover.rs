@@ -50,6 +50,18 @@ fn a_standby_is_refused() {
 }
 
 #[test]
+fn a_client_of_a_builder_is_the_primarys() {
+    let (primary, standby) = or_skip!(pair());
+    let alone = Manager::builder(&standby.url()).client();
+    assert_eq!(alone.err().map(|it| it.kind()), Some(ErrorKind::Standby));
+    for hosts in [[&primary, &standby], [&standby, &primary]] {
+        let mut client = Manager::builder(&url_of(&hosts)).client().unwrap();
+        let row = client.query_one("SELECT pg_is_in_recovery()", &[]).unwrap();
+        assert!(!row.get::<_, bool>(0));
+    }
+}
+
+#[test]
 #[serial]
 fn the_manager_goes_over_to_the_new_primary_and_tokens_keep_growing() {
     let (primary, standby) = or_skip!(pair());

@@ -144,6 +144,24 @@ fn a_certificate_that_is_in_order_is_accepted() {
 
 #[test]
 #[serial]
+fn a_client_is_connected_as_a_manager_is() {
+    let (server, root) = secured();
+    let dsn = |host| {
+        named(
+            server,
+            host,
+            &format!("sslmode=verify-full sslrootcert='{root}'"),
+        )
+    };
+    let mut client = Manager::builder(&dsn("db.example.com")).client().unwrap();
+    let own = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    assert!(client.query_one(own, &[]).unwrap().get::<_, bool>(0));
+    let refused = Manager::builder(&dsn("other.example.com")).client();
+    assert_eq!(refused.err().map(|it| it.kind()), Some(ErrorKind::Tls));
+}
+
+#[test]
+#[serial]
 fn a_url_says_the_same_as_pairs() {
     let (server, root) = secured();
     let _clean = clean_on(server);

@@ -17,11 +17,6 @@ pub(crate) struct KeyOptions {
 }
 
 impl KeyOptions {
-    /// True if a namespace applies.
-    pub(crate) fn is_name(self) -> bool {
-        !self.number && !self.fnv
-    }
-
     pub(crate) fn key(self, name: &str) -> Result<Key, Failure> {
         if self.fnv {
             return Ok(Key::fnv1a64(name));

@@ -4,7 +4,6 @@ mod client;
 mod facts;
 mod lease;
 mod report;
-mod tls;
 
 use distlock::{Error, ErrorKind};
 
@@ -17,7 +16,8 @@ use crate::exit::{Exit, Failure, with_sources};
 pub(crate) fn run(connection: &Connection) -> Result<Exit, Failure> {
     let dsn = connection.server()?;
     let mut report = Report::default();
-    let mgr = match connection.builder()?.connect() {
+    let builder = connection.builder()?;
+    let mgr = match builder.clone().connect() {
         Ok(mgr) => mgr,
         Err(error) => {
             let what = subject(&error).ok_or_else(|| Failure::from(error.clone()))?;
@@ -31,7 +31,7 @@ pub(crate) fn run(connection: &Connection) -> Result<Exit, Failure> {
         "path",
         "a primary that keeps locks; a client has a session of its own, whose locks end with it",
     )?;
-    match client::beside(&dsn, &mgr) {
+    match client::beside(builder, &mgr) {
         Ok((mut client, pid)) => match facts::read(&mut client, pid) {
             Ok(facts) => facts.judge(&mut report)?,
             Err(error) => report.note("facts", &with_sources(&error))?,

@@ -2,7 +2,6 @@
 
 use distlock::Key;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::connection::Connection;
 use crate::exit::{Exit, Failure};
@@ -35,8 +34,10 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
             Some(slot) => Key::slot(name, slot),
             None => options.how.key(name)?,
         };
-        let namespace = connection.namespace().filter(|_| options.how.is_name());
-        Ok(namespace.map_or(key, |namespace| within(key, namespace)))
+        Ok(match connection.namespace() {
+            Some(namespace) => key.in_namespace(namespace),
+            None => key,
+        })
     };
     let keys: Vec<Key> = options
         .names
@@ -53,18 +54,6 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
     };
     print(&text)?;
     Ok(Exit::SUCCESS)
-}
-
-/// The key of a name in a namespace, as the documentation of [`Key`] has it: a manager, which knows
-/// it, too, is not to be had without a database.
-fn within(key: Key, namespace: &str) -> Key {
-    let digest = Sha256::new()
-        .chain_update(Sha256::digest(namespace))
-        .chain_update(key.as_i64().to_be_bytes())
-        .finalize();
-    let mut first = [0; 8];
-    first.copy_from_slice(&digest[..8]);
-    Key::from(i64::from_be_bytes(first))
 }
 
 fn row(name: &str, key: Key) -> [String; 6] {
@@ -89,20 +78,4 @@ fn as_json(name: &str, key: Key) -> Value {
         "objid": objid,
         "objsubid": objsubid,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use distlock::Manager;
-
-    use super::*;
-
-    #[test]
-    fn a_namespace_is_that_of_a_manager() {
-        let builder = Manager::builder("host=/nowhere").namespace("billing");
-        let mgr = builder.connect_lazy().unwrap();
-        for key in [Key::from("nightly-report"), Key::slot("exports", 1)] {
-            assert_eq!(within(key, "billing"), mgr.key(key));
-        }
-    }
 }

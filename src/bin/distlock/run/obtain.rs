@@ -68,7 +68,11 @@ pub(super) fn obtain(
                 }
             }
             recv(database) -> news => outage.learn(news.unwrap_or(Database::Back))?,
-            recv(outage.limit()) -> _ => return Err(outage.into_failure()),
+            recv(outage.limit()) -> _ => {
+                if let Some((_, error)) = outage.now.take() {
+                    return Err(error.into());
+                }
+            }
         }
     }
 }
@@ -216,12 +220,5 @@ impl Outage {
         let end = |(since, _): &(Instant, Error)| since.checked_add(self.longest);
         let end = self.now.as_ref().and_then(end);
         end.map_or_else(never, crossbeam_channel::at)
-    }
-
-    fn into_failure(self) -> Failure {
-        match self.now {
-            Some((_, error)) => error.into(),
-            None => Failure::own("the database", "it is not away"),
-        }
     }
 }
