@@ -302,33 +302,39 @@ pub(super) fn branch(code: i16, answers: &Answers<'_>) -> String {
 /// What a step does and answers. The rows of a chain's steps answer nothing themselves.
 fn step(branches: Branches, answers: &Answers<'_>) -> String {
     let has = |code: &i16| branches & 1 << code != 0;
-    let of_chain = [CHAIN].into_iter().filter(has).map(|code| {
-        // A chain has answers of its own kind: its steps draw no tokens.
-        let steps = Answers {
-            locked: answers.done,
-            ..*answers
-        };
-        let steps = whens((0..CHAIN).filter(|code| has(&(code + CHAINED))), &steps);
-        format!(" WHEN {code} THEN {}", chain(&steps, answers))
-    });
-    let whens = whens((0..CHAIN).filter(has), answers);
-    format!("CASE code{whens}{} END", of_chain.collect::<String>())
+    let single = case((0..CHAIN).filter(has), answers);
+    if !has(&CHAIN) {
+        return single.unwrap_or_else(|| "NULL".to_owned());
+    }
+    // A chain has answers of its own kind: its steps draw no tokens.
+    let steps = Answers {
+        locked: answers.done,
+        ..*answers
+    };
+    let steps = case((0..CHAIN).filter(|code| has(&(code + CHAINED))), &steps);
+    let chain = chain(&steps.unwrap_or_else(|| "NULL".to_owned()), answers);
+    // A chain's answer is a text, and those of single steps may be numbers.
+    let single = single.map(|single| format!(" ELSE ({single})::text"));
+    let single = single.unwrap_or_default();
+    format!("CASE code WHEN {CHAIN} THEN {chain}{single} END")
 }
 
-fn whens(codes: impl Iterator<Item = i16>, answers: &Answers<'_>) -> String {
-    codes
+/// The step with one of these codes. `None`: there are none.
+fn case(codes: impl Iterator<Item = i16>, answers: &Answers<'_>) -> Option<String> {
+    let whens: String = codes
         .map(|code| format!(" WHEN {code} THEN {}", branch(code, answers)))
-        .collect()
+        .collect();
+    (!whens.is_empty()).then(|| format!("CASE code{whens} END"))
 }
 
-/// Does the steps of the next `n` rows, one of `whens` each, up to the first that is not done: the
-/// rows before a `LIMIT` are made one by one.
-fn chain(whens: &str, answers: &Answers<'_>) -> String {
+/// Does each `step` of the next `n` rows, up to the first that is not done: the rows before a `LIMIT`
+/// are made one by one.
+fn chain(step: &str, answers: &Answers<'_>) -> String {
     let Answers { done, chain, .. } = answers;
     format!(
         "(SELECT {chain} FROM (SELECT pg_catalog.min(answer) AS answer, \
          COALESCE(pg_catalog.min(nth) - 1, n)::int4 AS taken, \
-         COALESCE(n - pg_catalog.min(nth), 0)::int4 AS rest FROM (SELECT nth, answer::text FROM (SELECT nth, CASE code{whens} END AS answer FROM \
+         COALESCE(n - pg_catalog.min(nth), 0)::int4 AS rest FROM (SELECT nth, answer::text FROM (SELECT nth, {step} AS answer FROM \
          (SELECT nth, ($1::int2[])[i + nth] - {CHAINED} AS code, ($2::int8[])[i + nth] AS n \
          FROM pg_catalog.generate_series(1, n) AS nth) AS row) AS step \
          WHERE answer IS DISTINCT FROM {done} LIMIT 1) AS first) AS chain)"
@@ -414,5 +420,32 @@ mod tests {
         assert!(!outcomes(1 + 0b1111).any(|done| done));
         // Nothing is done if the answer has no row.
         assert!(!outcomes(0).any(|done| done));
+    }
+
+    /// A statement that the server refuses is recovered from, step by step, and so is not missed.
+    #[test]
+    fn the_server_understands_all_that_a_batch_may_be_of() {
+        let server = throwaway_postgres::Server::start().unwrap();
+        let mut client = server.client();
+        client.batch_execute("CREATE SEQUENCE tokens").unwrap();
+        let row = client.query_one("SELECT 'tokens'::regclass::oid", &[]);
+        let sequence: u32 = row.unwrap().get(0);
+        // A change of the mode is of an exclusive lock.
+        let is_code = |code: &i16| code >> 2 < action::UPGRADE || code & 1 == 0 || *code >= DRAW;
+        let single = (0..CHAIN).filter(is_code).map(|code| branches(&[code]));
+        let chained = (0..DRAW)
+            .filter(is_code)
+            .map(|code| branches(&[CHAIN, CHAINED + code]));
+        let all: Vec<Branches> = single.chain(chained).collect();
+        for (n, one) in all.iter().enumerate() {
+            for other in &all[n..] {
+                for sequence in [None, Some(sequence)] {
+                    let sql = batch(one | other, sequence, None);
+                    if let Err(error) = client.prepare(&sql) {
+                        panic!("{one:b} and {other:b}: {error:?}");
+                    }
+                }
+            }
+        }
     }
 }

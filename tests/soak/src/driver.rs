@@ -31,6 +31,9 @@ const COMPLETE: Duration = Duration::from_secs(60);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
+/// Each line of the server's log begins with it.
+const SQLSTATE: &str = "%e ";
+
 /// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -60,7 +63,9 @@ pub fn rules(plan: &Plan) -> Rules {
 /// Runs the plan. `report` is called with each fault.
 pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> anyhow::Result<History> {
     let folder = tempfile::tempdir()?;
-    let mut server = Server::start()?;
+    let mut server = Server::builder()
+        .setting("log_line_prefix", SQLSTATE)
+        .start()?;
     fenced::make_table(&mut server.client())?;
     let store = Store::open(&store_path(folder.path()))?;
     let mut history = History::default();
@@ -105,6 +110,7 @@ pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> anyhow::Result<History>
         process.end()?;
     }
     assert_released(&server)?;
+    assert_understood(&server)?;
     history.writes = store.close();
     history.fenced = fenced::read(&mut server.client())?;
     history.read(folder.path())?;
@@ -113,7 +119,10 @@ pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> anyhow::Result<History>
 
 /// A synchronous standby of the server.
 fn standby_of(server: &Server) -> anyhow::Result<Server> {
-    let standby = Server::builder().standby_of(server).start()?;
+    let standby = Server::builder()
+        .standby_of(server)
+        .setting("log_line_prefix", SQLSTATE)
+        .start()?;
     server.await_standby();
     Ok(standby)
 }
@@ -148,6 +157,7 @@ fn strike(
                 process.proxy.retarget(&standby);
                 process.writers.retarget(&standby);
             }
+            assert_understood(server)?;
             *server = standby;
         }
         Kind::Kill => {
@@ -267,6 +277,16 @@ fn assert_released(server: &Server) -> anyhow::Result<()> {
             "{left} locks or sessions are left"
         );
         thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// Fails if the server has not understood a statement (class 42: syntax, types, names): the manager
+/// recovers from that, and so it would not be missed.
+fn assert_understood(server: &Server) -> anyhow::Result<()> {
+    let log = server.log();
+    match log.lines().find(|line| line.starts_with("42")) {
+        Some(line) => bail!("the server did not understand a statement: {line}"),
+        None => Ok(()),
     }
 }
 
