@@ -262,7 +262,8 @@
 //!
 //! # Inside an async program
 //!
-//! Every call works on the threads of an async runtime, but most block the calling thread:
+//! Every call but [`Builder::client`] works on the threads of an async runtime, but most block the
+//! calling thread:
 //!
 //! | Call | Blocks for |
 //! |---|---|

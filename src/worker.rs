@@ -123,8 +123,6 @@ struct Worker {
     // Kept between iterations to reuse their memory.
     requests: Vec<Message>,
     control: Vec<Control>,
-    /// Requests that were read for the last exchange.
-    asked: usize,
     gather: Gather,
     /// Dropped last, when the session is closed: until then an abandoned worker counts.
     _working: Working,
@@ -145,7 +143,6 @@ impl Worker {
             next: Some(Instant::now()),
             requests: Vec::with_capacity(MAX_BATCH),
             control: Vec::new(),
-            asked: 0,
             gather: Gather::default(),
             _working: working,
         }
@@ -179,9 +176,6 @@ impl Worker {
 
     /// Waits for something to do. False if nothing can come any more.
     fn wait(&mut self) -> bool {
-        if !self.requests.is_empty() {
-            return true;
-        }
         let queue = self.shared.mailbox().queue();
         let received = match (self.connection.outcome(), self.next) {
             (None, Some(next)) => queue.recv_deadline(next),
@@ -259,10 +253,8 @@ impl Worker {
                         return false;
                     }
                     self.in_flight.end();
-                    // Before anybody is answered: who has asked until now is another caller.
-                    self.receive();
-                    self.gather
-                        .exchanged(self.asked, gather::callers(&self.requests));
+                    // Before anybody is answered.
+                    self.gather.exchanged(shared.calls().unanswered());
                     self.finish_exchange(&mut state, done);
                 }
             }
@@ -288,30 +280,25 @@ impl Worker {
     }
 
     /// Lets callers that are about to ask do so first: a larger batch amortises the round trip.
-    fn let_callers_enqueue(&mut self) {
+    fn let_callers_enqueue(&self) {
         // Who has just released a lock may ask for the next.
         let is_release = matches!(self.requests[..], [Message::Wake]);
         match self.gather.pause(self.exchange.round_trip()) {
             Pause::None if !is_release => {}
             Pause::None | Pause::Yield => thread::yield_now(),
-            Pause::Wait(callers, longest) => {
+            Pause::Wait(calls, longest) => {
                 let start = Instant::now();
-                let mut have_come = false;
-                while !have_come && start.elapsed() < longest {
+                let have_come = || self.shared.calls().unanswered() >= calls;
+                while !have_come() && start.elapsed() < longest {
                     thread::yield_now();
-                    self.receive();
-                    have_come = gather::callers(&self.requests) >= callers;
                 }
-                self.gather.waited(have_come);
+                self.gather.waited(have_come());
+                if self.requests.len() + self.shared.mailbox().queue().len() < calls {
+                    // The last one counts a moment before its request is in the queue.
+                    thread::yield_now();
+                }
             }
         }
-    }
-
-    /// Reads the queue.
-    fn receive(&mut self) {
-        let queue = self.shared.mailbox().queue();
-        let room = MAX_BATCH.saturating_sub(self.requests.len());
-        self.requests.extend(queue.try_iter().take(room));
     }
 
     fn is_in_charge(&self, state: &State) -> bool {
@@ -321,9 +308,10 @@ impl Worker {
     /// Reads the mailbox. The control messages are taken after the requests and processed
     /// before them: a thread that drops a guard and then requests the lock again finds it free.
     fn take_in(&mut self, state: &mut State, now: Instant) {
-        self.receive();
-        self.asked = gather::callers(&self.requests);
-        self.shared.mailbox().take_control(&mut self.control);
+        let mailbox = self.shared.mailbox();
+        let room = MAX_BATCH.saturating_sub(self.requests.len());
+        self.requests.extend(mailbox.queue().try_iter().take(room));
+        mailbox.take_control(&mut self.control);
         for control in self.control.drain(..) {
             match control {
                 Control::Release { grant, reply } => state.release(&grant, reply, now),
@@ -385,6 +373,7 @@ impl Worker {
 
     /// The session has ended, or is given up.
     fn disconnect(&mut self, state: &mut State, ended: Ended, error: Error) {
+        self.gather.exchanged(0);
         self.shared.disconnect(state, ended, error.clone());
         self.connection
             .disconnect(self.shared.settings(), state, error);

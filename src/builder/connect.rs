@@ -143,7 +143,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Those of [`connect`](Builder::connect) that concern the login and the host.
+    /// Those of [`connect`](Builder::connect) that concern the configuration, the login and the host;
+    /// [`Standby`](crate::ErrorKind::Standby) if no host is a primary.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

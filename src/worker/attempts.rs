@@ -6,7 +6,7 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 const MOST: u32 = 31;
 
 /// After each attempt in vain twice as many of the next ones are left out, up to [`MOST`]; one that
-/// succeeds ends that. Not exact: two threads at once may count as one.
+/// succeeds ends that. Those of several threads at the same time count as one.
 #[derive(Default)]
 pub(super) struct Attempts {
     /// So many more are left out now.
@@ -33,6 +33,9 @@ impl Attempts {
     }
 
     pub(super) fn failed(&self) {
+        if self.left_out.load(Ordering::Relaxed) > 0 {
+            return;
+        }
         let next = MOST.min(2 * self.last.load(Ordering::Relaxed) + 1);
         self.last.store(next, Ordering::Relaxed);
         self.left_out.store(next, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 //! As with PostgreSQL's [`commit_delay`]: where several callers are active, each is back a few
 //! microseconds after the answer of another, and finds the worker away with that one's request. So
 //! each round trip would serve one of them. To wait for all costs a part of a round trip and saves
-//! whole ones. A lone caller never waits: nobody else asks while the server answers it.
+//! whole ones. A lone caller never waits: nobody else has a call under way while it is answered.
 //!
 //! [`commit_delay`]: https://www.postgresql.org/docs/current/wal-configuration.html
 
@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use super::attempts::Attempts;
 use super::reply::FEW;
-use super::request::Message;
 
 /// The longest wait: a caller that comes back at once needs no longer to be woken and to ask.
 const LONGEST: Duration = Duration::from_micros(200);
@@ -21,30 +20,30 @@ const LONGEST: Duration = Duration::from_micros(200);
 pub(super) enum Pause {
     None,
     Yield,
-    /// Waits until that many have asked, for so long at most.
+    /// Waits until so many calls have no answer again, for so long at most.
     Wait(usize, Duration),
 }
 
 #[derive(Default)]
 pub(super) struct Gather {
-    /// Callers that the last exchange has served, or that have asked meanwhile.
+    /// Calls without an answer at the end of the last exchange, before it answered any.
     active: usize,
-    attempts: Attempts,
+    waits: Attempts,
 }
 
 impl Gather {
-    /// An exchange has ended that serves the callers of `asked` requests, while `queued` others
-    /// have come.
-    pub(super) fn exchanged(&mut self, asked: usize, queued: usize) {
-        self.active = asked + queued;
+    /// An exchange has ended, and so many calls have no answer yet.
+    pub(super) fn exchanged(&mut self, unanswered: usize) {
+        self.active = unanswered;
     }
 
     /// The pause before the next batch.
     pub(super) fn pause(&self, round_trip: Duration) -> Pause {
+        let longest = LONGEST.min(round_trip / 2);
         match self.active {
             0 | 1 => Pause::None,
-            2..=FEW if self.attempts.is_due() => {
-                Pause::Wait(self.active, LONGEST.min(round_trip / 2))
+            2..=FEW if !longest.is_zero() && self.waits.is_due() => {
+                Pause::Wait(self.active, longest)
             }
             // Many of them are runnable, and ask before the worker runs again.
             _ => Pause::Yield,
@@ -54,16 +53,10 @@ impl Gather {
     /// A wait has ended.
     pub(super) fn waited(&self, have_come: bool) {
         match have_come {
-            true => self.attempts.succeeded(),
-            false => self.attempts.failed(),
+            true => self.waits.succeeded(),
+            false => self.waits.failed(),
         }
     }
-}
-
-/// The number of callers who ask.
-pub(super) fn callers(messages: &[Message]) -> usize {
-    let is_request = |message: &&Message| matches!(message, Message::Acquire(_));
-    messages.iter().filter(is_request).count()
 }
 
 #[cfg(test)]
@@ -72,41 +65,40 @@ mod tests {
 
     const ROUND_TRIP: Duration = Duration::from_micros(100);
 
-    #[test]
-    fn a_lone_caller_is_not_waited_for() {
+    fn pause_after(unanswered: usize, round_trip: Duration) -> Pause {
         let mut gather = Gather::default();
-        assert_eq!(gather.pause(ROUND_TRIP), Pause::None);
-        gather.exchanged(1, 0);
-        assert_eq!(gather.pause(ROUND_TRIP), Pause::None);
+        gather.exchanged(unanswered);
+        gather.pause(round_trip)
     }
 
     #[test]
-    fn those_answered_are_waited_for_besides_those_who_ask() {
-        let mut gather = Gather::default();
-        gather.exchanged(1, 1);
-        assert_eq!(gather.pause(ROUND_TRIP), Pause::Wait(2, ROUND_TRIP / 2));
-        gather.exchanged(7, 0);
-        assert_eq!(
-            gather.pause(Duration::from_secs(1)),
-            Pause::Wait(7, LONGEST)
-        );
-        gather.exchanged(40, 24);
-        assert_eq!(gather.pause(ROUND_TRIP), Pause::Yield);
+    fn a_lone_caller_is_not_waited_for() {
+        assert_eq!(Gather::default().pause(ROUND_TRIP), Pause::None);
+        assert_eq!(pause_after(1, ROUND_TRIP), Pause::None);
+    }
+
+    #[test]
+    fn a_few_are_waited_for() {
+        assert_eq!(pause_after(2, ROUND_TRIP), Pause::Wait(2, ROUND_TRIP / 2));
+        let slow = Duration::from_secs(1);
+        assert_eq!(pause_after(FEW, slow), Pause::Wait(FEW, LONGEST));
+        assert_eq!(pause_after(FEW + 1, ROUND_TRIP), Pause::Yield);
+        // It is not known yet how long a round trip takes.
+        assert_eq!(pause_after(2, Duration::ZERO), Pause::Yield);
     }
 
     #[test]
     fn those_who_do_not_come_back_are_waited_for_less_and_less() {
         let mut gather = Gather::default();
-        gather.exchanged(1, 1);
-        let pauses = (0..1000).map(|_| gather.pause(ROUND_TRIP));
-        let in_vain = pauses.filter(|pause| {
-            let is_wait = matches!(pause, Pause::Wait(..));
+        gather.exchanged(2);
+        let waits = (0..1000).filter(|_| {
+            let is_wait = matches!(gather.pause(ROUND_TRIP), Pause::Wait(..));
             if is_wait {
                 gather.waited(false);
             }
             is_wait
         });
-        let waits = in_vain.count();
+        let waits = waits.count();
         assert!((20..40).contains(&waits), "{waits}");
     }
 }

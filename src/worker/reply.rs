@@ -58,12 +58,14 @@ struct Slot<T> {
     refused: AtomicU64,
     sender: Sender<Delivery<T>>,
     receiver: Receiver<Delivery<T>>,
+    calls: Arc<Calls>,
 }
 
 impl<T> Slot<T> {
-    fn new() -> Arc<Self> {
+    fn new(calls: &Arc<Calls>) -> Arc<Self> {
         let (sender, receiver) = bounded(1);
         Arc::new(Slot {
+            calls: Arc::clone(calls),
             ticket: AtomicU64::new(SETTLED),
             refused: AtomicU64::new(SETTLED),
             sender,
@@ -73,14 +75,19 @@ impl<T> Slot<T> {
 
     /// True for the first of the two sides.
     fn settle(&self, ticket: u64) -> bool {
-        self.ticket
+        let is_first = self
+            .ticket
             .compare_exchange(
                 ticket | OPEN,
                 ticket | SETTLED,
                 Ordering::AcqRel,
                 Ordering::Acquire,
             )
-            .is_ok()
+            .is_ok();
+        if is_first {
+            self.calls.unanswered.fetch_sub(1, Ordering::Relaxed);
+        }
+        is_first
     }
 }
 
@@ -88,29 +95,38 @@ impl<T> Slot<T> {
 /// in progress at once, and never blocks.
 pub(crate) struct ReplyPool<T> {
     slots: Pool<Arc<Slot<T>>>,
-    spinning: Arc<Spinning>,
+    calls: Arc<Calls>,
 }
 
-/// Decides whether callers spin before they sleep. Shared by all pools of a manager.
+/// The calls of a manager that wait for a reply. Shared by all of its pools.
 #[derive(Default)]
-pub(crate) struct Spinning {
-    /// Calls that have no answer yet.
+pub(crate) struct Calls {
+    /// Those that have not returned yet.
     under_way: AtomicUsize,
-    /// In vain where the server is farther away, or the lock is taken.
-    attempts: Attempts,
+    /// Those of them that have no answer yet.
+    unanswered: AtomicUsize,
+    /// To spin before the sleep. In vain where the server is farther away, or the lock is taken.
+    spins: Attempts,
+}
+
+impl Calls {
+    /// How many have no answer yet. Each counts a moment before its request is sent.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered.load(Ordering::Relaxed)
+    }
 }
 
 impl<T> ReplyPool<T> {
-    pub(crate) fn new(spinning: Arc<Spinning>) -> Self {
+    pub(crate) fn new(calls: Arc<Calls>) -> Self {
         ReplyPool {
-            slots: Pool::new(SEED, Slot::new),
-            spinning,
+            slots: Pool::new(SEED, || Slot::new(&calls)),
+            calls,
         }
     }
 
     /// Both ends of a reply.
     pub(crate) fn open(&self) -> (PendingReply<'_, T>, Replier<T>) {
-        let slot = self.slots.pull(Slot::new);
+        let slot = self.slots.pull(|| Slot::new(&self.calls));
         // No other thread changes a settled ticket: a plain load and store will do.
         let ticket = (slot.ticket.load(Ordering::Acquire) | SETTLED) + 1;
         slot.ticket.store(ticket | OPEN, Ordering::Release);
@@ -119,7 +135,8 @@ impl<T> ReplyPool<T> {
             ticket,
             caller: thread::current(),
         };
-        self.spinning.under_way.fetch_add(1, Ordering::Relaxed);
+        self.calls.under_way.fetch_add(1, Ordering::Relaxed);
+        self.calls.unanswered.fetch_add(1, Ordering::Relaxed);
         let pending = PendingReply {
             pool: self,
             slot,
@@ -254,13 +271,13 @@ impl<T> PendingReply<'_, T> {
             }
             thread::yield_now();
         }
-        let (spinning, start) = (&self.pool.spinning, Instant::now());
-        if !spinning.attempts.is_due() {
+        let (calls, start) = (&self.pool.calls, Instant::now());
+        if !calls.spins.is_due() {
             return None;
         }
-        while spinning.under_way.load(Ordering::Relaxed) <= FEW {
+        while calls.under_way.load(Ordering::Relaxed) <= FEW {
             if let Ok(delivery) = self.slot.receiver.try_recv() {
-                spinning.attempts.succeeded();
+                calls.spins.succeeded();
                 return Some(delivery);
             }
             let now = Instant::now();
@@ -268,7 +285,7 @@ impl<T> PendingReply<'_, T> {
                 break;
             }
             if now.duration_since(start) >= SPIN_LIMIT {
-                spinning.attempts.failed();
+                calls.spins.failed();
                 break;
             }
             thread::yield_now();
@@ -293,7 +310,7 @@ impl<T> PendingReply<'_, T> {
 
 impl<T> Drop for PendingReply<'_, T> {
     fn drop(&mut self) {
-        self.pool.spinning.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.pool.calls.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -344,7 +361,12 @@ mod tests {
         let (pending, replier) = pool.open();
         drop(replier);
         assert!(matches!(pending.wait(past(), None), Waited::Dropped));
-        assert!(pool.slots.pull(Slot::new).receiver.is_empty());
+        assert!(
+            pool.slots
+                .pull(|| Slot::new(&pool.calls))
+                .receiver
+                .is_empty()
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::events::{self, Event, Events};
 use super::lane::Lane;
 use super::mailbox::Mailbox;
 use super::parking::Parking;
-use super::reply::{Replier, ReplyPool};
+use super::reply::{Calls, Replier, ReplyPool};
 use super::request::Message;
 use super::responder::Responder;
 use super::waiter::Waiter;
@@ -55,6 +55,7 @@ pub(crate) struct Shared {
     fence_replies: ReplyPool<FenceReply>,
     change_replies: ReplyPool<ChangeReply>,
     holders_replies: ReplyPool<HoldersReply>,
+    calls: Arc<Calls>,
     state: Mutex<State>,
     parking: Parking,
     bell: Bell,
@@ -76,7 +77,7 @@ impl Shared {
         };
         let (mailbox, queue) = Mailbox::new(settings.queue_capacity);
         let events = Events::new(settings.observer.as_ref());
-        let spinning = Arc::default();
+        let calls = Arc::default();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 table: Table::new(limits, Jitter::random()),
@@ -86,12 +87,13 @@ impl Shared {
             }),
             dialer,
             mailbox,
-            acquire_replies: ReplyPool::new(Arc::clone(&spinning)),
-            acquire_all_replies: ReplyPool::new(Arc::clone(&spinning)),
-            unlock_replies: ReplyPool::new(Arc::clone(&spinning)),
-            fence_replies: ReplyPool::new(Arc::clone(&spinning)),
-            change_replies: ReplyPool::new(Arc::clone(&spinning)),
-            holders_replies: ReplyPool::new(spinning),
+            acquire_replies: ReplyPool::new(Arc::clone(&calls)),
+            acquire_all_replies: ReplyPool::new(Arc::clone(&calls)),
+            unlock_replies: ReplyPool::new(Arc::clone(&calls)),
+            fence_replies: ReplyPool::new(Arc::clone(&calls)),
+            change_replies: ReplyPool::new(Arc::clone(&calls)),
+            holders_replies: ReplyPool::new(Arc::clone(&calls)),
+            calls,
             parking: Parking::default(),
             bell: Bell::default(),
             alarm,
@@ -110,6 +112,11 @@ impl Shared {
 
     pub(super) fn mailbox(&self) -> &Mailbox {
         &self.mailbox
+    }
+
+    /// The calls that wait for a reply.
+    pub(super) fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     pub(super) fn acquire_replies(&self) -> &ReplyPool<AcquireReply> {

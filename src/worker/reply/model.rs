@@ -43,7 +43,12 @@ fn a_request_that_is_dropped_is_told_or_was_given_up() {
         let outcome = pending.wait(past(), None);
         assert!(matches!(outcome, Waited::Dropped | Waited::TimedOut { .. }));
         worker.join().unwrap();
-        assert!(pool.slots.pull(Slot::new).receiver.is_empty());
+        assert!(
+            pool.slots
+                .pull(|| Slot::new(&pool.calls))
+                .receiver
+                .is_empty()
+        );
     });
 }
 
