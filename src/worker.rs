@@ -156,6 +156,8 @@ impl Worker {
             epoch: self.epoch,
         };
         while self.wait() && self.iterate() {}
+        // Dropping them answers their callers, who must not wait for what follows.
+        self.requests.clear();
         self.end_unused();
         // The session ends here, before the exit guard reports that the worker has ended.
         if let Some(session) = self.connection.into_session() {

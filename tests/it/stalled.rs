@@ -214,6 +214,26 @@ fn close_returns_and_answers_everybody() {
 }
 
 #[apply(isolated_test)]
+fn close_answers_those_who_have_just_asked() {
+    for _ in 0..8 {
+        let mgr = builder().connect().unwrap();
+        let callers: Vec<_> = (0..8)
+            .map(|caller: i64| {
+                let mgr = mgr.clone();
+                let mut attempts = (caller << 32..).map(move |n| mgr.lock(n).map(drop));
+                thread::spawn(move || attempts.find_map(Result::err).unwrap().kind())
+            })
+            .collect();
+        eventually(|| mgr.stats().acquired > 100);
+        let paused = pause_backend(server());
+        // The worker may or may not have something to ask the server.
+        meanwhile(move || mgr.close()).ok();
+        assert_eq!(finish(callers), [ErrorKind::Closed; 8]);
+        drop(paused);
+    }
+}
+
+#[apply(isolated_test)]
 fn dropping_guards_never_waits() {
     let mgr = builder().queue_capacity(1).connect().unwrap();
     let guards: Vec<Guard> = (0..50).map(|n: i64| mgr.lock(n).unwrap()).collect();
