@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
+use serial_test::parallel;
 use throwaway_postgres::{Proxy, Server};
 
 use crate::support::{Running, distlock_at, eventually, server, terminate_holder, waiting};
@@ -80,6 +81,7 @@ fn rounds(mut round: impl FnMut()) {
 }
 
 #[test]
+#[parallel]
 fn a_supervisor_that_is_killed_takes_the_command_with_it() {
     let server = Server::start().unwrap();
     rounds(|| {
@@ -89,6 +91,7 @@ fn a_supervisor_that_is_killed_takes_the_command_with_it() {
 }
 
 #[test]
+#[parallel]
 fn a_supervisor_that_is_stopped_loses_its_command_before_the_lock() {
     let server = Server::start().unwrap();
     rounds(|| {
@@ -100,6 +103,7 @@ fn a_supervisor_that_is_stopped_loses_its_command_before_the_lock() {
 }
 
 #[test]
+#[parallel]
 fn a_supervisor_that_is_cut_off_loses_its_command_before_the_lock() {
     let server = Server::start().unwrap();
     rounds(|| {

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use serial_test::serial;
 use throwaway_postgres::{Server, Shutdown};
 
 use crate::support::{
@@ -231,7 +232,9 @@ fn the_lock_is_given_back_at_the_end() {
     eventually(|| !advisory_locks(&mut client).contains(&number));
 }
 
+/// Alone: others measure a tenth of a short lease.
 #[test]
+#[serial]
 fn two_hundred_get_their_turn() {
     let folder = tempfile::tempdir().unwrap();
     let (inside, record) = (folder.path().join("inside"), folder.path().join("record"));

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::support::{Running, distlock, eventually, output, server, waiting};
+use crate::support::{DISTLOCK, Running, distlock, eventually, output, program, server, waiting};
 
 const ENDING: [(&str, i32); 4] = [("HUP", 1), ("INT", 2), ("QUIT", 3), ("TERM", 15)];
 
@@ -68,11 +68,10 @@ fn a_signal_ends_the_pause_before() {
 #[test]
 fn ignored_signals_stay_ignored() {
     let script = "trap '' HUP; exec \"$@\"";
-    let mut command = Command::new("sh");
-    let distlock = distlock();
+    let mut command = program("sh");
     command
         .args(["-c", script, "sh"])
-        .arg(distlock.get_program())
+        .arg(DISTLOCK)
         .args([
             "run",
             "nohup",
@@ -99,12 +98,11 @@ fn ignored_signals_stay_ignored() {
 /// As the first process of a container: there nothing has a default action, and orphans come to it.
 #[test]
 fn it_may_be_the_first_process() {
-    let distlock = distlock();
     let as_first = |script: &str| {
-        let mut command = Command::new("unshare");
+        let mut command = program("unshare");
         command
             .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
-            .arg(distlock.get_program())
+            .arg(DISTLOCK)
             .args(["run", "container", "-c", script])
             .env("DATABASE_URL", server().url())
             .stdin(Stdio::null())

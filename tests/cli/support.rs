@@ -17,6 +17,17 @@ pub(crate) fn server() -> &'static Server {
     SERVER.get_or_init(|| Server::start().unwrap())
 }
 
+/// The binary.
+pub(crate) const DISTLOCK: &str = env!("CARGO_BIN_EXE_distlock");
+
+/// A program that ignores no signal, as those that a script starts in the background do: distlock
+/// would ignore them, too.
+pub(crate) fn program(name: &str) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,QUIT,TERM", name]);
+    command
+}
+
 /// The command, with the database of [`server`].
 pub(crate) fn distlock() -> Command {
     distlock_at(&server().url())
@@ -24,7 +35,7 @@ pub(crate) fn distlock() -> Command {
 
 /// The command, with that database, and nothing of the environment that says where one is.
 pub(crate) fn distlock_at(url: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_distlock"));
+    let mut command = program(DISTLOCK);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {
             command.env_remove(name);

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::support::{distlock, eventually, server, waiting};
+use crate::support::{DISTLOCK, eventually, program, server, waiting};
 
 /// A shell with job control at a terminal of its own.
 struct Terminal {
@@ -17,7 +17,7 @@ struct Terminal {
 
 impl Terminal {
     fn open() -> Terminal {
-        let mut script = Command::new("script")
+        let mut script = program("script")
             .args([
                 "-q",
                 "-f",
@@ -26,7 +26,7 @@ impl Terminal {
                 "bash --norc --noediting -i",
                 "/dev/null",
             ])
-            .env("DISTLOCK", distlock().get_program())
+            .env("DISTLOCK", DISTLOCK)
             .env("DATABASE_URL", server().url())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
