@@ -8,7 +8,7 @@ mod supervise;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, after, bounded, never, select};
 use sd_notify::NotifyState;
 use signal_hook::consts::SIGINT;
 use signal_hook::low_level::emulate_default_handler;
@@ -99,7 +99,11 @@ fn keep(locks: &Locks, time: Duration, signals: &Receiver<Arrived>, ending: Endi
     }
 }
 
-/// Gives the locks back, which the server has to confirm, unless a signal comes first.
+/// How long the server's confirmation is waited for after a signal. The signal may be the one that the
+/// command has ended for, as ^C, and arrive here a moment later.
+const LAST_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Gives the locks back, which the server has to confirm. A signal ends the wait for that.
 fn give_back(locks: Locks, signals: &Receiver<Arrived>, ending: Ending) -> Outcome {
     let (sender, unlocked) = bounded(1);
     let unlock = thread::Builder::new()
@@ -108,6 +112,7 @@ fn give_back(locks: Locks, signals: &Receiver<Arrived>, ending: Ending) -> Outco
     if unlock.is_err() {
         return Outcome::Unconfirmed(ending);
     }
+    let mut patience = never();
     loop {
         select! {
             recv(unlocked) -> unlocked => return match unlocked {
@@ -115,10 +120,11 @@ fn give_back(locks: Locks, signals: &Receiver<Arrived>, ending: Ending) -> Outco
                 _ => Outcome::Unconfirmed(ending),
             },
             recv(signals) -> signal => {
-                if signal.is_ok_and(Arrived::is_ending) && unlocked.is_empty() {
-                    return Outcome::Unconfirmed(ending);
+                if signal.is_ok_and(Arrived::is_ending) {
+                    patience = after(LAST_PATIENCE);
                 }
             }
+            recv(patience) -> _ => return Outcome::Unconfirmed(ending),
         }
     }
 }
