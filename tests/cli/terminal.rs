@@ -199,11 +199,18 @@ fn the_window_is_resized() {
     terminal.send("$DISTLOCK run resized -- bash -c 'trap \"stty size; exit\" WINCH; echo rea\"\"dy; while :; do sleep 0.01; done'\n");
     terminal.expect("ready");
     let pts = pts(&terminal);
-    let stty = Command::new("stty")
-        .args(["-F", &pts, "rows", "33", "cols", "77"])
-        .status();
-    assert!(stty.unwrap().success());
-    terminal.expect("33 77");
+    // Again and again: the kernel tells the command itself, but a busy bash may miss it once.
+    let shown = Arc::clone(&terminal.shown);
+    let mut sizes = ["77", "78"].into_iter().cycle();
+    eventually(|| {
+        let columns = sizes.next().unwrap();
+        let stty = Command::new("stty")
+            .args(["-F", &pts, "rows", "33", "cols", columns])
+            .status();
+        assert!(stty.unwrap().success());
+        shown.lock().unwrap().contains("33 7")
+    });
+    terminal.expect("33 7");
     terminal.expect("prompt> ");
 }
 
