@@ -302,39 +302,39 @@ pub(super) fn branch(code: i16, answers: &Answers<'_>) -> String {
 /// What a step does and answers. The rows of a chain's steps answer nothing themselves.
 fn step(branches: Branches, answers: &Answers<'_>) -> String {
     let has = |code: &i16| branches & 1 << code != 0;
-    let single = case((0..CHAIN).filter(has), answers);
+    let single = whens((0..CHAIN).filter(has), answers);
     if !has(&CHAIN) {
-        return single.unwrap_or_else(|| "NULL".to_owned());
+        return format!("CASE code{single} END");
     }
     // A chain has answers of its own kind: its steps draw no tokens.
     let steps = Answers {
         locked: answers.done,
         ..*answers
     };
-    let steps = case((0..CHAIN).filter(|code| has(&(code + CHAINED))), &steps);
-    let chain = chain(&steps.unwrap_or_else(|| "NULL".to_owned()), answers);
-    // A chain's answer is a text, and those of single steps may be numbers.
-    let single = single.map(|single| format!(" ELSE ({single})::text"));
-    let single = single.unwrap_or_default();
+    let steps = whens((0..CHAIN).filter(|code| has(&(code + CHAINED))), &steps);
+    let chain = chain(&steps, answers);
+    // It is a text, and the answers of single steps may be numbers.
+    let single = match single.is_empty() {
+        true => String::new(),
+        false => format!(" ELSE (CASE code{single} END)::text"),
+    };
     format!("CASE code WHEN {CHAIN} THEN {chain}{single} END")
 }
 
-/// The step with one of these codes. `None`: there are none.
-fn case(codes: impl Iterator<Item = i16>, answers: &Answers<'_>) -> Option<String> {
-    let whens: String = codes
+fn whens(codes: impl Iterator<Item = i16>, answers: &Answers<'_>) -> String {
+    codes
         .map(|code| format!(" WHEN {code} THEN {}", branch(code, answers)))
-        .collect();
-    (!whens.is_empty()).then(|| format!("CASE code{whens} END"))
+        .collect()
 }
 
-/// Does each `step` of the next `n` rows, up to the first that is not done: the rows before a `LIMIT`
-/// are made one by one.
-fn chain(step: &str, answers: &Answers<'_>) -> String {
+/// Does the steps of the next `n` rows, one of `whens` each, up to the first that is not done: the
+/// rows before a `LIMIT` are made one by one.
+fn chain(whens: &str, answers: &Answers<'_>) -> String {
     let Answers { done, chain, .. } = answers;
     format!(
         "(SELECT {chain} FROM (SELECT pg_catalog.min(answer) AS answer, \
          COALESCE(pg_catalog.min(nth) - 1, n)::int4 AS taken, \
-         COALESCE(n - pg_catalog.min(nth), 0)::int4 AS rest FROM (SELECT nth, answer::text FROM (SELECT nth, {step} AS answer FROM \
+         COALESCE(n - pg_catalog.min(nth), 0)::int4 AS rest FROM (SELECT nth, answer::text FROM (SELECT nth, CASE code{whens} END AS answer FROM \
          (SELECT nth, ($1::int2[])[i + nth] - {CHAINED} AS code, ($2::int8[])[i + nth] AS n \
          FROM pg_catalog.generate_series(1, n) AS nth) AS row) AS step \
          WHERE answer IS DISTINCT FROM {done} LIMIT 1) AS first) AS chain)"
