@@ -50,7 +50,7 @@ pub struct Guard {
     /// Made when first needed: by a watch or a token.
     hold: OnceCell<Arc<Hold>>,
     /// Made when first needed: by a transaction.
-    fence: OnceCell<Fence>,
+    fence: OnceCell<Box<Fence>>,
     /// Where the hold is registered while it lasts.
     tokens: [Option<CancelToken>; 2],
     /// True once nothing is left to release.

@@ -19,6 +19,7 @@
 
 mod batch;
 mod changes;
+mod contention;
 mod endings;
 mod entry;
 mod fences;
@@ -33,6 +34,7 @@ mod respond;
 mod retry_queue;
 mod set;
 mod sets;
+mod spare;
 mod wait_queue;
 
 use std::collections::{HashMap, VecDeque};
@@ -48,6 +50,7 @@ use self::picks::Picker;
 pub(crate) use self::respond::{Caller, Granted, Refusal, Respond, Via, Whom};
 use self::retry_queue::RetryQueue;
 use self::sets::Sets;
+use self::spare::Spare;
 use self::wait_queue::{WaitQueue, Waiter};
 use crate::backoff::Jitter;
 use crate::key::Key;
@@ -67,7 +70,8 @@ pub(crate) struct Limits {
 
 pub(crate) struct Table<W> {
     limits: Limits,
-    entries: HashMap<Key, Entry<W>>,
+    /// Boxed: a hash map has room for up to twice as many as it has.
+    entries: HashMap<Key, Box<Entry<W>>>,
     /// Keys whose entry the next plan has to check.
     ready: VecDeque<Key>,
     /// Steps that fence holds, or end that, for the next plan.
@@ -76,9 +80,7 @@ pub(crate) struct Table<W> {
     /// Keys without holders and waiters whose entries are kept for a while, and until when.
     remembered: VecDeque<(Instant, Key)>,
     kept: Kept,
-    /// Empty queues, kept to reuse their memory.
-    #[allow(clippy::vec_box)] // the boxes are what is kept
-    spare: Vec<Box<WaitQueue<W>>>,
+    spare: Spare<W>,
     sets: Sets<W>,
     pickers: VecDeque<Picker<W>>,
     held: usize,
@@ -97,7 +99,7 @@ impl<W: Caller> Table<W> {
             retries: RetryQueue::new(),
             remembered: VecDeque::new(),
             kept: Kept::default(),
-            spare: Vec::new(),
+            spare: Spare::default(),
             sets: Sets::new(),
             pickers: VecDeque::new(),
             held: 0,
@@ -165,7 +167,7 @@ impl<W: Caller> Table<W> {
         }
         let (mode, wait) = (waiter.mode, waiter.wait);
         let spare = &mut self.spare;
-        let entry = self.entries.entry(key).or_insert_with(Entry::new);
+        let entry = self.entries.entry(key).or_insert_with(|| spare.entry());
         if entry.is_over(now) && entry.is_idle() {
             entry.forget();
         }
@@ -174,7 +176,7 @@ impl<W: Caller> Table<W> {
             return responder.refuse(self.sets.dismiss(waiter), Refusal::Busy);
         }
         let via = entry.via();
-        let queue = entry.queue_from(spare);
+        let queue = entry.queue.get_or_insert_with(|| spare.queue());
         if queue.waiters.is_empty() {
             // It was when to stop being announced.
             queue.retry = None;
@@ -304,7 +306,7 @@ impl<W: Caller> Table<W> {
             }
         }
         if entry.queue.as_ref().is_some_and(|queue| queue.is_idle()) {
-            self.spare.extend(entry.queue.take());
+            self.spare.queues.extend(entry.queue.take());
         }
         let is_unwanted = entry.server.is_none() && entry.first().is_none();
         if is_unwanted || entry.has_to_withdraw() || entry.due(now).is_some() {
@@ -313,7 +315,9 @@ impl<W: Caller> Table<W> {
     }
 
     fn via(&self, key: Key) -> Via {
-        self.entries.get(&key).map_or(Via::Server, Entry::via)
+        self.entries
+            .get(&key)
+            .map_or(Via::Server, |entry| entry.via())
     }
 
     fn queue(&mut self, key: Key) -> Option<&mut WaitQueue<W>> {
@@ -332,7 +336,7 @@ impl<W: Caller> Table<W> {
     fn remove(&mut self, key: Key) {
         if let Some(entry) = self.entries.remove(&key) {
             debug_assert!(entry.first().is_none() && !entry.listed);
-            self.spare.extend(entry.queue);
+            self.spare.keep(entry);
         }
     }
 }

@@ -60,12 +60,12 @@ fn fences(guards: &[&Guard]) -> Result<Vec<Fence>, Error> {
         })?;
         for (guard, fence) in new.iter().zip(fences) {
             // Another thread may have been first: both hold.
-            guard.fence.set(fence).ok();
+            guard.fence.set(Box::new(fence)).ok();
         }
     }
     Ok(guards
         .iter()
-        .filter_map(|guard| guard.fence.get().copied())
+        .filter_map(|guard| guard.fence.get().map(|fence| **fence))
         .collect())
 }
 

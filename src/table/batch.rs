@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::entry::Entry;
 use super::handoff::{self, BUDGET};
 use super::retry_queue::Retry;
 use super::{Caller, Refusal, Respond, Stray, Table, Via};
@@ -15,9 +14,6 @@ const SOON: Duration = Duration::from_millis(5);
 
 /// After so many budgets in a row the lock is released for a moment, whoever waits.
 const BUDGETS: u32 = 10;
-
-/// The longest budget of a process that others leave the lock to has this power of two: ten seconds.
-const MOST_IGNORED: u32 = 9;
 
 impl<W: Caller> Table<W> {
     /// Puts the steps that are due at the server now into `batch`, at most `cap`. The outcome of
@@ -188,24 +184,21 @@ impl<W: Caller> Table<W> {
         now: Instant,
         responder: &mut impl Respond<W>,
     ) {
-        let entry = self.entries.entry(op.key).or_insert_with(Entry::new);
+        let spare = &mut self.spare;
+        let entry = self.entries.entry(op.key).or_insert_with(|| spare.entry());
         let action = op.action.alone();
         entry.server = Some(op.mode);
         entry.token = token;
-        let is_ignored = entry.yields_until.take().is_some() && action == Action::Lock;
-        if is_ignored {
-            entry.ignored = (entry.ignored + 1).min(MOST_IGNORED);
-        } else if action == Action::LockUnawaited {
-            entry.ignored = 0;
-        }
+        let contention = entry.contention.as_mut();
+        let ignored = contention.and_then(|contention| contention.won(action));
         if let Some(queue) = &mut entry.queue {
             queue.reset();
         }
         entry.is_contested = entry.is_announced;
-        entry.budget = Some(match (entry.budget, action) {
+        entry.budget = Some(match (ignored, entry.budget, action) {
             // They do not take it: they are asked for less and less often.
-            _ if is_ignored => now + BUDGET * ((1 << entry.ignored) - 1),
-            (Some(start), Action::Lock) if !entry.is_announced => handoff::resume(start, now),
+            (Some(times), _, _) => now + BUDGET * ((1 << times) - 1),
+            (None, Some(start), Action::Lock) if !entry.is_announced => handoff::resume(start, now),
             _ => now,
         });
         self.advance(op.key, now, Via::Server, responder);
@@ -216,7 +209,9 @@ impl<W: Caller> Table<W> {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.budget = Some(now);
             entry.budgets += 1;
-            entry.ignored = 0;
+            if let Some(contention) = &mut entry.contention {
+                contention.unawaited();
+            }
             entry.is_contested = false;
             entry.is_fenced = false;
             entry.is_closed = false;
@@ -296,9 +291,9 @@ impl<W: Caller> Table<W> {
         // A caller that tries in a loop waits, too, but not one that tries now and then: others
         // would leave the lock to somebody who does not come for it.
         let since = |at| now.saturating_duration_since(at) <= BUDGET;
-        let is_persistent = entry.budget.is_some() || entry.refused_at.is_some_and(since);
+        let is_persistent = entry.budget.is_some() || entry.refused_at().is_some_and(since);
         entry.forget();
-        entry.refused_at = Some(now);
+        entry.contention().refused_at = Some(now);
         entry.remembered_until = Some(now + BUDGET);
         let is_awaited = self.defer(key, now, responder);
         if let Some(entry) = self.entries.get_mut(&key)
@@ -317,8 +312,8 @@ impl<W: Caller> Table<W> {
     fn awaited(&mut self, key: Key, now: Instant, responder: &mut impl Respond<W>) {
         if let Some(entry) = self.entries.get_mut(&key) {
             let until = now + self.limits.retry_max * 2;
-            entry.yields_until.get_or_insert(until);
-            entry.remembered_until = entry.yields_until;
+            let until = *entry.contention().yields_until.get_or_insert(until);
+            entry.remembered_until = Some(until);
             // Those who tried in a loop are shown to wait for a moment after they have stopped:
             // for them alone the lock is not said to be taken.
             match entry.has_only_new_tries(now) {
@@ -333,11 +328,11 @@ impl<W: Caller> Table<W> {
     /// A fenced transaction of an earlier holder is open: to others the lock is taken.
     fn undrained(&mut self, op: Op, now: Instant, responder: &mut impl Respond<W>) {
         // Or another session has drained it in the same moment to share the lock, too.
-        let is_in_doubt = |entry: &Entry<W>| op.mode == Mode::Shared && entry.has_new(now);
-        if self.entries.get(&op.key).is_some_and(is_in_doubt) {
-            self.retry_soon(op.key, now);
-        } else {
-            self.taken(op.key, now, responder);
+        match self.entries.get(&op.key) {
+            Some(entry) if op.mode == Mode::Shared && entry.has_new(now) => {
+                self.retry_soon(op.key, now);
+            }
+            _ => self.taken(op.key, now, responder),
         }
     }
 
@@ -350,7 +345,7 @@ impl<W: Caller> Table<W> {
 
     /// Schedules the next attempt. False if there is nobody to make it for.
     fn retry_later(&mut self, key: Key, now: Instant) -> bool {
-        let Some(first) = self.entries.get(&key).and_then(Entry::first) else {
+        let Some(first) = self.entries.get(&key).and_then(|entry| entry.first()) else {
             self.list(key);
             return false;
         };
@@ -366,7 +361,7 @@ impl<W: Caller> Table<W> {
 
     /// Schedules the next attempt while it is in doubt whether the lock is taken.
     fn retry_soon(&mut self, key: Key, now: Instant) {
-        match self.entries.get(&key).and_then(Entry::first) {
+        match self.entries.get(&key).and_then(|entry| entry.first()) {
             Some(_) => self.schedule(key, Retry::at(now + self.limits.retry_min.min(SOON))),
             None => self.list(key),
         }
@@ -391,7 +386,11 @@ impl<W: Caller> Table<W> {
 
     /// Removes all waiters of `key` and passes them to `answer`.
     fn answer_all(&mut self, key: Key, mut answer: impl FnMut(W)) {
-        while let Some(waiter) = self.entries.get_mut(&key).and_then(Entry::pop_front) {
+        while let Some(waiter) = self
+            .entries
+            .get_mut(&key)
+            .and_then(|entry| entry.pop_front())
+        {
             self.waiting -= 1;
             answer(self.sets.dismiss(waiter));
         }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::contention::Contention;
 use super::handoff;
 use super::holders::{Holder, Holders};
 use super::wait_queue::{WaitQueue, Waiter};
@@ -32,16 +33,10 @@ pub(super) struct Entry<W> {
     pub(super) is_closed: bool,
     /// True if other sessions are shown that this one waits.
     pub(super) is_announced: bool,
-    /// Until when the lock is left to others that wait for it, unless one of them takes it or
-    /// all go before.
-    pub(super) yields_until: Option<Instant>,
-    /// So many times in a row they did not take it.
-    pub(super) ignored: u32,
+    /// Boxed, and usually absent, as the queue is.
+    pub(super) contention: Option<Box<Contention>>,
     /// So many budgets in a row the lock was not released for longer than a moment.
     pub(super) budgets: u32,
-    /// When an attempt was last refused. For a budget from then on other sessions are shown that
-    /// this one waits, although nobody waits here any more.
-    pub(super) refused_at: Option<Instant>,
     /// Until when this entry is remembered although the lock has neither holders nor waiters.
     pub(super) remembered_until: Option<Instant>,
     /// True if the key is in `remembered`.
@@ -65,10 +60,8 @@ impl<W> Entry<W> {
             is_changing: false,
             is_closed: false,
             is_announced: false,
-            yields_until: None,
-            ignored: 0,
+            contention: None,
             budgets: 0,
-            refused_at: None,
             remembered_until: None,
             is_remembered: false,
             queue: None,
@@ -84,14 +77,16 @@ impl<W> Entry<W> {
         self.queue.as_mut()?.waiters.pop_front()
     }
 
-    /// The queue, created from a `spare` one if there is none.
-    #[allow(clippy::vec_box)] // as in the table
-    pub(super) fn queue_from(&mut self, spare: &mut Vec<Box<WaitQueue<W>>>) -> &mut WaitQueue<W> {
-        self.queue.get_or_insert_with(|| {
-            let mut queue = spare.pop().unwrap_or_else(WaitQueue::new);
-            queue.reset();
-            queue
-        })
+    pub(super) fn contention(&mut self) -> &mut Contention {
+        self.contention.get_or_insert_default()
+    }
+
+    fn yields_until(&self) -> Option<Instant> {
+        self.contention.as_ref()?.yields_until
+    }
+
+    pub(super) fn refused_at(&self) -> Option<Instant> {
+        self.contention.as_ref()?.refused_at
     }
 
     /// True if the lock has neither holders nor waiters here, and the session holds nothing for it.
@@ -127,10 +122,8 @@ impl<W> Entry<W> {
     pub(super) fn forget(&mut self) {
         self.budget = None;
         self.is_contested = false;
-        self.yields_until = None;
-        self.ignored = 0;
+        self.contention = None;
         self.budgets = 0;
-        self.refused_at = None;
     }
 
     /// The session has released the lock.
@@ -249,7 +242,7 @@ impl<W> Entry<W> {
 
     /// Until when other sessions are shown that this one waits, if nobody waits here.
     pub(super) fn announced_until(&self) -> Option<Instant> {
-        let refused_at = self.refused_at.filter(|_| self.is_announced);
+        let refused_at = self.refused_at().filter(|_| self.is_announced);
         refused_at.map(|at| at + handoff::BUDGET)
     }
 
@@ -268,7 +261,7 @@ impl<W> Entry<W> {
     /// been announced, too: then one of them has to take it.
     pub(super) fn has_to_ask(&self, now: Instant) -> bool {
         !self.is_announced
-            && match self.yields_until {
+            && match self.yields_until() {
                 Some(until) => now < until,
                 None => self.is_contested || self.is_budget_spent(now),
             }
@@ -281,7 +274,7 @@ impl<W> Entry<W> {
 
     /// True if the next attempt at the server has to wait.
     pub(super) fn is_deferred(&self) -> bool {
-        let is_yielding = self.yields_until.is_some();
+        let is_yielding = self.yields_until().is_some();
         let is_deferred = |queue: &WaitQueue<W>| queue.is_deferred(is_yielding);
         self.queue.as_deref().is_some_and(is_deferred)
     }

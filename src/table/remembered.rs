@@ -19,14 +19,14 @@ impl<W: Caller> Table<W> {
             return;
         }
         if let Some(until) = entry.announced_until() {
-            entry.queue_from(&mut self.spare);
+            entry.queue.get_or_insert_with(|| self.spare.queue());
             return self.schedule(key, Retry::at(until));
         }
         if !entry.is_idle() {
             return;
         }
         if entry.queue.as_ref().is_some_and(|queue| queue.is_idle()) {
-            self.spare.extend(entry.queue.take());
+            self.spare.queues.extend(entry.queue.take());
         }
         match entry.remembered_until.filter(|&until| until > now) {
             None => self.remove(key),

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use super::set::Set;
 use super::wait_queue::Waiter;
-use super::{Caller, Entry, Granted, Respond, Table, Via};
+use super::{Caller, Granted, Respond, Table, Via};
 use crate::key::Key;
 use crate::op::{Action, Mode, Op, Wait};
 
@@ -224,8 +224,9 @@ impl<W: Caller> Table<W> {
                 set.granted.clear();
             }
             if let Some(key) = waiter.turn_to_next() {
-                let entry = self.entries.entry(key).or_insert_with(Entry::new);
-                let queue = entry.queue_from(&mut self.spare);
+                let spare = &mut self.spare;
+                let entry = self.entries.entry(key).or_insert_with(|| spare.entry());
+                let queue = entry.queue.get_or_insert_with(|| spare.queue());
                 queue.waiters.push_back(waiter);
             }
         }

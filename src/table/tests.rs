@@ -241,5 +241,9 @@ fn nothing_is_kept_of_locks_that_are_over() {
     }
     assert!(scene.forgets_all());
     assert!(scene.table.next_retry().is_none());
-    assert!(scene.table.spare.len() <= 2, "{}", scene.table.spare.len());
+    assert!(
+        scene.table.spare.queues.len() <= 2,
+        "{}",
+        scene.table.spare.queues.len()
+    );
 }
