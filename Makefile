@@ -72,6 +72,7 @@ ci: lint test newest models package demo ## Run everything that continuous integ
 
 bench: setup ## Measure, with the bare client and other lock crates, into benches/results
 	$(CARGO) bench --locked -p distlock
+	$(CARGO) build --locked --profile bench --features cli --bin distlock
 	$(CARGO) run --locked --profile bench -p report --bin heap
 	$(CARGO) run --locked --profile bench -p report --bin report
 

@@ -85,9 +85,9 @@ pub(crate) fn wake_ups(name: &str) -> Result<u64> {
     Ok(sum)
 }
 
-/// The resident memory of this process, in bytes.
-pub(crate) fn resident() -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
+/// The resident memory of the process `pid`, or of this one (`self`), in bytes.
+pub(crate) fn resident(pid: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kilobytes = field(&status, "VmRSS").trim_end_matches(" kB");
     Ok(kilobytes.parse::<u64>()? * 1024)
 }

@@ -9,6 +9,7 @@
 
 mod allocations;
 mod allocator;
+mod command;
 mod fenced;
 mod machine;
 mod measure;
@@ -71,6 +72,8 @@ enum Only {
     Fenced,
     /// Target 10, several locks at once: in a minute.
     Several,
+    /// Target 11, the command `distlock`: in some seconds.
+    Command,
 }
 
 fn main() -> Result<()> {
@@ -117,6 +120,9 @@ fn report(args: &Args) -> Result<()> {
     }
     if matches!(args.only, None | Some(Only::Several)) {
         several::run(&mut setup)?;
+    }
+    if matches!(args.only, None | Some(Only::Command)) {
+        command::run(&mut setup)?;
     }
 
     table::sort(&mut setup.rows);

@@ -186,10 +186,10 @@ pub(crate) fn memory(setup: &mut Setup) -> Result<()> {
     let mgr = setup.manager()?;
     // The memory that every manager needs, for any number of locks.
     drop(hold(&mgr, 0, 100, 8)?);
-    let (before, pages) = (live(), resident()?);
+    let (before, pages) = (live(), resident("self")?);
     let guards = counting(|| hold(&mgr, OTHERS, MANY, 8))?;
     let each = (live() - before) / MANY as f64;
-    let pages = resident()?.saturating_sub(pages) as f64 / MANY as f64;
+    let pages = resident("self")?.saturating_sub(pages) as f64 / MANY as f64;
     drop(guards);
     mgr.close()?;
     setup
