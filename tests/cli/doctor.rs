@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use throwaway_postgres::{PoolMode, Pooler, Server};
+use throwaway_postgres::{PoolMode, Pooler, Proxy, Server};
 
 use crate::support::{Running, distlock, distlock_at, eventually, or_skip, output, server};
 
@@ -111,6 +111,20 @@ fn a_pool_in_session_mode_is_well() {
     let (code, lines) = doctor_at(&pooler.url());
     assert_eq!(code, 0, "{lines:#?}");
     assert_says(&lines, "ok lease");
+}
+
+/// A balancer has sent the manager's two connections to one server, and the doctor's to another.
+#[test]
+fn what_is_true_of_another_server_is_not_told() {
+    let other = Server::start().unwrap();
+    let targets = [server().port(), server().port(), other.port()];
+    let balancer = Proxy::among(&targets).unwrap();
+    let (_, lines) = doctor_at(&balancer.url());
+    assert_says(
+        &lines,
+        "note facts TLS, rights, room and limits are not looked at: a second connection reaches \
+         another server",
+    );
 }
 
 #[test]
