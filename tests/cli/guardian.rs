@@ -5,9 +5,11 @@
 //! the first line of the next command there must be none of the first.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serial_test::parallel;
 use throwaway_postgres::{Proxy, Server};
 
@@ -122,7 +124,7 @@ fn a_guardian_that_is_killed_takes_the_command_with_it() {
         let mut round = Round::begin(&server.url());
         round.end(&server, |first| {
             let guardian = children(first.0.id());
-            let kill = std::process::Command::new("kill")
+            let kill = Command::new("kill")
                 .arg("-KILL")
                 .arg(guardian.trim())
                 .status();
@@ -198,6 +200,69 @@ fn those_that_the_command_leaves_behind_are_ended_awaited_or_released() {
             _ => eventually(is_done),
         }
     }
+}
+
+/// Such a process is a zombie in `/proc`, for all that is shown of its first thread.
+#[test]
+fn a_process_whose_first_thread_has_ended_is_ended() {
+    let program = r#"
+        #include <pthread.h>
+        #include <signal.h>
+        #include <unistd.h>
+        static void *stay(void *unused) { sleep(600); return 0; }
+        int main(void) {
+            pthread_t thread;
+            signal(SIGTERM, SIG_IGN);
+            pthread_create(&thread, 0, stay, 0);
+            pthread_exit(0);
+        }"#;
+    let folder = tempfile::tempdir().unwrap();
+    let (source, path) = (
+        folder.path().join("program.c"),
+        folder.path().join("program"),
+    );
+    fs::write(&source, program).unwrap();
+    // Rust links with it.
+    let mut compile = Command::new("cc");
+    let compiled = compile
+        .arg("-pthread")
+        .arg(&source)
+        .arg("-o")
+        .arg(&path)
+        .status();
+    assert!(compiled.unwrap().success());
+    let mut command = distlock_at(&server().url());
+    command.args([
+        "run",
+        "threads",
+        "--max-time",
+        "300ms",
+        "--grace",
+        "100ms",
+        "--",
+    ]);
+    let mut child = Running::start(command.arg(&path));
+    assert_eq!(child.exit_code(), 124);
+    assert!(!is_written(folder.path()));
+}
+
+/// The supervisor is stuck in it, but has given its order before.
+#[test]
+fn a_message_that_nobody_reads_keeps_nobody_alive() {
+    let (reader, mut full) = io::pipe().unwrap();
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while full.write(b".").is_ok() {}
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let mut command = distlock_at(&server().url());
+    // By its lease it would end much later.
+    command.args(["run", "unread", "--lease", "600s", "--on-lost", "kill"]);
+    command.args(["-c", "echo $$; exec sleep 600"]);
+    let mut child = Running::start(command.stdout(Stdio::piped()).stderr(full));
+    let pid = child.line();
+    terminate_holder("unread");
+    eventually(|| !fs::exists(format!("/proc/{pid}")).unwrap());
+    drop(reader);
+    assert_eq!(child.exit_code(), 76);
 }
 
 /// Also while what the command has left behind is awaited.

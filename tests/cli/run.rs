@@ -1,16 +1,22 @@
 //! `distlock run`: locks, environment, exit codes.
 
-use std::fs;
-use std::io::Write;
+use std::ffi::OsStr;
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 use serial_test::serial;
 use throwaway_postgres::{Server, Shutdown};
 
 use crate::support::{
-    FOREVER, Running, advisory_locks, distlock, distlock_at, eventually, output, server,
+    DISTLOCK, FOREVER, Running, advisory_locks, distlock, distlock_at, eventually, output, server,
     terminate_holder, waiting,
 };
 
@@ -82,6 +88,23 @@ fn usage_and_configuration_have_codes_of_their_own() {
     let (code, _, errors) = output(distlock().args(dsn));
     assert_eq!(code, 78, "{errors}");
     assert!(!errors.contains("secret"));
+    // Nobody is to end up at the default server by mistake.
+    let not_utf8 = OsStr::from_bytes(b"postgres://me:secret\xff@127.0.0.1/x");
+    for (name, value) in [
+        ("DATABASE_URL", not_utf8),
+        ("ELSEWHERE", not_utf8),
+        ("ELSEWHERE", OsStr::new("")),
+    ] {
+        let mut command = run(&["k"]);
+        if name == "ELSEWHERE" {
+            command.args(["--dsn-env", name]);
+        }
+        let (code, _, errors) = output(command.args(["--", "true"]).env(name, value));
+        assert_eq!(code, 78, "{errors}");
+        assert!(!errors.contains("secret"));
+    }
+    let (code, _, errors) = output(&mut run(&["k", "--dsn-file", "/dev/null", "--", "true"]));
+    assert_eq!(code, 78, "{errors}");
 }
 
 #[test]
@@ -185,6 +208,16 @@ fn the_environment_tells_what_is_held() {
         out.trim().parse::<i64>().unwrap()
     });
     assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+    // One in the other: what belongs to the outer lock is not the inner one's.
+    let args = ["--fencing", "public.cli_tokens", "outer", "--", DISTLOCK];
+    let inner = [
+        "run",
+        "inner",
+        "-c",
+        "echo \"$DISTLOCK_KEY|$DISTLOCK_TOKEN\"",
+    ];
+    let (_, out, _) = output(run(&args).args(inner));
+    assert_eq!(out, "inner|\n");
 }
 
 #[test]
@@ -331,6 +364,40 @@ fn a_status_file_that_cannot_be_written_is_told_before() {
     ];
     let (code, out, errors) = output(&mut run(&args));
     assert_eq!((code, &*out), (78, ""), "{errors}");
+    // A folder, and a pipe that nobody reads.
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    for path in [folder.path(), &pipe] {
+        let mut command = run(&["status", "-c", "echo run", "--status-file"]);
+        let (code, out, errors) = output(command.arg(path));
+        assert_eq!((code, &*out), (78, ""), "{errors}");
+    }
+}
+
+#[test]
+fn the_status_goes_to_what_has_the_files_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    symlink("target", path("link")).unwrap();
+    mkfifo(&path("pipe"), Mode::S_IRWXU).unwrap();
+    let mut reader = OpenOptions::new();
+    let reader = reader.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    let mut pipe = reader.open(path("pipe")).unwrap();
+    for name in ["link", "pipe", "link"] {
+        let mut command = run(&["status-places", "--status-file"]);
+        let (code, _, errors) = output(command.arg(path(name)).args(["--", "true"]));
+        assert_eq!((code, &*errors), (0, ""));
+    }
+    assert!(path("link").is_symlink());
+    let mut piped = String::new();
+    pipe.read_to_string(&mut piped).unwrap();
+    for text in [fs::read_to_string(path("target")).unwrap(), piped] {
+        let status: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(status["outcome"], "exited");
+    }
+    // Nothing else is left there.
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
 }
 
 #[test]

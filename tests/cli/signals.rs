@@ -134,6 +134,20 @@ fn it_may_be_the_first_process() {
         .status();
     assert!(kill.unwrap().success());
     assert_eq!(child.exit_code(), 7);
+    // Without a `/proc` of its own it could not end what it starts.
+    let mut command = program("unshare");
+    let args = [
+        "--pid",
+        "--fork",
+        "--kill-child",
+        DISTLOCK,
+        "run",
+        "container",
+    ];
+    let command = command.args(args).args(["-c", "echo run"]);
+    let (code, out, errors) = output(command.env("DATABASE_URL", server().url()));
+    assert_eq!((code, &*out), (125, ""), "{errors}");
+    assert!(errors.contains("PID namespace"), "{errors}");
 }
 
 fn catches(child: &Running, signal: u32) -> bool {

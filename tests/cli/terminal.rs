@@ -125,6 +125,15 @@ fn control_c_interrupts_the_command_and_the_wait() {
     terminal.expect("code 143");
 }
 
+/// A signal that the kernel sends, but not the terminal.
+#[test]
+fn an_alarm_is_passed_on() {
+    let mut terminal = Terminal::open();
+    terminal
+        .send("perl -e 'alarm 1; exec @ARGV' $DISTLOCK run alarms -- sleep 600; echo code $?\n");
+    terminal.expect("code 142");
+}
+
 #[test]
 fn a_job_is_stopped_and_goes_on_in_the_foreground_and_in_the_background() {
     let mut terminal = Terminal::open();

@@ -1,6 +1,6 @@
 //! Where the database is, and what a manager is like: options for all commands.
 
-use std::env;
+use std::env::{self, VarError};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -91,19 +91,36 @@ impl Connection {
             return Ok(dsn.clone());
         }
         if let Some(name) = &self.dsn_env {
-            return env::var(name).map_err(|_| {
-                Failure::config(format!(
-                    "the environment variable {name} of --dsn-env is not set"
-                ))
-            });
+            let missing = || {
+                let what = format!("the environment variable {name} of --dsn-env is not set");
+                Failure::config(what)
+            };
+            return variable(name)?.ok_or_else(missing);
         }
         if let Some(path) = &self.dsn_file {
-            return match fs::read_to_string(path) {
-                Ok(text) => Ok(text.trim().to_owned()),
-                Err(error) => Err(Failure::config(format!("{}: {error}", path.display()))),
+            let text = fs::read_to_string(path)
+                .map_err(|error| Failure::config(format!("{}: {error}", path.display())))?;
+            return match text.trim() {
+                // It would select a server that nobody has named.
+                "" => Err(Failure::config(format!("{} is empty", path.display()))),
+                dsn => Ok(dsn.to_owned()),
             };
         }
-        Ok(env::var("DATABASE_URL").unwrap_or_default())
+        Ok(variable("DATABASE_URL")?.unwrap_or_default())
+    }
+}
+
+/// `None` if it is not set, or empty.
+fn variable(name: &str) -> Result<Option<String>, Failure> {
+    match env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        // The error would show it, and a password in it.
+        Err(VarError::NotUnicode(_)) => {
+            let what = format!("the environment variable {name} is not UTF-8");
+            Err(Failure::config(what))
+        }
     }
 }
 
@@ -116,9 +133,10 @@ fn has_password(dsn: &str) -> bool {
             return true;
         }
     }
-    let words = dsn.split([' ', '\t', '\n', '?', '&']);
-    let is_password = |word: &str| word.trim_start().starts_with("password");
-    words.into_iter().any(is_password)
+    // The quote ends a value. No parameter's name needs to be encoded, but it may be.
+    let mut words = dsn.split([' ', '\t', '\n', '?', '&', '\'']);
+    let name = |word: &str| word.split('=').next().unwrap_or_default().to_owned();
+    words.any(|word| word.starts_with("password") || word.contains('=') && name(word).contains('%'))
 }
 
 #[cfg(test)]
@@ -133,6 +151,8 @@ mod tests {
             "postgresql://host/db?user=me&password=secret",
             "host=h password=secret",
             "host=h  password = 'se cret'",
+            "host='h'password='secret'",
+            "postgres://host/db?%70assword=secret",
         ] {
             assert!(has_password(dsn), "{dsn}");
         }

@@ -24,6 +24,8 @@ mod sockets;
 mod tree;
 
 use std::ffi::OsString;
+use std::io;
+use std::os::fd::RawFd;
 use std::process::ExitCode;
 
 use self::event_loop::Guardian;
@@ -36,6 +38,13 @@ pub(crate) const GUARD: &str = "__guard";
 
 /// The first argument of the process that becomes the command.
 pub(crate) const EXEC: &str = "__exec";
+
+/// What a guardian has to find here before there is one: this process's namespace in `/proc`. Returns the
+/// connections that are open now, which it need not keep open.
+pub(crate) fn prepare() -> io::Result<Vec<RawFd>> {
+    tree::check()?;
+    sockets::connections()
+}
 
 /// The guardian's process.
 pub(crate) fn guard(args: impl Iterator<Item = OsString>) -> ExitCode {

@@ -7,7 +7,8 @@ use crate::exit::{Exit, Failure};
 /// How names become keys.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct KeyOptions {
-    /// KEY is a number, as `pg_advisory_lock(bigint)` takes it, or two with a comma between them.
+    /// KEY is a number, as `pg_advisory_lock(bigint)` takes it, or two with a comma between them, in
+    /// parentheses if the first is negative: '(-5,3)'.
     #[arg(long, conflicts_with = "fnv")]
     number: bool,
 
@@ -50,8 +51,12 @@ impl OneKey {
     }
 }
 
-/// A number, or two with a comma between them: what [`number`] shows.
+/// A number, or two with a comma between them: what [`number`] shows. Two may be in parentheses.
 fn parse(text: &str) -> Option<Key> {
+    let inside = text
+        .strip_prefix('(')
+        .and_then(|rest| rest.strip_suffix(')'));
+    let text = inside.filter(|text| text.contains(',')).unwrap_or(text);
     match text.split_once(',') {
         Some((first, second)) => {
             let first: i32 = first.trim().parse().ok()?;
@@ -86,9 +91,12 @@ mod tests {
         for text in ["0", "42", "-9223372036854775808", "4,2", "-1,-2147483648"] {
             assert_eq!(parse(text).map(number).as_deref(), Some(text));
         }
+        assert_eq!(parse("(-5, 3)").map(number).as_deref(), Some("-5,3"));
         for text in [
             "",
             "4,",
+            "(4)",
+            "(4,2",
             "4,2,1",
             "2147483648,0",
             "9223372036854775808",

@@ -29,6 +29,10 @@ pub(crate) fn table<const N: usize>(
     if io::stdout().is_terminal() {
         table.load_style(UTF8_FULL_CONDENSED);
         table.set_content_arrangement(ContentArrangement::Dynamic);
+        if table.width() == Some(0) {
+            // A terminal that nobody has told its size.
+            table.set_width(80);
+        }
     } else {
         table.load_style(NOTHING);
         for column in table.column_iter_mut() {

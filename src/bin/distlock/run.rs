@@ -3,6 +3,7 @@
 mod obtain;
 pub(crate) mod options;
 mod outcome;
+mod status;
 mod supervise;
 
 use std::thread;
@@ -15,12 +16,13 @@ use signal_hook::low_level::emulate_default_handler;
 
 use self::obtain::{Locks, Obtained, obtain};
 use self::options::RunOptions;
-use self::outcome::{Ending, Outcome, Status};
+use self::outcome::{Ending, Outcome};
+use self::status::Status;
 use self::supervise::{Supervised, supervise};
 use crate::connection::Connection;
 use crate::exit::{Exit, Failure};
 use crate::signals::Arrived;
-use crate::{messages, signals};
+use crate::{guardian, messages, signals};
 
 pub(crate) fn run(connection: &Connection, options: &RunOptions) -> Result<Exit, Failure> {
     let mut status = Status::new(options.status_file.as_deref())?;
@@ -46,6 +48,8 @@ fn obtain_and_run(
     options: &RunOptions,
     status: &mut Status,
 ) -> Result<Outcome, Failure> {
+    let inherited = guardian::prepare();
+    let inherited = inherited.map_err(|error| Failure::own("the guardian", error))?;
     let signals = signals::listen().map_err(|error| Failure::own("signals", error))?;
     if let Some(longest) = options.jitter
         && let Some(signal) = pause(longest.mul_f64(fastrand::f64()), &signals)
@@ -60,7 +64,13 @@ fn obtain_and_run(
     };
     status.obtained(&locks, begin.elapsed());
     let held = Instant::now();
-    let supervised = supervise(&locks, connection.heartbeat(), options, &signals)?;
+    let supervised = supervise(
+        &locks,
+        connection.heartbeat(),
+        options,
+        &inherited,
+        &signals,
+    )?;
     status.held_for(held.elapsed());
     notify(&[NotifyState::Stopping]);
     let Supervised {

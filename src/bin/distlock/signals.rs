@@ -23,7 +23,10 @@ const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
 /// The others that the command gets.
 const OTHERS: [i32; 4] = [SIGUSR1, SIGUSR2, SIGALRM, SIGWINCH];
 
-/// Those of them that are not ignored.
+/// Those that a terminal sends. From the kernel comes also the one that alarm(2) has asked for.
+const OF_TERMINALS: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGWINCH];
+
+/// Those that ask a program to end and are not ignored.
 pub(crate) fn ending() -> Vec<i32> {
     not_ignored(ENDING.into_iter())
 }
@@ -59,7 +62,8 @@ pub(crate) fn listen() -> io::Result<Receiver<Arrived>> {
                 }
                 let arrived = Arrived {
                     number: origin.signal,
-                    is_of_terminal: matches!(origin.cause, Cause::Kernel),
+                    is_of_terminal: matches!(origin.cause, Cause::Kernel)
+                        && OF_TERMINALS.contains(&origin.signal),
                 };
                 if sender.send(arrived).is_err() {
                     break;

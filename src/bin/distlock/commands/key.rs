@@ -20,7 +20,8 @@ pub(crate) struct Options {
     how: KeyOptions,
 
     /// The names are those of semaphores, and the key is that of this permit, counted from 1.
-    #[arg(long, value_name = "N", conflicts_with_all = ["number", "fnv"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["number", "fnv"],
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
     slot: Option<u32>,
 
     /// Print JSON: an array on one line.

@@ -13,10 +13,11 @@ use std::time::Duration;
 use nix::sys::wait::{WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use rustix::process::{
-    Pid, Signal, getpgid, getpid, getppid, kill_process_group, set_child_subreaper,
+    Pid, Signal, getpgid, getpid, getppid, kill_process, kill_process_group, set_child_subreaper,
 };
+use rustix::thread::set_name;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
@@ -28,7 +29,7 @@ use super::protocol::{LENGTH, Linger, Message, Order, Report, Terms};
 use super::tree;
 use crate::clock::BootTime;
 use crate::exit::{Exit, Failure};
-use crate::{messages, orphans, signals as our_signals};
+use crate::{orphans, signals as our_signals};
 
 /// How long processes that were killed are waited for until they are killed again, at first and at
 /// most: some cannot be killed.
@@ -79,7 +80,11 @@ impl Guardian {
         let Some((trusted_until, mut descriptors)) = await_start(&control).map_err(failed)? else {
             return Ok(None);
         };
-        if descriptors.is_empty() || BootTime::now() >= trusted_until {
+        if descriptors.is_empty() {
+            return Ok(None);
+        }
+        if BootTime::now() >= trusted_until {
+            send(&control, Report::Warned);
             return Ok(None);
         }
         let stdin = descriptors.remove(0);
@@ -164,7 +169,7 @@ impl Guardian {
     /// Sends the signals that are due. When the next one is.
     fn keep_to_the_time(&mut self) -> BootTime {
         if mem::take(&mut self.sigterm_is_due) {
-            tree::terminate();
+            self.terminate();
         }
         let now = BootTime::now();
         let last = self.trusted_until.min(self.kill_at);
@@ -175,7 +180,7 @@ impl Guardian {
         }
         let warn_at = self.trusted_until.before(self.terms.grace);
         if now >= warn_at && self.warn() {
-            tree::terminate();
+            self.terminate();
         }
         match now >= warn_at {
             true => last,
@@ -200,16 +205,37 @@ impl Guardian {
         is_new
     }
 
+    /// Asks all of them to end. One that is stopped could not act on it.
+    fn terminate(&self) {
+        self.signal(Signal::TERM);
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if tree::signal(signal).is_err() {
+            self.signal_leader(signal);
+        }
+    }
+
     fn kill(&mut self) {
-        if let Some(pid) = tree::kill()
-            && self.again == AGAIN
-        {
-            let what = format!(
-                "process {pid} belongs to another user and cannot be ended; run distlock as that user"
-            );
-            messages::error(&what);
+        match tree::kill() {
+            Ok(Some(pid)) if self.again == AGAIN => {
+                self.report(Report::NotOurs(pid.as_raw_nonzero().get()));
+            }
+            Ok(_) => {}
+            Err(_) => self.signal_leader(Signal::KILL),
         }
         self.again = (self.again * 2).min(SLOWEST);
+    }
+
+    /// For when the others cannot be found.
+    fn signal_leader(&self, signal: Signal) {
+        if let Leader::Running(leader) = self.leader {
+            kill_process(leader, signal).ok();
+            if self.terms.has_own_group {
+                kill_process_group(leader, signal).ok();
+            }
+        }
     }
 
     /// Waits for an order, a change of a child, or that time.
@@ -264,7 +290,7 @@ impl Guardian {
             Leader::Running(leader) if self.terms.has_own_group => {
                 kill_process_group(leader, signal).ok();
             }
-            _ => tree::signal(signal),
+            _ => self.signal(signal),
         }
     }
 
@@ -278,14 +304,20 @@ impl Guardian {
     }
 
     fn report(&self, report: Report) {
-        if let Some(mut control) = self.control.as_ref() {
-            control.write_all(&report.encode()).ok();
+        if let Some(control) = &self.control {
+            send(control, report);
         }
     }
 }
 
+/// If there is no room for it, nobody has read the ones before.
+fn send(mut control: &UnixStream, report: Report) {
+    control.write_all(&report.encode()).ok();
+}
+
 /// What is to be so before there is a command. The end of a pipe that tells of children.
 fn prepare() -> io::Result<UnixStream> {
+    set_name(c"lock-guardian").ok();
     set_child_subreaper(Some(getpid()))?;
     // Signals are for the command, and come by the supervisor; only it ends the guardian.
     our_signals::ignore()?;
@@ -307,6 +339,10 @@ fn await_start(control: &UnixStream) -> io::Result<Option<(BootTime, Vec<OwnedFd
             received => break received?,
         }
     };
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        // The connection may be missing.
+        return Err(io::Error::other("too many open file descriptors"));
+    }
     let mut descriptors = Vec::new();
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -34,17 +34,23 @@ impl Handle {
     pub(crate) fn spawn(
         terms: Terms,
         command: &[OsString],
-        environment: &[(&str, String)],
+        environment: &[(&str, Option<String>)],
     ) -> io::Result<Handle> {
         // Whom a guardian that was killed leaves behind can still be found.
         set_child_subreaper(Some(getpid()))?;
-        let others = tree::children();
+        let others = tree::children()?;
         let (control, theirs) = UnixStream::pair()?;
-        let process = Command::new("/proc/self/exe")
+        let mut guardian = Command::new("/proc/self/exe");
+        for (name, value) in environment {
+            match value {
+                Some(value) => guardian.env(name, value),
+                None => guardian.env_remove(name),
+            };
+        }
+        let process = guardian
             .arg(GUARD)
             .args(terms.to_args())
             .args(command)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             // Not stopped or ended together with us.
             .process_group(0)
@@ -73,9 +79,11 @@ impl Handle {
         })
     }
 
-    /// Has the command started. The guardian keeps the connections open that this process has now.
-    pub(crate) fn start(&self, trusted_until: BootTime) -> io::Result<()> {
-        let connections = sockets::send(&self.control, &Order::Start(trusted_until).encode())?;
+    /// Has the command started. The guardian keeps the connections open that this process has now, but
+    /// for those that it has `inherited`: there may be very many.
+    pub(crate) fn start(&self, trusted_until: BootTime, inherited: &[RawFd]) -> io::Result<()> {
+        let order = Order::Start(trusted_until).encode();
+        let connections = sockets::send(&self.control, &order, inherited)?;
         if connections == 0 {
             tracing::info!("no connection was found to be kept for the guardian");
         }
@@ -93,9 +101,7 @@ impl Handle {
     pub(crate) fn order(&mut self, order: Order) {
         self.pending.push_back(order);
         // Somebody may have stopped the guardian: it has to act now.
-        if let Order::End(_) = order {
-            kill_process(self.pid, Signal::CONT).ok();
-        }
+        kill_process(self.pid, Signal::CONT).ok();
         self.send_pending();
     }
 

@@ -76,6 +76,8 @@ pub(crate) enum Report {
     NotStarted(i32),
     /// It was told to end, because the lock was about to be lost.
     Warned,
+    /// This process of its cannot be ended: it is another user's.
+    NotOurs(i32),
     /// None of its processes is left, as far as the guardian was to see to that.
     Gone,
 }
@@ -140,6 +142,7 @@ impl Message for Report {
             Report::NotStarted(code) => (2, widen(code)),
             Report::Warned => (3, 0),
             Report::Gone => (4, 0),
+            Report::NotOurs(pid) => (5, widen(pid)),
         }
     }
 
@@ -151,6 +154,7 @@ impl Message for Report {
             2 => Report::NotStarted(value),
             3 => Report::Warned,
             4 => Report::Gone,
+            5 => Report::NotOurs(value),
             _ => return None,
         })
     }
@@ -186,6 +190,7 @@ mod tests {
             Report::NotStarted(127),
             Report::Warned,
             Report::Gone,
+            Report::NotOurs(4_194_304),
         ] {
             assert_eq!(Report::decode(report.encode()).unwrap(), report);
         }

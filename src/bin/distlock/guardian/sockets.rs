@@ -1,4 +1,4 @@
-//! This process's connections to other hosts and servers, for the guardian to keep open.
+//! This process's connections to the database, for the guardian to keep open.
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -12,14 +12,19 @@ use nix::sys::socket::{
 /// The most descriptors of one message: `SCM_MAX_FD` of the kernel.
 const MOST: usize = 253;
 
-/// Sends `bytes` with the standard input and all connections. The number of connections.
+/// Sends `bytes` with the standard input and all connections but the `inherited` ones. The number of
+/// connections.
 ///
 /// The driver owns its connection and does not give it away; but the kernel duplicates a descriptor
 /// for another process by its number alone.
-pub(super) fn send(to: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+pub(super) fn send(to: &UnixStream, bytes: &[u8], inherited: &[RawFd]) -> io::Result<usize> {
     let mut descriptors = vec![io::stdin().as_raw_fd()];
-    descriptors.extend(connections()?);
-    descriptors.truncate(MOST);
+    let mut connections = connections()?;
+    connections.retain(|descriptor| !inherited.contains(descriptor));
+    descriptors.extend(connections);
+    if descriptors.len() > MOST {
+        return Err(io::Error::other("too many connections"));
+    }
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let flags = MsgFlags::MSG_NOSIGNAL;
     sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(bytes)], &rights, flags, None)?;
@@ -27,7 +32,7 @@ pub(super) fn send(to: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Sockets with a peer that has an address: not the pairs that threads and processes talk by.
-fn connections() -> io::Result<Vec<RawFd>> {
+pub(super) fn connections() -> io::Result<Vec<RawFd>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         let name = entry?.file_name();

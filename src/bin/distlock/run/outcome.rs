@@ -1,17 +1,7 @@
-//! What became of a run: its exit code, its message, and the status file.
+//! What became of a run: its exit code, and its message.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use distlock::Guard;
-use serde_json::{Value, json};
-
-use super::obtain::Locks;
 use super::options::RunOptions;
-use crate::exit::{Exit, Failure};
-use crate::keys::number;
-use crate::messages;
+use crate::exit::Exit;
 
 /// How the command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +77,7 @@ impl Outcome {
         })
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Outcome::Held(Ending::Exited(_)) => "exited",
             Outcome::Held(Ending::Killed(_)) => "killed",
@@ -102,7 +92,7 @@ impl Outcome {
         }
     }
 
-    fn ending(self) -> Option<Ending> {
+    pub(super) fn ending(self) -> Option<Ending> {
         match self {
             Outcome::Held(ending) | Outcome::Unconfirmed(ending) | Outcome::TooLong(ending) => {
                 Some(ending)
@@ -110,90 +100,5 @@ impl Outcome {
             Outcome::Lost(ending) | Outcome::Expired(ending) => ending,
             _ => None,
         }
-    }
-}
-
-/// What the status file tells.
-pub(super) struct Status {
-    /// Where to, and a new file beside it, which replaces it when all is known.
-    to: Option<(PathBuf, PathBuf)>,
-    locks: Vec<Value>,
-    waited: Option<Duration>,
-    held: Option<Duration>,
-}
-
-impl Status {
-    /// Makes sure that it can be written later.
-    pub(super) fn new(path: Option<&Path>) -> Result<Status, Failure> {
-        let to = path.map(|path| {
-            let mut new = path.as_os_str().to_owned();
-            new.push(".new");
-            (path.to_owned(), PathBuf::from(new))
-        });
-        if let Some((path, new)) = &to {
-            File::create(new).map_err(|error| {
-                Failure::config(format!("{} of --status-file: {error}", path.display()))
-            })?;
-        }
-        Ok(Status {
-            to,
-            locks: Vec::new(),
-            waited: None,
-            held: None,
-        })
-    }
-
-    pub(super) fn obtained(&mut self, locks: &Locks, waited: Duration) {
-        let lock = |(guard, name): (&Guard, &String)| {
-            json!({
-                "key": name,
-                "number": number(*guard.key()),
-                "token": guard.token(),
-            })
-        };
-        self.locks = locks
-            .set
-            .guards()
-            .iter()
-            .zip(&locks.names)
-            .map(lock)
-            .collect();
-        self.waited = Some(waited);
-    }
-
-    pub(super) fn held_for(&mut self, held: Duration) {
-        self.held = Some(held);
-    }
-
-    /// Writes it whole or not at all.
-    pub(super) fn write(&self, done: &Result<Outcome, Failure>, exit: Exit) {
-        let Some((path, new)) = &self.to else {
-            return;
-        };
-        let text = self.text(done, exit);
-        if let Err(error) = fs::write(new, text).and_then(|()| fs::rename(new, path)) {
-            // The exit code is that of what happened, all the same.
-            messages::error(&format!("{} of --status-file: {error}", path.display()));
-        }
-    }
-
-    fn text(&self, done: &Result<Outcome, Failure>, exit: Exit) -> String {
-        let ending = done.as_ref().ok().and_then(|outcome| outcome.ending());
-        let (code, signal) = match ending {
-            Some(Ending::Exited(code)) => (Some(code), None),
-            Some(Ending::Killed(signal)) => (None, Some(signal)),
-            Some(Ending::NotStarted(_)) | None => (None, None),
-        };
-        let text = json!({
-            "outcome": done.as_ref().map_or("failed", |outcome| outcome.name()),
-            "exit_code": exit.0,
-            "command_exit_code": code,
-            "command_signal": signal,
-            "message": done.as_ref().err().map(ToString::to_string),
-            "locks": self.locks,
-            "waited_seconds": self.waited.map(|time| time.as_secs_f64()),
-            "held_seconds": self.held.map(|time| time.as_secs_f64()),
-        });
-        format!("{text}\n")
     }
 }

@@ -1,6 +1,7 @@
 //! Runs the command by its guardian, while the locks are held.
 
 use std::fs::File;
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvError, after, at, never, select};
@@ -26,11 +27,12 @@ pub(super) struct Supervised {
 }
 
 /// Until none of the command's processes is left. `tell_every`: how often the guardian is told until
-/// when the locks can be trusted.
+/// when the locks can be trusted. `inherited`: connections of whoever has started us.
 pub(super) fn supervise(
     locks: &Locks,
     tell_every: Duration,
     options: &RunOptions,
+    inherited: &[RawFd],
     signals: &Receiver<Arrived>,
 ) -> Result<Supervised, Failure> {
     let own = |error| Failure::own("the guardian cannot be started", error);
@@ -49,7 +51,9 @@ pub(super) fn supervise(
             was_interrupted: true,
         });
     }
-    guardian.start(trusted_until(locks)).map_err(own)?;
+    guardian
+        .start(trusted_until(locks), inherited)
+        .map_err(own)?;
     super::notify(&[NotifyState::Ready, NotifyState::Status("running")]);
     let supervisor = Supervisor {
         locks,
@@ -80,20 +84,19 @@ fn grace(locks: &Locks, options: &RunOptions) -> Duration {
     }
 }
 
-/// With several locks, their values are separated by spaces.
-fn environment(locks: &Locks) -> Vec<(&'static str, String)> {
+/// With several locks, their values are separated by spaces. A variable without a value is not set, also
+/// if another `distlock run` has set it for us.
+fn environment(locks: &Locks) -> [(&'static str, Option<String>); 3] {
     let guards = || locks.set.guards().iter();
     let numbers: Vec<_> = guards().map(|guard| number(*guard.key())).collect();
     let token = |guard: &Guard| guard.token().map(|token| token.to_string());
     let tokens: Vec<_> = guards().filter_map(token).collect();
-    let mut environment = vec![
-        ("DISTLOCK_KEY", locks.names.join(" ")),
-        ("DISTLOCK_NUMBER", numbers.join(" ")),
-    ];
-    if !tokens.is_empty() {
-        environment.push(("DISTLOCK_TOKEN", tokens.join(" ")));
-    }
-    environment
+    let tokens = (!tokens.is_empty()).then(|| tokens.join(" "));
+    [
+        ("DISTLOCK_KEY", Some(locks.names.join(" "))),
+        ("DISTLOCK_NUMBER", Some(numbers.join(" "))),
+        ("DISTLOCK_TOKEN", tokens),
+    ]
 }
 
 /// The clock is read first, so that this is never too late.
@@ -159,6 +162,10 @@ impl Supervisor<'_> {
                 }
             }
         }
+        if !self.is_gone && self.lost.is_none() {
+            // It may have ended because of that.
+            self.lost = watch.ended();
+        }
         Supervised {
             was_interrupted: self.was_interrupted,
             outcome: self.outcome(),
@@ -176,7 +183,7 @@ impl Supervisor<'_> {
             (Some(Ended::LeaseExpired), _) => Outcome::Expired(ending),
             (Some(_), _) => Outcome::Lost(ending),
             // Even if the database has answered at last: the command is not done.
-            (None, Some(_)) if self.is_warned => Outcome::Expired(ending),
+            (None, _) if self.is_warned => Outcome::Expired(ending),
             (None, None) => Outcome::GuardianGone,
             (None, Some(ending)) if self.is_too_long => Outcome::TooLong(ending),
             (None, Some(ending)) => Outcome::Held(ending),
@@ -190,6 +197,9 @@ impl Supervisor<'_> {
             Ok(Report::Killed(signal)) => self.ending = Some(Ending::Killed(signal)),
             Ok(Report::NotStarted(code)) => self.ending = Some(Ending::NotStarted(code)),
             Ok(Report::Warned) => self.is_warned = true,
+            Ok(Report::NotOurs(pid)) => messages::error(&format!(
+                "process {pid} belongs to another user and cannot be ended; run distlock as that user"
+            )),
             Ok(Report::Gone) => self.is_gone = true,
             Err(_) => return true,
         }
@@ -204,19 +214,24 @@ impl Supervisor<'_> {
         }
         let grace = self.options.grace;
         let overlap = match self.options.on_lost {
-            OnLost::Term => format!("is ended within {grace:?}"),
-            OnLost::Kill => "is ended now".to_owned(),
-            OnLost::Ignore => "goes on without it".to_owned(),
+            OnLost::Term => {
+                self.end(grace);
+                format!("is ended within {grace:?}")
+            }
+            OnLost::Kill => {
+                self.end(Duration::ZERO);
+                "is ended now".to_owned()
+            }
+            OnLost::Ignore => {
+                self.guardian.order(Order::Trust(BootTime::NEVER));
+                "goes on without it".to_owned()
+            }
         };
+        // Last: nobody may read it.
         messages::error(&format!(
             "the database has ended the session, and the lock with it; the command {overlap}, and \
              somebody else may have the lock meanwhile"
         ));
-        match self.options.on_lost {
-            OnLost::Term => self.end(grace),
-            OnLost::Kill => self.end(Duration::ZERO),
-            OnLost::Ignore => self.guardian.order(Order::Trust(BootTime::NEVER)),
-        }
     }
 
     fn end(&mut self, grace: Duration) {
