@@ -73,6 +73,15 @@ impl Terminal {
         eventually(|| place().is_some());
         self.seen += place().unwrap() + text.len();
     }
+
+    /// What is shown from there on, up to the line's end.
+    fn rest_of_line(&mut self) -> String {
+        let begin = self.seen;
+        self.expect("\r");
+        self.shown.lock().unwrap()[begin..self.seen]
+            .trim()
+            .to_owned()
+    }
 }
 
 impl Drop for Terminal {
@@ -137,12 +146,15 @@ fn an_alarm_is_passed_on() {
 #[test]
 fn a_job_is_stopped_and_goes_on_in_the_foreground_and_in_the_background() {
     let mut terminal = Terminal::open();
-    terminal.send("$DISTLOCK run --lease 600s stops -- bash -c 'echo rea\"\"dy; while read -r line; do echo got $line; done'\n");
-    terminal.expect("ready");
+    terminal.send("$DISTLOCK run --lease 600s stops -- bash -c 'echo rea\"\"dy $$; while read -r line; do echo got $line; done'\n");
+    terminal.expect("ready ");
+    let reader = terminal.rest_of_line();
     for round in 0..3 {
         terminal.send("\x1a");
         terminal.expect("Stopped");
         terminal.expect("prompt> ");
+        // The shell speaks of its own child, while this one may still be about to read a line.
+        eventually(|| is_stopped(&reader));
         terminal.send(&format!("echo sh''ell {round}\n"));
         terminal.expect(&format!("shell {round}"));
         terminal.send("fg\n");
@@ -224,6 +236,11 @@ fn the_window_is_resized() {
 }
 
 /// The terminal of the shell that `script` has started.
+fn is_stopped(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('T')
+}
+
 fn pts(terminal: &Terminal) -> String {
     let id = terminal.script.id();
     let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
