@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::support::{DISTLOCK, Running, distlock, eventually, output, program, server, waiting};
+use crate::support::{
+    DISTLOCK, Running, distlock, eventually, is_alive, output, program, server, waiting,
+};
 
 const ENDING: [(&str, i32); 4] = [("HUP", 1), ("INT", 2), ("QUIT", 3), ("TERM", 15)];
 
@@ -157,8 +159,4 @@ fn catches(child: &Running, signal: u32) -> bool {
         .find_map(|line| line.strip_prefix("SigCgt:\t"))
         .unwrap();
     u64::from_str_radix(mask, 16).unwrap() >> (signal - 1) & 1 == 1
-}
-
-fn is_alive(pid: &str) -> bool {
-    std::fs::exists(format!("/proc/{pid}")).unwrap()
 }

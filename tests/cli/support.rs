@@ -154,3 +154,7 @@ pub(crate) fn waiting(client: &mut postgres::Client) -> i64 {
     let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
     client.query_one(count, &[]).unwrap().get(0)
 }
+
+pub(crate) fn is_alive(pid: &str) -> bool {
+    std::fs::exists(format!("/proc/{pid}")).unwrap()
+}

@@ -217,7 +217,7 @@ fn a_script_reads_from_the_terminal_meanwhile() {
 #[test]
 fn the_window_is_resized() {
     let mut terminal = Terminal::open();
-    terminal.send("$DISTLOCK run resized -- bash -c 'trap \"stty size; exit\" WINCH; echo rea\"\"dy; while :; do sleep 0.01; done'\n");
+    terminal.send("$DISTLOCK run resized -- bash -c 'trap \"stty size\" WINCH; echo rea\"\"dy; while :; do sleep 0.01; done'\n");
     terminal.expect("ready");
     let pts = pts(&terminal);
     // Again and again: the kernel tells the command itself, but a busy bash may miss it once.
@@ -229,10 +229,11 @@ fn the_window_is_resized() {
             .args(["-F", &pts, "rows", "33", "cols", columns])
             .status();
         assert!(stty.unwrap().success());
-        // `stty` sets one after the other, and the command may see the rows alone.
-        shown.lock().unwrap().contains("33 ")
+        // `stty` sets one after the other, and the command may see the rows alone before.
+        shown.lock().unwrap().contains("33 77")
     });
-    terminal.expect("33 ");
+    terminal.expect("33 77");
+    terminal.send("\x03");
     terminal.expect("prompt> ");
 }
 

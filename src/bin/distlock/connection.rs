@@ -135,8 +135,11 @@ fn has_password(dsn: &str) -> bool {
     }
     // The quote ends a value. No parameter's name needs to be encoded, but it may be.
     let mut words = dsn.split([' ', '\t', '\n', '?', '&', '\'']);
-    let name = |word: &str| word.split('=').next().unwrap_or_default().to_owned();
-    words.any(|word| word.starts_with("password") || word.contains('=') && name(word).contains('%'))
+    let is_encoded = |word: &str| {
+        word.split_once('=')
+            .is_some_and(|(name, _)| name.contains('%'))
+    };
+    words.any(|word| word.starts_with("password") || is_encoded(word))
 }
 
 #[cfg(test)]
