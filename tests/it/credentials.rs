@@ -144,6 +144,7 @@ fn a_function_that_does_not_return_has_the_connect_timeout() {
 }
 
 #[test]
+#[serial]
 fn a_client_has_the_login_of_the_manager() {
     let server = guarded_server();
     let credentials = || Ok::<_, io::Error>(Credentials::new("app", "first sesame"));

@@ -1,4 +1,5 @@
-//! Records what the whole process logs, the driver included.
+//! Records what the whole process logs, the driver included: also what other tests do meanwhile. So a
+//! test that records is serial, and so is one that sends a password in a statement.
 
 use std::io;
 use std::sync::{Mutex, Once};
