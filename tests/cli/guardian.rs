@@ -4,7 +4,7 @@
 //! session that ignores SIGTERM. The supervisor breaks while somebody else waits for the lock. After
 //! the first line of the next command there must be none of the first.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -42,10 +42,13 @@ impl Round {
         command
             .args(["--", "sh", "-c", script, "sh", WRITER])
             .arg(&record);
-        let first = Running::start(command.stderr(Stdio::null()));
+        let messages = folder.path().join("messages");
+        command.stderr(File::create(&messages).unwrap());
+        let first = Running::start(&mut command);
         let mut round = Round { folder, first };
         eventually(|| {
-            assert_eq!(round.first.0.try_wait().unwrap(), None, "it has ended");
+            let ended = round.first.0.try_wait().unwrap();
+            assert_eq!(ended, None, "{}", fs::read_to_string(&messages).unwrap());
             let text = fs::read_to_string(round.record()).unwrap_or_default();
             let writes = |who| text.lines().any(|line| line == who);
             writes("child") && writes("grandchild")
@@ -61,7 +64,9 @@ impl Round {
     fn end(&mut self, server: &Server, breaks: impl FnOnce(&mut Running)) {
         let script = format!("echo next >>{}", self.record().display());
         let mut command = distlock_at(&server.url());
-        let mut next = Running::start(command.args(["run", "k", "-c", &script]));
+        // As long as a test waits: it does not matter for how long the machine stands still.
+        command.args(["run", "k", "--lease", "1m", "-c", &script]);
+        let mut next = Running::start(&mut command);
         let mut client = server.client();
         eventually(|| waiting(&mut client) > 0 || is_over(&self.record()));
         breaks(&mut self.first);
