@@ -71,15 +71,15 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // One line, whatever the server says.
-        let mut lines = self
-            .message
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty());
-        f.write_str(lines.next().unwrap_or_default())?;
-        lines.try_for_each(|line| write!(f, "; {line}"))
+        f.write_str(&one_line(&self.message))
     }
+}
+
+/// `text` as one line, whatever the server says.
+pub(crate) fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim);
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    lines.join("; ")
 }
 
 impl From<Error> for Failure {

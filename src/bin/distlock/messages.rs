@@ -1,13 +1,17 @@
 //! What is said on standard error: one line each, what it is and what to do.
 
-use std::fmt::{self, Display};
+use std::error::Error;
+use std::fmt::{self, Debug, Display};
 use std::io::{self, IsTerminal, Write};
 
+use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, Subscriber as Formatter};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::exit::{one_line, with_sources};
 
 /// Shows the library's messages up to `level`, and our own.
 pub(crate) fn init(level: LevelFilter) {
@@ -15,14 +19,19 @@ pub(crate) fn init(level: LevelFilter) {
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_ansi(wants_colours(&io::stderr()))
+        // What cannot be written is lost: to say so on standard error would panic, also in the threads
+        // of the manager.
+        .log_internal_errors(false)
         .event_format(Line)
         .init();
 }
 
 /// For a failure that ends the command.
 pub(crate) fn error(message: &impl Display) {
-    // Also with `--quiet`. What cannot be written is lost: the exit code says enough.
-    writeln!(io::stderr(), "{}{message}", prefix(Some(RED))).ok();
+    // Also with `--quiet`. At once, so that lines of several processes do not mix. What cannot be
+    // written is lost: the exit code says enough.
+    let line = format!("{}{message}\n", prefix(Some(RED)));
+    io::stderr().write_all(line.as_bytes()).ok();
 }
 
 const RED: &str = "31";
@@ -51,7 +60,7 @@ where
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, N>,
+        _: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
@@ -60,8 +69,44 @@ where
             Level::WARN => Some(YELLOW),
             _ => None,
         };
-        writer.write_str(&prefix(colour))?;
-        context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        writeln!(writer, "{}{fields}", prefix(colour))
+    }
+}
+
+/// What an event says: its message, an error with all that is behind it, and the rest.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    error: Option<String>,
+    others: Vec<String>,
+}
+
+impl Visit for Fields {
+    fn record_error(&mut self, _: &Field, error: &(dyn Error + 'static)) {
+        self.error = Some(with_sources(error));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            // Where an event of the driver's is from.
+            name if name.starts_with("log.") => {}
+            name => self.others.push(format!("{name}={value:?}")),
+        }
+    }
+}
+
+impl Display for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&one_line(&self.message))?;
+        if let Some(error) = &self.error {
+            write!(f, ": {}", one_line(error))?;
+        }
+        match self.others.is_empty() {
+            true => Ok(()),
+            false => write!(f, " ({})", one_line(&self.others.join(", "))),
+        }
     }
 }
