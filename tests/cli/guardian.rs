@@ -4,9 +4,10 @@
 //! session that ignores SIGTERM. The supervisor breaks while somebody else waits for the lock. After
 //! the first line of the next command there must be none of the first.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -14,7 +15,7 @@ use serial_test::parallel;
 use throwaway_postgres::{Proxy, Server};
 
 use crate::support::{
-    Running, distlock_at, eventually, is_alive, server, terminate_holder, waiting,
+    Running, children, distlock_at, eventually, is_alive, server, terminate_holder, waiting,
 };
 
 const ROUNDS: usize = 50;
@@ -34,14 +35,18 @@ struct Round {
 impl Round {
     /// The first command is inside, and writes.
     fn begin(first: &str) -> Round {
+        let script = r#"setsid perl -e "$1" grandchild "$2" & exec perl -e "$1" child "$2""#;
+        let command = ["sh", "-c", script, "sh", WRITER].map(OsStr::new);
+        Round::of(first, &command, &["child", "grandchild"])
+    }
+
+    /// The same of a `writer` that writes these `lines` to the file that is its last argument.
+    fn of(first: &str, writer: &[&OsStr], lines: &[&str]) -> Round {
         let folder = tempfile::tempdir().unwrap();
         let record = folder.path().join("record");
-        let script = r#"setsid perl -e "$1" grandchild "$2" & exec perl -e "$1" child "$2""#;
         let mut command = distlock_at(first);
         command.args(["run", "k"]).args(LEASE);
-        command
-            .args(["--", "sh", "-c", script, "sh", WRITER])
-            .arg(&record);
+        command.arg("--").args(writer).arg(&record);
         let messages = folder.path().join("messages");
         command.stderr(File::create(&messages).unwrap());
         let first = Running::start(&mut command);
@@ -50,8 +55,8 @@ impl Round {
             let ended = round.first.0.try_wait().unwrap();
             assert_eq!(ended, None, "{}", fs::read_to_string(&messages).unwrap());
             let text = fs::read_to_string(round.record()).unwrap_or_default();
-            let writes = |who| text.lines().any(|line| line == who);
-            writes("child") && writes("grandchild")
+            let writes = |who: &&str| text.lines().any(|line| line == *who);
+            lines.iter().all(writes)
         });
         round
     }
@@ -225,20 +230,7 @@ fn a_process_whose_first_thread_has_ended_is_ended() {
             pthread_exit(0);
         }"#;
     let folder = tempfile::tempdir().unwrap();
-    let (source, path) = (
-        folder.path().join("program.c"),
-        folder.path().join("program"),
-    );
-    fs::write(&source, program).unwrap();
-    // Rust links with it.
-    let mut compile = Command::new("cc");
-    let compiled = compile
-        .arg("-pthread")
-        .arg(&source)
-        .arg("-o")
-        .arg(&path)
-        .status();
-    assert!(compiled.unwrap().success());
+    let path = compiled(folder.path(), program);
     let mut command = distlock_at(&server().url());
     command.args([
         "run",
@@ -252,6 +244,72 @@ fn a_process_whose_first_thread_has_ended_is_ended() {
     let mut child = Running::start(command.arg(&path));
     assert_eq!(child.exit_code(), 124);
     assert!(!is_written(folder.path()));
+}
+
+/// Each of a chain of processes starts the next one and ends, sooner than all processes can be looked at.
+#[test]
+#[parallel]
+fn a_chain_of_processes_loses_to_the_lease() {
+    let program = r#"
+        #include <fcntl.h>
+        #include <signal.h>
+        #include <unistd.h>
+        int main(int count, char **arguments) {
+            int record = open(arguments[count - 1], O_WRONLY | O_APPEND | O_CREAT, 0600);
+            signal(SIGTERM, SIG_IGN);
+            if (fork() > 0)
+                for (;;) pause();
+            for (;;) {
+                write(record, "child\n", 6);
+                usleep(300);
+                if (fork() > 0) _exit(0);
+            }
+        }"#;
+    let folder = tempfile::tempdir().unwrap();
+    let path = compiled(folder.path(), program);
+    let server = Server::start().unwrap();
+    for _ in 0..10 {
+        let mut round = Round::of(&server.url(), &[path.as_os_str()], &["child"]);
+        round.end(&server, |first| first.signal("STOP"));
+        round.first.signal("CONT");
+        assert_eq!(round.first.exit_code(), 76);
+    }
+}
+
+/// A short lease cuts it only where the lease runs out.
+#[test]
+fn the_grace_period_is_as_long_as_it_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for is_lost in [false, true] {
+        // Longer than the lease.
+        let slow = format!(
+            "trap 'sleep 1.5; echo >{}; exit' TERM; echo begun; while :; do sleep 0.01; done",
+            path("done")
+        );
+        // It outlives the command, or is the command.
+        let script = match is_lost {
+            false => r#"sh -c "$1" & read -r line; exit 3"#,
+            true => r#"exec sh -c "$1""#,
+        };
+        let mut command = distlock_at(&server().url());
+        command.args(["run", "grace"]).args(LEASE);
+        command.args(["--grace", "1m", "--", "sh", "-c", script, "sh", &slow]);
+        let mut child = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+        assert_eq!(child.line(), "begun");
+        let expected = match is_lost {
+            false => {
+                drop(child.0.stdin.take());
+                3
+            }
+            true => {
+                terminate_holder("grace");
+                76
+            }
+        };
+        assert_eq!(child.exit_code(), expected);
+        fs::remove_file(path("done")).expect("it had the time to do that");
+    }
 }
 
 /// The supervisor is stuck in it, but has given its order before.
@@ -287,6 +345,17 @@ fn a_signal_ends_those_that_are_awaited() {
     assert_eq!(child.exit_code(), 0, "that of the command");
 }
 
+/// The program, in the folder.
+fn compiled(folder: &Path, program: &str) -> PathBuf {
+    let (source, path) = (folder.join("program.c"), folder.join("program"));
+    fs::write(&source, program).unwrap();
+    // Rust links with it.
+    let mut compile = Command::new("cc");
+    compile.arg("-pthread").arg(&source).arg("-o").arg(&path);
+    assert!(compile.status().unwrap().success());
+    path
+}
+
 /// True if some process has a file of this folder in its arguments.
 fn is_written(folder: &Path) -> bool {
     let folder = folder.to_str().unwrap();
@@ -294,8 +363,4 @@ fn is_written(folder: &Path) -> bool {
         let arguments = entry.unwrap().path().join("cmdline");
         fs::read(arguments).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(folder))
     })
-}
-
-fn children(pid: u32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use crate::support::{
-    DISTLOCK, Running, distlock, eventually, is_alive, output, program, server, waiting,
+    DISTLOCK, Running, children, distlock, eventually, is_alive, output, program, server, waiting,
 };
 
 const ENDING: [(&str, i32); 4] = [("HUP", 1), ("INT", 2), ("QUIT", 3), ("TERM", 15)];
@@ -124,18 +124,24 @@ fn it_may_be_the_first_process() {
     let script = "(setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' &) ; (sh -c 'exit 3' &) ; exit 6";
     let (code, _, errors) = output(as_first(script).arg("--grace").arg("100ms"));
     assert_eq!(code, 6, "{errors}");
-    let mut child = Running::start(&mut as_first(
-        "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done",
-    ));
-    assert_eq!(child.line(), "ready");
-    // The only child of `unshare`, which does not pass signals on.
-    let path = format!("/proc/{0}/task/{0}/children", child.0.id());
-    let first = std::fs::read_to_string(path).unwrap();
-    let kill = Command::new("kill")
-        .args(["-s", "TERM", first.trim()])
-        .status();
-    assert!(kill.unwrap().success());
-    assert_eq!(child.exit_code(), 7);
+    for (signal, script, expected) in [
+        (
+            "TERM",
+            "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done",
+            7,
+        ),
+        ("INT", "echo ready; exec sleep 600", 130),
+    ] {
+        let mut child = Running::start(&mut as_first(script));
+        assert_eq!(child.line(), "ready");
+        // The only child of `unshare`, which does not pass signals on.
+        let first = children(child.0.id());
+        let kill = Command::new("kill")
+            .args(["-s", signal, first.trim()])
+            .status();
+        assert!(kill.unwrap().success());
+        assert_eq!(child.exit_code(), expected);
+    }
     // Without a `/proc` of its own it could not end what it starts.
     let mut command = program("unshare");
     let args = [

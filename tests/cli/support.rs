@@ -158,3 +158,8 @@ pub(crate) fn waiting(client: &mut postgres::Client) -> i64 {
 pub(crate) fn is_alive(pid: &str) -> bool {
     std::fs::exists(format!("/proc/{pid}")).unwrap()
 }
+
+/// The process ids of the children of a process, as the kernel lists them.
+pub(crate) fn children(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
+}

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::support::{DISTLOCK, eventually, program, server, waiting};
+use crate::support::{DISTLOCK, children, eventually, is_alive, program, server, waiting};
 
 /// A shell with job control at a terminal of its own.
 struct Terminal {
@@ -214,6 +214,35 @@ fn a_script_reads_from_the_terminal_meanwhile() {
     terminal.expect("prompt> ");
 }
 
+/// The kernel tells that only the first process of the session, as `ssh -t` starts it.
+#[test]
+fn a_terminal_that_hangs_up_ends_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let pid = folder.path().join("pid");
+    let mut script = program("script")
+        .args(["-q", "-c"])
+        .arg("exec $DISTLOCK run --lease 600s hangs-up -- sh -c 'echo $$ >$RECORD.new; mv $RECORD.new $RECORD; exec sleep 600'")
+        .arg("/dev/null")
+        .env("DISTLOCK", DISTLOCK)
+        .env("RECORD", &pid)
+        .env("DATABASE_URL", server().url())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually(|| pid.exists());
+    let pid = std::fs::read_to_string(pid).unwrap();
+    // The terminal ends with the process that has its other side.
+    script.kill().unwrap();
+    script.wait().unwrap();
+    eventually(|| !is_alive(pid.trim()));
+    drop(
+        distlock::Manager::connect(&server().url())
+            .unwrap()
+            .lock("hangs-up"),
+    );
+}
+
 #[test]
 fn the_window_is_resized() {
     let mut terminal = Terminal::open();
@@ -244,8 +273,7 @@ fn is_stopped(pid: &str) -> bool {
 
 /// The terminal of the shell that `script` has started.
 fn pts(terminal: &Terminal) -> String {
-    let id = terminal.script.id();
-    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let children = children(terminal.script.id());
     let shell = children.split_whitespace().next().unwrap();
     let link = std::fs::read_link(format!("/proc/{shell}/fd/0")).unwrap();
     link.display().to_string()

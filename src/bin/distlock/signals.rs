@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use crossbeam_channel::{Receiver, unbounded};
+use rustix::process::{getpid, getsid};
 use signal_hook::consts::{
     SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU,
     SIGUSR1, SIGUSR2, SIGWINCH,
@@ -39,6 +40,13 @@ pub(crate) struct Arrived {
     pub(crate) is_of_terminal: bool,
 }
 
+/// True if a signal of the kernel's has come to all of the terminal's foreground. A terminal that hangs up
+/// tells only the first process of its session, whose end then tells the others.
+fn is_of_terminal(signal: i32) -> bool {
+    let is_first = || getsid(None) == Ok(getpid());
+    OF_TERMINALS.contains(&signal) && !(signal == SIGHUP && is_first())
+}
+
 impl Arrived {
     /// True if a wait ends with it.
     pub(crate) fn is_ending(self) -> bool {
@@ -63,7 +71,7 @@ pub(crate) fn listen() -> io::Result<Receiver<Arrived>> {
                 let arrived = Arrived {
                     number: origin.signal,
                     is_of_terminal: matches!(origin.cause, Cause::Kernel)
-                        && OF_TERMINALS.contains(&origin.signal),
+                        && is_of_terminal(origin.signal),
                 };
                 if sender.send(arrived).is_err() {
                     break;

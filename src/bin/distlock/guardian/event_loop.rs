@@ -26,15 +26,10 @@ use signal_hook::consts as signals;
 use super::EXEC;
 use super::exec::NAME;
 use super::protocol::{LENGTH, Linger, Message, Order, Report, Terms};
-use super::tree;
+use super::tree::{self, AGAIN, SLOWEST};
 use crate::clock::BootTime;
 use crate::exit::{Exit, Failure};
 use crate::{orphans, signals as our_signals};
-
-/// How long processes that were killed are waited for until they are killed again, at first and at
-/// most: some cannot be killed.
-const AGAIN: Duration = Duration::from_millis(10);
-const SLOWEST: Duration = Duration::from_secs(1);
 
 /// Where the command is.
 enum Leader {
@@ -178,7 +173,7 @@ impl Guardian {
             self.kill();
             return now.after(self.again);
         }
-        let warn_at = self.trusted_until.before(self.terms.grace);
+        let warn_at = self.trusted_until.before(self.terms.notice);
         if now >= warn_at && self.warn() {
             self.terminate();
         }
@@ -196,7 +191,7 @@ impl Guardian {
 
     /// Reports that the time of the lease is over, or nearly so. False if that is said already.
     fn warn(&mut self) -> bool {
-        let is_near = BootTime::now() >= self.trusted_until.before(self.terms.grace);
+        let is_near = BootTime::now() >= self.trusted_until.before(self.terms.notice);
         let is_new = is_near && self.warned_for != Some(self.trusted_until);
         if is_new {
             self.warned_for = Some(self.trusted_until);

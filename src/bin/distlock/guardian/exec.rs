@@ -12,8 +12,8 @@ use crate::exit::{Exit, Failure};
 use crate::messages;
 
 /// What the process is called until it has become the command, by which the guardian tells that
-/// it has not.
-pub(super) const NAME: &CStr = c"distlock-exec";
+/// it has not. No program's file has such a name.
+pub(super) const NAME: &CStr = c"distlock/exec";
 
 /// Arguments: the guardian's process id, and the command.
 pub(crate) fn exec(mut args: impl Iterator<Item = OsString>) -> ExitCode {

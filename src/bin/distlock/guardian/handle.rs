@@ -128,11 +128,12 @@ impl Handle {
         (&self.control).write_all(&order.encode()).is_ok()
     }
 
-    /// Ends the guardian itself, and all that it has left to us.
-    pub(crate) fn end_all(mut self) {
+    /// Ends the guardian itself, and all that it has left to us. `on_refusal` learns of a process that is
+    /// another user's.
+    pub(crate) fn end_all(mut self, on_refusal: impl Fn(i32)) {
         self.process.kill().ok();
         self.process.wait().ok();
-        tree::end_all_but(&self.others);
+        tree::end_all_but(&self.others, |pid| on_refusal(pid.as_raw_nonzero().get()));
     }
 
     /// Reaps it once it has reported that all are gone.

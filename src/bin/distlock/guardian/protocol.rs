@@ -24,27 +24,30 @@ pub(crate) enum Linger {
 pub(crate) struct Terms {
     /// Between SIGTERM and SIGKILL.
     pub(crate) grace: Duration,
+    /// The same where the lease runs out.
+    pub(crate) notice: Duration,
     pub(crate) linger: Linger,
     /// The command has a process group of its own, and not the supervisor's.
     pub(crate) has_own_group: bool,
 }
 
 impl Terms {
-    pub(crate) fn to_args(self) -> [OsString; 3] {
+    pub(crate) fn to_args(self) -> [OsString; 4] {
         let linger = match self.linger {
             Linger::End => "end",
             Linger::Wait => "wait",
             Linger::Release => "release",
         };
         let group = if self.has_own_group { "own" } else { "shared" };
-        let grace = self.grace.as_millis().to_string();
-        [grace.as_str(), linger, group].map(Into::into)
+        let [grace, notice] = [self.grace, self.notice].map(|time| time.as_millis().to_string());
+        [grace.as_str(), &notice, linger, group].map(Into::into)
     }
 
     pub(crate) fn from_args(args: &mut impl Iterator<Item = OsString>) -> Option<Terms> {
         let mut next = || args.next()?.into_string().ok();
         Some(Terms {
             grace: Duration::from_millis(next()?.parse().ok()?),
+            notice: Duration::from_millis(next()?.parse().ok()?),
             linger: Linger::from_str(&next()?, false).ok()?,
             has_own_group: next()? == "own",
         })
@@ -203,6 +206,7 @@ mod tests {
         for linger in [Linger::End, Linger::Wait, Linger::Release] {
             let terms = Terms {
                 grace: Duration::from_millis(1234),
+                notice: Duration::from_millis(123),
                 linger,
                 has_own_group: linger == Linger::Wait,
             };

@@ -2,6 +2,10 @@
 //!
 //! As a subreaper the guardian becomes the parent of every descendant whose own parent has ended,
 //! also of one in another process group or session. So none leaves the tree.
+//!
+//! To look at all processes takes milliseconds. Of a chain, where each process starts the next one and
+//! ends, all that is seen may be gone by then; but the living one is nearly always a child of ours, and
+//! the kernel has a list of these.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -13,6 +17,11 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpid, kill_process};
 
 use crate::orphans;
+
+/// How long processes that were killed are waited for until they are killed again, at first and at
+/// most: some cannot be killed.
+pub(super) const AGAIN: Duration = Duration::from_millis(10);
+pub(super) const SLOWEST: Duration = Duration::from_secs(1);
 
 /// An error if they could not be found.
 pub(super) fn check() -> io::Result<()> {
@@ -40,14 +49,17 @@ pub(super) fn kill() -> io::Result<Option<Pid>> {
 fn kill_except(spared: &[Pid]) -> io::Result<Option<Pid>> {
     // None of them can start another one while it is looked for them.
     let mut found = HashSet::new();
-    loop {
-        let mut new = descendants(spared)?;
-        new.retain(|pid| found.insert(*pid));
-        if new.is_empty() {
-            break;
+    let mut stop_new = |mut pids: Vec<Pid>| {
+        pids.retain(|pid| found.insert(*pid));
+        for pid in &pids {
+            kill_process(*pid, Signal::STOP).ok();
         }
-        for pid in new {
-            kill_process(pid, Signal::STOP).ok();
+        !pids.is_empty()
+    };
+    loop {
+        while stop_new(own_children(spared)) {}
+        if !stop_new(descendants(spared)?) {
+            break;
         }
     }
     let refuses = |pid: &Pid| kill_process(*pid, Signal::KILL) == Err(Errno::PERM);
@@ -65,13 +77,32 @@ pub(super) fn children() -> io::Result<Vec<Pid>> {
     Ok(processes()?.iter().filter_map(is_child).collect())
 }
 
-/// Ends all but the trees of the `spared`, and waits for that.
-pub(super) fn end_all_but(spared: &[Pid]) {
+/// Ends all but the trees of the `spared`, and waits for that. `on_refusal` learns of one that is not ours
+/// to kill.
+pub(super) fn end_all_but(spared: &[Pid], on_refusal: impl Fn(Pid)) {
+    let mut pause = AGAIN;
     while !descendants(spared).is_ok_and(|found| found.is_empty()) {
-        kill_except(spared).ok();
+        let killed = kill_except(spared);
+        if let Ok(Some(pid)) = killed
+            && pause == AGAIN
+        {
+            on_refusal(pid);
+        }
         orphans::reap();
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(pause);
+        pause = (pause * 2).min(SLOWEST);
     }
+}
+
+/// Our children but for the `spared`, as the kernel lists them (proc_pid_task_children(5)), also those that
+/// have ended and are not reaped. None if it has no such list.
+fn own_children(spared: &[Pid]) -> Vec<Pid> {
+    let list = format!("/proc/self/task/{}/children", getpid().as_raw_nonzero());
+    let list = fs::read_to_string(list).unwrap_or_default();
+    let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+    pids.filter_map(Pid::from_raw)
+        .filter(|pid| !spared.contains(pid))
+        .collect()
 }
 
 /// All that descend from this process, but for the trees of the `spared`.

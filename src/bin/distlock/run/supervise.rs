@@ -37,7 +37,8 @@ pub(super) fn supervise(
 ) -> Result<Supervised, Failure> {
     let own = |error| Failure::own("the guardian cannot be started", error);
     let terms = Terms {
-        grace: grace(locks, options),
+        grace: options.grace,
+        notice: notice(locks, options),
         linger: options.linger,
         has_own_group: !has_terminal(),
     };
@@ -45,7 +46,7 @@ pub(super) fn supervise(
     let guardian = guardian.map_err(own)?;
     // A job is not begun in the middle of a shutdown.
     if let Some(signal) = signals.try_iter().find(|signal| signal.is_ending()) {
-        guardian.end_all();
+        guardian.end_all(not_ours);
         return Ok(Supervised {
             outcome: Outcome::Interrupted(signal.number),
             was_interrupted: true,
@@ -77,7 +78,7 @@ fn has_terminal() -> bool {
 }
 
 /// Short leases leave less time.
-fn grace(locks: &Locks, options: &RunOptions) -> Duration {
+fn notice(locks: &Locks, options: &RunOptions) -> Duration {
     match locks.set.time_left() {
         Some(left) => options.grace.min(left / 3),
         None => options.grace,
@@ -104,6 +105,12 @@ fn trusted_until(locks: &Locks) -> BootTime {
     let now = BootTime::now();
     let left = locks.set.time_left();
     left.map_or(BootTime::NEVER, |left| now.after(left))
+}
+
+fn not_ours(pid: i32) {
+    messages::error(&format!(
+        "process {pid} belongs to another user and cannot be ended; run distlock as that user"
+    ));
 }
 
 struct Supervisor<'a> {
@@ -177,7 +184,7 @@ impl Supervisor<'_> {
         match self.is_gone {
             true => self.guardian.reap(),
             // The guardian was killed, and has left them to us.
-            false => self.guardian.end_all(),
+            false => self.guardian.end_all(not_ours),
         }
         match (lost, ending) {
             (Some(Ended::LeaseExpired), _) => Outcome::Expired(ending),
@@ -197,9 +204,7 @@ impl Supervisor<'_> {
             Ok(Report::Killed(signal)) => self.ending = Some(Ending::Killed(signal)),
             Ok(Report::NotStarted(code)) => self.ending = Some(Ending::NotStarted(code)),
             Ok(Report::Warned) => self.is_warned = true,
-            Ok(Report::NotOurs(pid)) => messages::error(&format!(
-                "process {pid} belongs to another user and cannot be ended; run distlock as that user"
-            )),
+            Ok(Report::NotOurs(pid)) => not_ours(pid),
             Ok(Report::Gone) => self.is_gone = true,
             Err(_) => return true,
         }
@@ -212,6 +217,8 @@ impl Supervisor<'_> {
             // The guardian has ended it by now, by its own clock.
             return self.end(Duration::ZERO);
         }
+        // The time of the lease, too, is of no importance any more.
+        self.guardian.order(Order::Trust(BootTime::NEVER));
         let grace = self.options.grace;
         let overlap = match self.options.on_lost {
             OnLost::Term => {
@@ -222,10 +229,7 @@ impl Supervisor<'_> {
                 self.end(Duration::ZERO);
                 "is ended now".to_owned()
             }
-            OnLost::Ignore => {
-                self.guardian.order(Order::Trust(BootTime::NEVER));
-                "goes on without it".to_owned()
-            }
+            OnLost::Ignore => "goes on without it".to_owned(),
         };
         // Last: nobody may read it.
         messages::error(&format!(
