@@ -1,14 +1,15 @@
 //! The status file: what became of a run, for programs.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use distlock::Guard;
 use nix::fcntl::OFlag;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use super::obtain::Locks;
 use super::outcome::{Ending, Outcome};
@@ -18,26 +19,29 @@ use crate::messages;
 
 /// Where it is written to.
 enum Place {
-    /// A file, which is replaced by a new one when all is known: it is there whole or not at all.
-    File { path: PathBuf, new: PathBuf },
+    /// A file that is there only when all is known, and is whole then. `rights`: of the one before.
+    File {
+        path: PathBuf,
+        rights: Option<Permissions>,
+    },
     /// Something else of this name, as a pipe or `/dev/fd/3`.
     Stream { path: PathBuf, stream: File },
 }
 
 impl Place {
     fn at(path: &Path) -> io::Result<Place> {
-        match fs::metadata(path) {
-            Ok(there) if !there.is_file() => {
-                let stream = OpenOptions::new()
-                    .write(true)
-                    // A pipe that nobody reads is an error, and not waited for.
-                    .custom_flags(OFlag::O_NONBLOCK.bits())
-                    .open(path)?;
-                let path = path.to_owned();
-                return Ok(Place::Stream { path, stream });
-            }
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
+        let there = match fs::metadata(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            there => Some(there?),
+        };
+        if is_descriptor(path) || there.as_ref().is_some_and(|there| !there.is_file()) {
+            let stream = OpenOptions::new()
+                .append(true)
+                // A pipe that nobody reads is an error, and not waited for.
+                .custom_flags(OFlag::O_NONBLOCK.bits())
+                .open(path)?;
+            let path = path.to_owned();
+            return Ok(Place::Stream { path, stream });
         }
         // The file that a link leads to is replaced, and not the link.
         let path = match (fs::canonicalize(path), fs::read_link(path)) {
@@ -45,12 +49,14 @@ impl Place {
             (Err(_), Ok(target)) => path.with_file_name(target),
             (Err(_), Err(_)) => path.to_owned(),
         };
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        let new = PathBuf::from(new);
-        File::create(&new)?;
-        fs::remove_file(&new)?;
-        Ok(Place::File { path, new })
+        let rights = there.map(|there| there.permissions());
+        // One can be made.
+        new_file(&path, rights.as_ref())?;
+        if rights.is_some() {
+            // It would tell of an earlier run if this one is killed.
+            fs::remove_file(&path)?;
+        }
+        Ok(Place::File { path, rights })
     }
 
     fn path(&self) -> &Path {
@@ -61,10 +67,50 @@ impl Place {
 
     fn write(&self, text: &str) -> io::Result<()> {
         match self {
-            Place::File { path, new } => fs::write(new, text).and_then(|()| fs::rename(new, path)),
+            Place::File { path, rights } => {
+                let mut file = new_file(path, rights.as_ref())?;
+                file.write_all(text.as_bytes())?;
+                file.persist(path)?;
+                Ok(())
+            }
             Place::Stream { stream, .. } => (&*stream).write_all(text.as_bytes()),
         }
     }
+}
+
+/// True if it is a name of an open file, as `/dev/fd/3` and `/dev/stdout` are.
+fn is_descriptor(path: &Path) -> bool {
+    const MOST_LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        if fs::canonicalize(folder(&path)).is_ok_and(|folder| folder.starts_with("/proc")) {
+            return true;
+        }
+        match fs::read_link(&path) {
+            Ok(target) => path = folder(&path).join(target),
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// An empty file that is to become `path`, of a name that nobody else knows before.
+fn new_file(path: &Path, rights: Option<&Permissions>) -> io::Result<NamedTempFile> {
+    let file = tempfile::Builder::new()
+        // Less the umask, as of any new file.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder(path))?;
+    if let Some(rights) = rights {
+        file.as_file().set_permissions(rights.clone())?;
+    }
+    Ok(file)
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Failure {
