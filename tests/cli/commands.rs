@@ -397,7 +397,8 @@ fn one_of_several_holders_is_evicted_by_its_pid() {
     for pid in &pids {
         assert!(text.contains(&format!("pid {pid} ")), "{text}");
     }
-    assert_eq!(exit_code(&["evict", "--yes", "--pid", "1", "several"]), 1);
+    let other = output(distlock().args(["evict", "--yes", "--pid", "1", "several"]));
+    assert_eq!((other.0, &*other.1), (1, "that session does not hold it\n"));
     stdout(&["evict", "--yes", "--pid", &pids[0].to_string(), "several"]);
     let mut codes = Vec::new();
     eventually(|| {

@@ -1,23 +1,24 @@
 //! `distlock run`: locks, environment, exit codes.
 
 use std::ffi::OsStr;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
+use distlock::Manager;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::Value;
 use serial_test::serial;
-use throwaway_postgres::{Server, Shutdown};
+use throwaway_postgres::{Proxy, Server, Shutdown};
 
 use crate::support::{
-    DISTLOCK, FOREVER, Running, advisory_locks, distlock, distlock_at, eventually, output, server,
-    terminate_holder, waiting,
+    DISTLOCK, FOREVER, Running, advisory_locks, children, distlock, distlock_at, eventually,
+    output, program, server, terminate_holder, waiting,
 };
 
 fn run(args: &[&str]) -> Command {
@@ -56,6 +57,7 @@ fn usage_and_configuration_have_codes_of_their_own() {
     for args in [
         &["usage"][..],
         &["usage", "--"],
+        &["", "--", "true"],
         &["usage", "-w", "soon", "--", "true"],
         &["usage", "-n", "-w", "1", "--", "true"],
         &["usage", "--number", "--", "true"],
@@ -122,6 +124,39 @@ fn a_database_that_is_away_is_not_a_lock_that_is_held() {
             errors.lines().count()
         );
     }
+}
+
+/// The database has gone while the lock was awaited.
+#[test]
+fn a_lock_that_cannot_be_asked_for_any_more_is_not_held_by_others() {
+    for subcommand in ["run", "wait", "hold"] {
+        let server = Server::start().unwrap();
+        let mgr = Manager::connect(&server.url()).unwrap();
+        let _guard = mgr.lock("k").unwrap();
+        let mut command = distlock_at(&server.url());
+        command.args([subcommand, "k", "-w", "2s"]);
+        if subcommand == "run" {
+            command.args(["--", "true"]);
+        }
+        let mut child = Running::start(&mut command);
+        let mut client = server.client();
+        eventually(|| waiting(&mut client) > 0);
+        server.stop(Shutdown::Immediate).unwrap();
+        assert_eq!(child.exit_code(), 69, "{subcommand}");
+    }
+}
+
+/// As of a full disk.
+#[test]
+fn messages_that_cannot_be_written_change_nothing() {
+    let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = run(&["-vv", "mute", "-c", "exit 4"]);
+    let status = command.stderr(full()).status();
+    assert_eq!(status.unwrap().code(), Some(4));
+    let mut command = distlock_at("host=127.0.0.1 port=1 user=nobody");
+    command.args(["run", "k", "--wait-for-db", "200ms", "--", "true"]);
+    let status = command.stderr(full()).status();
+    assert_eq!(status.unwrap().code(), Some(69));
 }
 
 #[test]
@@ -353,6 +388,24 @@ fn a_lock_is_not_kept_for_what_has_not_run() {
     assert_eq!(child.exit_code(), 143);
 }
 
+/// While the server is asked whether the lock lasted to the command's end, it does not answer.
+#[test]
+fn a_signal_ends_the_minimum_time_of_a_silent_database() {
+    let proxy = Proxy::to(server()).unwrap();
+    let mut command = distlock_at(&proxy.url());
+    command.args(["run", "at-least-silent", "--at-least", "600s"]);
+    command.args(["--lease", "600s", "-c", "echo held; read -r line; exit 0"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = Running::start(&mut command);
+    assert_eq!(child.line(), "held");
+    proxy.silence(true);
+    drop(child.0.stdin.take());
+    let ended = || children(child.0.id()).is_empty();
+    eventually(ended);
+    child.signal("TERM");
+    assert_eq!(child.exit_code(), 76);
+}
+
 #[test]
 fn a_status_file_that_cannot_be_written_is_told_before() {
     let args = [
@@ -398,6 +451,41 @@ fn the_status_goes_to_what_has_the_files_name() {
     }
     // Nothing else is left there.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    // An open file keeps what it has.
+    let script = r#"exec 3>>"$1"; echo before >&3; "$2" run k --status-file /dev/fd/3 -c "echo run >&3";
+                    echo after >&3"#;
+    let log = path("log");
+    let mut shell = program("sh");
+    shell.env("DATABASE_URL", server().url());
+    shell.args(["-c", script, "sh"]).arg(&log).arg(DISTLOCK);
+    assert_eq!(output(&mut shell).0, 0);
+    let log = fs::read_to_string(log).unwrap();
+    let lines: Vec<_> = log.lines().collect();
+    assert!(matches!(lines[..], ["before", "run", status, "after"] if status.starts_with('{')));
+}
+
+#[test]
+fn the_status_file_tells_of_one_run_and_touches_no_other_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("status"), "of an earlier run").unwrap();
+    fs::set_permissions(path("status"), Permissions::from_mode(0o640)).unwrap();
+    fs::write(path("status.new"), "of somebody else").unwrap();
+    let mut command = run(&["one-run", "--status-file"]);
+    command
+        .arg(path("status"))
+        .args(["-c", "echo held; read -r line"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = Running::start(&mut command);
+    assert_eq!(child.line(), "held");
+    assert!(!path("status").exists());
+    drop(child.0.stdin.take());
+    assert_eq!(child.exit_code(), 1);
+    let rights = fs::metadata(path("status")).unwrap().permissions();
+    assert_eq!(rights.mode() & 0o777, 0o640);
+    let other = fs::read_to_string(path("status.new")).unwrap();
+    assert_eq!(other, "of somebody else");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
 #[test]
@@ -541,6 +629,13 @@ fn the_status_file_tells_how_it_was() {
         ("not started".to_owned(), 127)
     );
     assert_eq!(outcome(&["-c", "kill -9 $$"]), ("killed".to_owned(), 137));
+    // A program may have any name.
+    let program = folder.path().join("distlock-exec");
+    symlink("/bin/sh", &program).unwrap();
+    assert_eq!(
+        outcome(&["--", program.to_str().unwrap(), "-c", "exit 4"]),
+        ("exited".to_owned(), 4)
+    );
     let _holder = holder("status");
     assert_eq!(
         outcome(&["-n", "--", "true"]),

@@ -9,7 +9,7 @@ use clap::Args;
 use distlock::{Builder, Manager};
 
 use crate::duration;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 
 /// Options for all commands that ask the database.
 #[derive(Args, Debug)]
@@ -127,19 +127,46 @@ fn variable(name: &str) -> Result<Option<String>, Failure> {
 /// True if the connection string has a password, also one that is no valid string.
 fn has_password(dsn: &str) -> bool {
     if let Some((_, rest)) = dsn.split_once("://") {
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        // As libpq reads it: a password may have any other character.
+        let authority = rest.split('/').next().unwrap_or_default();
         let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
         if user.contains(':') {
             return true;
         }
     }
-    // The quote ends a value. No parameter's name needs to be encoded, but it may be.
-    let mut words = dsn.split([' ', '\t', '\n', '?', '&', '\'']);
+    // No parameter's name needs to be encoded, but it may be.
+    let mut words = dsn.split(SEPARATORS);
     let is_encoded = |word: &str| {
         word.split_once('=')
             .is_some_and(|(name, _)| name.contains('%'))
     };
-    words.any(|word| word.starts_with("password") || is_encoded(word))
+    words.any(is_encoded)
+        || dsn.match_indices("password").any(|(at, name)| {
+            let (before, after) = (&dsn[..at], &dsn[at + name.len()..]);
+            (before.is_empty() || before.ends_with(SEPARATORS))
+                && after.trim_start().starts_with('=')
+        })
+}
+
+/// What ends a value, the quote among them.
+const SEPARATORS: [char; 6] = [' ', '\t', '\n', '?', '&', '\''];
+
+/// How much later than it is due an answer counts as missing, where a time is over.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What was obtained. An error in place of `None`, that somebody else has it, if nobody could be asked.
+pub(crate) fn answered<T>(mgr: &Manager, obtained: Option<T>) -> Result<Option<T>, Failure> {
+    if obtained.is_none() {
+        let health = mgr.health();
+        if let Some(cause) = health.cause {
+            return Err(cause.into());
+        }
+        if health.unanswered_for.is_some_and(|time| time > LATE) {
+            let what = "the database does not answer";
+            return Err(Failure::new(Exit::UNAVAILABLE, what));
+        }
+    }
+    Ok(obtained)
 }
 
 #[cfg(test)]
@@ -151,6 +178,8 @@ mod tests {
         for dsn in [
             "postgres://me:secret@host/db",
             "postgres://me:@host",
+            "postgres://me:wh?t@host/db",
+            "postgres://me:sh#rp@host/db",
             "postgresql://host/db?user=me&password=secret",
             "host=h password=secret",
             "host=h  password = 'se cret'",
@@ -164,6 +193,7 @@ mod tests {
             "postgres://me@host:5432/db",
             "postgres://host:5432/db?sslmode=require",
             "host=h user=me passfile=/etc/pgpass",
+            "host=h application_name='my password'",
         ] {
             assert!(!has_password(dsn), "{dsn}");
         }

@@ -1,5 +1,6 @@
 //! Keys, as arguments name them and as they are shown.
 
+use clap::builder::NonEmptyStringValueParser;
 use distlock::Key;
 
 use crate::exit::{Exit, Failure};
@@ -38,7 +39,7 @@ impl KeyOptions {
 #[derive(clap::Args, Debug)]
 pub(crate) struct OneKey {
     /// The name of the lock.
-    #[arg(id = "KEY", allow_negative_numbers = true)]
+    #[arg(id = "KEY", allow_negative_numbers = true, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: String,
 
     #[command(flatten)]

@@ -9,7 +9,9 @@ mod supervise;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, after, bounded, never, select};
+use crossbeam_channel::{Receiver, after, at, bounded, never, select};
+use distlock::{Error, Guard};
+use rustix::process::getpid;
 use sd_notify::NotifyState;
 use signal_hook::consts::SIGINT;
 use signal_hook::low_level::emulate_default_handler;
@@ -36,8 +38,9 @@ pub(crate) fn run(connection: &Connection, options: &RunOptions) -> Result<Exit,
     if let Some(message) = outcome.message(options) {
         messages::error(&message);
     }
-    if outcome.is_of_signal(SIGINT) {
-        // A shell ends its script or loop only if its command was ended by this signal.
+    if outcome.is_of_signal(SIGINT) && !getpid().is_init() {
+        // A shell ends its script or loop only if its command was ended by this signal, which the first
+        // process of a container cannot be.
         emulate_default_handler(SIGINT).ok();
     }
     Ok(exit)
@@ -84,28 +87,35 @@ fn obtain_and_run(
         && !was_interrupted
         && !matches!(ending, Ending::NotStarted(_))
     {
-        return Ok(keep(
-            &locks,
-            least.saturating_sub(held.elapsed()),
-            &signals,
-            ending,
-        ));
+        let left = least.saturating_sub(held.elapsed());
+        return Ok(keep(locks, left, &signals, ending));
     }
     Ok(give_back(locks, &signals, ending))
 }
 
 /// Keeps the locks for so long, or until a signal. What is not known to have been held to the
 /// command's end counts as lost.
-fn keep(locks: &Locks, time: Duration, signals: &Receiver<Arrived>, ending: Ending) -> Outcome {
+fn keep(locks: Locks, time: Duration, signals: &Receiver<Arrived>, ending: Ending) -> Outcome {
     // Asked now, because what happens during the pause is of no importance any more. Any question
     // will do that the session's server has to answer.
-    let answers = locks.set.guards().first().map(distlock::Guard::others_wait);
-    match answers {
-        Some(Err(_)) => Outcome::Unconfirmed(ending),
-        _ => {
-            pause(time, signals);
-            Outcome::Held(ending)
-        }
+    let question = move || {
+        let answer = locks.set.guards().first().map(Guard::others_wait);
+        answer.transpose().map(|_| locks)
+    };
+    let Some((_locks, was_interrupted)) = confirmed(question, signals) else {
+        return Outcome::Unconfirmed(ending);
+    };
+    if !was_interrupted {
+        pause(time, signals);
+    }
+    Outcome::Held(ending)
+}
+
+/// Gives the locks back.
+fn give_back(locks: Locks, signals: &Receiver<Arrived>, ending: Ending) -> Outcome {
+    match confirmed(move || locks.set.unlock(), signals) {
+        Some(_) => Outcome::Held(ending),
+        None => Outcome::Unconfirmed(ending),
     }
 }
 
@@ -113,40 +123,44 @@ fn keep(locks: &Locks, time: Duration, signals: &Receiver<Arrived>, ending: Endi
 /// command has ended for, as ^C, and arrive here a moment later.
 const LAST_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Gives the locks back, which the server has to confirm. A signal ends the wait for that.
-fn give_back(locks: Locks, signals: &Receiver<Arrived>, ending: Ending) -> Outcome {
-    let (sender, unlocked) = bounded(1);
-    let unlock = thread::Builder::new()
-        .name("unlock".into())
-        .spawn(move || sender.send(locks.set.unlock()).ok());
-    if unlock.is_err() {
-        return Outcome::Unconfirmed(ending);
-    }
+/// What `question` has the server confirm, and whether a signal came meanwhile, which ends the wait for
+/// that.
+fn confirmed<T: Send + 'static>(
+    question: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    signals: &Receiver<Arrived>,
+) -> Option<(T, bool)> {
+    let (sender, answer) = bounded(1);
+    thread::Builder::new()
+        .name("confirm".into())
+        .spawn(move || sender.send(question()).ok())
+        .ok()?;
     let mut patience = never();
+    let mut was_interrupted = false;
     loop {
         select! {
-            recv(unlocked) -> unlocked => return match unlocked {
-                Ok(Ok(())) => Outcome::Held(ending),
-                _ => Outcome::Unconfirmed(ending),
-            },
+            recv(answer) -> answer => return Some((answer.ok()?.ok()?, was_interrupted)),
             recv(signals) -> signal => {
                 if signal.is_ok_and(Arrived::is_ending) {
+                    was_interrupted = true;
                     patience = after(LAST_PATIENCE);
                 }
             }
-            recv(patience) -> _ => return Outcome::Unconfirmed(ending),
+            recv(patience) -> _ => return None,
         }
     }
 }
 
 /// Waits. The signal that ended it.
 fn pause(time: Duration, signals: &Receiver<Arrived>) -> Option<i32> {
-    let deadline = Instant::now().checked_add(time)?;
+    let end = Instant::now().checked_add(time).map_or_else(never, at);
     loop {
-        match signals.recv_deadline(deadline) {
-            Ok(signal) if signal.is_ending() => return Some(signal.number),
-            Ok(_) => {}
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+        select! {
+            recv(end) -> _ => return None,
+            recv(signals) -> signal => match signal {
+                Ok(signal) if signal.is_ending() => return Some(signal.number),
+                Ok(_) => {}
+                Err(_) => return None,
+            },
         }
     }
 }

@@ -22,8 +22,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 Its program is told that the lock is lost, within its heartbeat, and may go on until then. It takes the \
 role of the session, or the privileges of pg_signal_backend.
 
-Exit codes: 0: the session has ended; 1: nobody holds the lock; 64: not without --yes, --any or --pid; \
-69, 78: the database cannot be reached, configuration; 125: not ended, or not allowed to.")]
+Exit codes: 0: the session has ended; 1: nobody holds the lock, or not that session; 64: not without \
+--yes, --any or --pid; 69, 78: the database cannot be reached, configuration; 125: not ended, or not allowed to.")]
 pub(crate) struct Options {
     #[command(flatten)]
     key: OneKey,
@@ -49,7 +49,10 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
     let lines: String = holders.iter().map(|it| describe(it) + "\n").collect();
     let holder = match &holders[..] {
         [] => {
-            print("nobody holds it\n")?;
+            print(match options.pid {
+                Some(_) => "that session does not hold it\n",
+                None => "nobody holds it\n",
+            })?;
             return Ok(Exit::NEGATIVE);
         }
         [first, rest @ ..] if rest.iter().all(|other| other.pid == first.pid) => first,
@@ -61,7 +64,7 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
     let pid = holder.pid;
     print(&lines)?;
     let its = mgr.list()?;
-    print(&others("it also has", &its, holder))?;
+    print(&others(&its, holder))?;
     if !holder.is_manager && !options.any {
         let what = format!("pid {pid} is of another program, and no manager: --any ends it, too");
         return Err(usage(&what));
@@ -93,7 +96,7 @@ fn holders(mgr: &Manager, key: Key) -> Result<Vec<Holder>, Error> {
 }
 
 /// The other keys of that session among `all`. Nothing is known of those of other programs.
-fn others(what: &str, all: &[Holder], holder: &Holder) -> String {
+fn others(all: &[Holder], holder: &Holder) -> String {
     let keys: BTreeSet<Key> = all
         .iter()
         .filter(|other| other.pid == holder.pid && other.key != holder.key)
@@ -101,7 +104,7 @@ fn others(what: &str, all: &[Holder], holder: &Holder) -> String {
         .collect();
     match keys.is_empty() {
         true => String::new(),
-        false => format!("{what} {}\n", numbers(keys)),
+        false => format!("it also has {}\n", numbers(keys)),
     }
 }
 

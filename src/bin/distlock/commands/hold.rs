@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, bounded, select, unbounded};
 use distlock::{Acquire, CancelToken, Error, ErrorKind, Guard};
 use signal_hook::iterator::Signals;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, answered};
 use crate::duration;
 use crate::exit::{Exit, Failure};
 use crate::keys::{OneKey, number};
@@ -51,12 +51,12 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
     let interrupt = CancelToken::new();
     let signals = interrupting(&interrupt).map_err(|error| Failure::own("signals", error))?;
     let guard = match obtain(mgr.acquire(key).cancel(&interrupt), options) {
-        Ok(Some(guard)) => guard,
-        Ok(None) => {
-            let message = format!("somebody else has the lock {}", options.key.name);
-            return Err(Failure::new(Exit::NOT_OBTAINED, message));
-        }
+        Ok(obtained) => answered(&mgr, obtained)?,
         Err(error) => return signal(&signals).ok_or(error.into()),
+    };
+    let Some(guard) = guard else {
+        let message = format!("somebody else has the lock {}", options.key.name);
+        return Err(Failure::new(Exit::NOT_OBTAINED, message));
     };
     let line = match guard.token() {
         Some(token) => format!("key={} token={token}\n", number(*guard.key())),

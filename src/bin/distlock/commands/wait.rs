@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, answered};
 use crate::duration;
 use crate::exit::{Exit, Failure};
 use crate::keys::OneKey;
@@ -30,7 +30,7 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
         Some(wait) => mgr.try_lock_shared_for(key, wait)?,
         None => Some(mgr.lock_shared(key)?),
     };
-    if share.is_none() {
+    if answered(&mgr, share)?.is_none() {
         let message = format!("somebody else has the lock {}", options.key.name);
         return Err(Failure::new(Exit::NOT_OBTAINED, message));
     }

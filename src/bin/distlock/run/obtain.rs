@@ -10,7 +10,7 @@ use distlock::{Builder, CancelToken, Error, Guard, GuardSet, Key, Manager};
 use sd_notify::NotifyState;
 
 use super::options::RunOptions;
-use crate::connection::Connection;
+use crate::connection::{Connection, answered};
 use crate::exit::{Exit, Failure};
 use crate::signals::Arrived;
 
@@ -118,7 +118,7 @@ impl Acquire {
             Some(permits) => self.permit(&mgr, permits)?,
             None => self.locks(&mgr)?,
         };
-        Ok(set.map(|set| Locks {
+        Ok(answered(&mgr, set)?.map(|set| Locks {
             names: self.names_of(&mgr, &set),
             set,
         }))
@@ -168,6 +168,9 @@ impl Acquire {
 
 /// Whether the database is there, as the manager notices it.
 enum Database {
+    /// A session has ended.
+    Lost(Error),
+    /// A connect has failed.
     Away(Error),
     Back,
 }
@@ -177,6 +180,10 @@ struct Report(Sender<Database>);
 impl Observer for Report {
     fn connected(&self, _: &observer::Connected) {
         self.0.send(Database::Back).ok();
+    }
+
+    fn disconnected(&self, disconnected: &observer::Disconnected) {
+        self.0.send(Database::Lost(disconnected.cause.clone())).ok();
     }
 
     fn retried(&self, retried: &observer::Retried) {
@@ -201,14 +208,9 @@ impl Outage {
         self.now = match news {
             Database::Back => None,
             Database::Away(error) if !error.is_transient() => return Err(error.into()),
-            Database::Away(error) => {
-                let since = match &self.now {
-                    Some((since, _)) => *since,
-                    None => {
-                        tracing::warn!("the database is away, waiting for it: {error}");
-                        Instant::now()
-                    }
-                };
+            Database::Lost(error) | Database::Away(error) => {
+                let now = &self.now;
+                let since = now.as_ref().map_or_else(Instant::now, |(since, _)| *since);
                 Some((since, error))
             }
         };

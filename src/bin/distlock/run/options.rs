@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use crate::duration;
@@ -31,7 +32,7 @@ lock was lost, also if the command ended with 0; 69: the database cannot be reac
 The command's environment has DISTLOCK_KEY, DISTLOCK_NUMBER and, with --fencing, DISTLOCK_TOKEN.")]
 pub(crate) struct RunOptions {
     /// The name of the lock; of several, all are taken or none.
-    #[arg(required = true, value_name = "KEY", allow_negative_numbers = true)]
+    #[arg(required = true, value_name = "KEY", allow_negative_numbers = true, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) keys: Vec<String>,
 
     /// The command and its arguments.

@@ -71,7 +71,7 @@ impl Outcome {
                                       for that"
                 .to_owned(),
             Outcome::NotObtained if options.wait.is_some() => {
-                format!("somebody else has the lock: {key}")
+                format!("somebody else has the lock {key}")
             }
             _ => return None,
         })

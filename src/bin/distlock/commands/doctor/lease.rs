@@ -11,7 +11,6 @@
 //!     SIGSTOP            ──►
 //! ```
 
-use std::env;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::thread;
@@ -88,7 +87,7 @@ struct Silent {
 
 impl Silent {
     fn start() -> io::Result<Silent> {
-        let mut child = Command::new(env::current_exe()?)
+        let mut child = Command::new("/proc/self/exe")
             .arg(SILENT)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
