@@ -209,7 +209,8 @@ fn a_semaphore_has_as_many_inside_as_permits() {
         holder
     });
     let third = ["--permits", "2", "-n", "exports", "--", "true"];
-    assert_eq!(output(&mut run(&third)).0, 75);
+    let (code, _, errors) = output(&mut run(&third));
+    assert_eq!((code, &*errors), (75, ""));
     drop(holders);
     eventually(|| output(&mut run(&third)).0 == 0);
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use distlock::observer::{self, Observer};
-use distlock::{Builder, CancelToken, Error, Guard, GuardSet, Key, Manager};
+use distlock::{Builder, CancelToken, Error, ErrorKind, Guard, GuardSet, Key, Manager};
 use sd_notify::NotifyState;
 
 use super::options::RunOptions;
@@ -183,7 +183,11 @@ impl Observer for Report {
     }
 
     fn disconnected(&self, disconnected: &observer::Disconnected) {
-        self.0.send(Database::Lost(disconnected.cause.clone())).ok();
+        let cause = &disconnected.cause;
+        // A manager that has not obtained the lock is closed.
+        if cause.kind() != ErrorKind::Closed {
+            self.0.send(Database::Lost(cause.clone())).ok();
+        }
     }
 
     fn retried(&self, retried: &observer::Retried) {
