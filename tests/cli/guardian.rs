@@ -312,6 +312,23 @@ fn the_grace_period_is_as_long_as_it_is_said() {
     }
 }
 
+/// Many programs end hard at the second one.
+#[test]
+fn a_command_is_told_once_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().join("told");
+    let script = r#"trap 'echo told >>"$1"' TERM; echo $$; while :; do sleep 0.01; done"#;
+    let mut command = distlock_at(&server().url());
+    command.args(["run", "told"]).args(LEASE);
+    command.args(["--grace", "1m", "--", "sh", "-c", script, "sh"]);
+    let mut child = Running::start(command.arg(&told).stdout(Stdio::piped()));
+    let pid = child.line();
+    child.signal("KILL");
+    // When the lease ends.
+    eventually(|| !is_alive(&pid));
+    assert_eq!(fs::read_to_string(told).unwrap(), "told\n");
+}
+
 /// The supervisor is stuck in it, but has given its order before.
 #[test]
 fn a_message_that_nobody_reads_keeps_nobody_alive() {

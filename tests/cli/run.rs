@@ -489,6 +489,23 @@ fn the_status_file_tells_of_one_run_and_touches_no_other_file() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
+/// The last of them counts.
+#[test]
+fn two_runs_may_have_one_status_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("status");
+    for _ in 0..10 {
+        let both = ["one", "another"].map(|key| {
+            let mut command = run(&[key, "--status-file"]);
+            Running::start(command.arg(&path).args(["--", "true"]))
+        });
+        for mut child in both {
+            assert_eq!(child.exit_code(), 0);
+        }
+        assert!(path.exists());
+    }
+}
+
 #[test]
 fn a_lost_lock_shows_in_the_exit_code() {
     let folder = tempfile::tempdir().unwrap();

@@ -217,30 +217,34 @@ fn a_script_reads_from_the_terminal_meanwhile() {
 /// The kernel tells that only the first process of the session, as `ssh -t` starts it.
 #[test]
 fn a_terminal_that_hangs_up_ends_the_command() {
-    let folder = tempfile::tempdir().unwrap();
-    let pid = folder.path().join("pid");
-    let mut script = program("script")
-        .args(["-q", "-c"])
-        .arg("exec $DISTLOCK run --lease 600s hangs-up -- sh -c 'echo $$ >$RECORD.new; mv $RECORD.new $RECORD; exec sleep 600'")
-        .arg("/dev/null")
-        .env("DISTLOCK", DISTLOCK)
-        .env("RECORD", &pid)
-        .env("DATABASE_URL", server().url())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    eventually(|| pid.exists());
-    let pid = std::fs::read_to_string(pid).unwrap();
-    // The terminal ends with the process that has its other side.
-    script.kill().unwrap();
-    script.wait().unwrap();
-    eventually(|| !is_alive(pid.trim()));
-    drop(
-        distlock::Manager::connect(&server().url())
-            .unwrap()
-            .lock("hangs-up"),
-    );
+    for is_stopped_before in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("record");
+        let mut script = program("script")
+            .args(["-q", "-c", "exec $DISTLOCK run --lease 600s hangs-up -- sh -c 'echo $$ >$RECORD.new; mv $RECORD.new $RECORD; exec sleep 600'", "/dev/null"])
+            .env("DISTLOCK", DISTLOCK)
+            .env("RECORD", &record)
+            .env("DATABASE_URL", server().url())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually(|| record.exists());
+        let pid = std::fs::read_to_string(record).unwrap();
+        let pid = pid.trim();
+        if is_stopped_before {
+            let mut input = script.stdin.as_ref().unwrap();
+            input.write_all(b"\x1a").unwrap();
+            eventually(|| is_stopped(pid));
+        }
+        // The terminal ends with the process that has its other side.
+        script.kill().unwrap();
+        script.wait().unwrap();
+        eventually(|| !is_alive(pid));
+    }
+    // The lock is given back, too.
+    let mgr = distlock::Manager::connect(&server().url()).unwrap();
+    mgr.lock("hangs-up").unwrap().unlock().unwrap();
 }
 
 #[test]

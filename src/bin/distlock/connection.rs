@@ -135,7 +135,7 @@ fn has_password(dsn: &str) -> bool {
         }
     }
     // No parameter's name needs to be encoded, but it may be.
-    let mut words = dsn.split(SEPARATORS);
+    let mut words = dsn.split(is_separator);
     let is_encoded = |word: &str| {
         word.split_once('=')
             .is_some_and(|(name, _)| name.contains('%'))
@@ -143,13 +143,15 @@ fn has_password(dsn: &str) -> bool {
     words.any(is_encoded)
         || dsn.match_indices("password").any(|(at, name)| {
             let (before, after) = (&dsn[..at], &dsn[at + name.len()..]);
-            (before.is_empty() || before.ends_with(SEPARATORS))
+            (before.is_empty() || before.ends_with(is_separator))
                 && after.trim_start().starts_with('=')
         })
 }
 
-/// What ends a value, the quote among them.
-const SEPARATORS: [char; 6] = [' ', '\t', '\n', '?', '&', '\''];
+/// True if it ends a value, as a quote does.
+fn is_separator(char: char) -> bool {
+    char.is_whitespace() || ['?', '&', '\''].contains(&char)
+}
 
 /// How much later than it is due an answer counts as missing, where a time is over.
 const LATE: Duration = Duration::from_secs(1);
@@ -184,6 +186,7 @@ mod tests {
             "host=h password=secret",
             "host=h  password = 'se cret'",
             "host='h'password='secret'",
+            "host=h\rpassword=secret",
             "postgres://host/db?%70assword=secret",
         ] {
             assert!(has_password(dsn), "{dsn}");

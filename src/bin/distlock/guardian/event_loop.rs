@@ -54,6 +54,8 @@ pub(super) struct Guardian {
     sigterm_is_due: bool,
     /// How long after it has killed them it does so again.
     again: Duration,
+    /// It is reported that one of them is not ours to kill.
+    is_refusal_told: bool,
     /// The duplicates of the supervisor's connections, which are open for as long as we live.
     connections: Vec<OwnedFd>,
 }
@@ -106,6 +108,7 @@ impl Guardian {
             kill_at: BootTime::NEVER,
             sigterm_is_due: false,
             again: AGAIN,
+            is_refusal_told: false,
             connections: descriptors,
         }))
     }
@@ -174,7 +177,8 @@ impl Guardian {
             return now.after(self.again);
         }
         let warn_at = self.trusted_until.before(self.terms.notice);
-        if now >= warn_at && self.warn() {
+        let is_told = self.kill_at != BootTime::NEVER;
+        if now >= warn_at && self.warn() && !is_told {
             self.terminate();
         }
         match now >= warn_at {
@@ -214,10 +218,12 @@ impl Guardian {
 
     fn kill(&mut self) {
         match tree::kill() {
-            Ok(Some(pid)) if self.again == AGAIN => {
-                self.report(Report::NotOurs(pid.as_raw_nonzero().get()));
+            Ok(Some(pid)) => {
+                if !mem::replace(&mut self.is_refusal_told, true) {
+                    self.report(Report::NotOurs(pid.as_raw_nonzero().get()));
+                }
             }
-            Ok(_) => {}
+            Ok(None) => {}
             Err(_) => self.signal_leader(Signal::KILL),
         }
         self.again = (self.again * 2).min(SLOWEST);

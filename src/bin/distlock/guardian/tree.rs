@@ -10,6 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::mem;
 use std::thread;
 use std::time::Duration;
 
@@ -81,10 +82,10 @@ pub(super) fn children() -> io::Result<Vec<Pid>> {
 /// to kill.
 pub(super) fn end_all_but(spared: &[Pid], on_refusal: impl Fn(Pid)) {
     let mut pause = AGAIN;
+    let mut is_told = false;
     while !descendants(spared).is_ok_and(|found| found.is_empty()) {
-        let killed = kill_except(spared);
-        if let Ok(Some(pid)) = killed
-            && pause == AGAIN
+        if let Ok(Some(pid)) = kill_except(spared)
+            && !mem::replace(&mut is_told, true)
         {
             on_refusal(pid);
         }

@@ -1,8 +1,8 @@
 //! The status file: what became of a run, for programs.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,10 +19,11 @@ use crate::messages;
 
 /// Where it is written to.
 enum Place {
-    /// A file that is there only when all is known, and is whole then. `rights`: of the one before.
+    /// A file that is there only when all is known, and is whole then. It has the owner and the rights
+    /// of the one before.
     File {
         path: PathBuf,
-        rights: Option<Permissions>,
+        before: Option<Metadata>,
     },
     /// Something else of this name, as a pipe or `/dev/fd/3`.
     Stream { path: PathBuf, stream: File },
@@ -49,14 +50,15 @@ impl Place {
             (Err(_), Ok(target)) => path.with_file_name(target),
             (Err(_), Err(_)) => path.to_owned(),
         };
-        let rights = there.map(|there| there.permissions());
         // One can be made.
-        new_file(&path, rights.as_ref())?;
-        if rights.is_some() {
-            // It would tell of an earlier run if this one is killed.
-            fs::remove_file(&path)?;
+        new_file(&path, there.as_ref())?;
+        // It would tell of an earlier run if this one is killed.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
-        Ok(Place::File { path, rights })
+        let before = there;
+        Ok(Place::File { path, before })
     }
 
     fn path(&self) -> &Path {
@@ -67,8 +69,8 @@ impl Place {
 
     fn write(&self, text: &str) -> io::Result<()> {
         match self {
-            Place::File { path, rights } => {
-                let mut file = new_file(path, rights.as_ref())?;
+            Place::File { path, before } => {
+                let mut file = new_file(path, before.as_ref())?;
                 file.write_all(text.as_bytes())?;
                 file.persist(path)?;
                 Ok(())
@@ -102,13 +104,15 @@ fn folder(path: &Path) -> &Path {
 }
 
 /// An empty file that is to become `path`, of a name that nobody else knows before.
-fn new_file(path: &Path, rights: Option<&Permissions>) -> io::Result<NamedTempFile> {
+fn new_file(path: &Path, before: Option<&Metadata>) -> io::Result<NamedTempFile> {
     let file = tempfile::Builder::new()
         // Less the umask, as of any new file.
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(folder(path))?;
-    if let Some(rights) = rights {
-        file.as_file().set_permissions(rights.clone())?;
+    if let Some(before) = before {
+        // As far as this user may.
+        fchown(&file, Some(before.uid()), Some(before.gid())).ok();
+        file.as_file().set_permissions(before.permissions())?;
     }
     Ok(file)
 }

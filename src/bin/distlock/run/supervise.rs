@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvError, after, at, never, select};
 use distlock::{Ended, Guard};
 use sd_notify::NotifyState;
+use signal_hook::consts::{SIGCONT, SIGHUP};
 
 use super::obtain::Locks;
 use super::options::{OnLost, RunOptions};
@@ -217,8 +218,6 @@ impl Supervisor<'_> {
             // The guardian has ended it by now, by its own clock.
             return self.end(Duration::ZERO);
         }
-        // The time of the lease, too, is of no importance any more.
-        self.guardian.order(Order::Trust(BootTime::NEVER));
         let grace = self.options.grace;
         let overlap = match self.options.on_lost {
             OnLost::Term => {
@@ -231,6 +230,9 @@ impl Supervisor<'_> {
             }
             OnLost::Ignore => "goes on without it".to_owned(),
         };
+        // The time of the lease is of no importance any more; but until the guardian knows that the
+        // command is to end, it is what ends it.
+        self.guardian.order(Order::Trust(BootTime::NEVER));
         // Last: nobody may read it.
         messages::error(&format!(
             "the database has ended the session, and the lock with it; the command {overlap}, and \
@@ -248,6 +250,10 @@ impl Supervisor<'_> {
         // The terminal has sent it to the command, too.
         if !(self.shares_group && signal.is_of_terminal) {
             self.guardian.order(Order::Signal(signal.number));
+            if self.shares_group && signal.number == SIGHUP {
+                // As the kernel does when a terminal hangs up: it may be a stopped job.
+                self.guardian.order(Order::Signal(SIGCONT));
+            }
         }
     }
 }
