@@ -7,7 +7,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use throwaway_postgres::{PoolMode, Pooler, Proxy, Server};
 
-use crate::support::{Running, distlock, distlock_at, eventually, or_skip, output, server};
+use crate::support::{
+    Running, children, distlock, distlock_at, eventually, is_stopped, or_skip, output, server,
+    state,
+};
 
 /// Its exit code, and its lines without spaces that only align.
 fn doctor_at(url: &str) -> (i32, Vec<String>) {
@@ -190,10 +193,9 @@ fn without_a_database_it_is_an_error() {
 fn a_doctor_that_is_killed_leaves_no_process_behind() {
     let mut doctor = Running::start(distlock().arg("doctor").stdout(Stdio::null()));
     let pid = doctor.0.id();
-    let children = format!("/proc/{pid}/task/{pid}/children");
     let mut child = String::new();
     eventually(|| {
-        child = fs::read_to_string(&children).unwrap();
+        child = children(pid);
         is_stopped(child.trim())
     });
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
@@ -201,17 +203,7 @@ fn a_doctor_that_is_killed_leaves_no_process_behind() {
     eventually(|| has_ended(child.trim()));
 }
 
-fn is_stopped(pid: &str) -> bool {
-    state(pid) == Some('T')
-}
-
 /// True also while nobody has asked for its exit code.
 fn has_ended(pid: &str) -> bool {
     matches!(state(pid), None | Some('Z'))
-}
-
-/// As in `ps`. `None`: there is no such process.
-fn state(pid: &str) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
 }

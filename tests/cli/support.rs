@@ -163,3 +163,13 @@ pub(crate) fn is_alive(pid: &str) -> bool {
 pub(crate) fn children(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
 }
+
+pub(crate) fn is_stopped(pid: &str) -> bool {
+    state(pid) == Some('T')
+}
+
+/// As in `ps`. `None`: there is no such process.
+pub(crate) fn state(pid: &str) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}

@@ -5,7 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::support::{DISTLOCK, children, eventually, is_alive, program, server, waiting};
+use crate::support::{
+    DISTLOCK, children, eventually, is_alive, is_stopped, program, server, waiting,
+};
 
 /// A shell with job control at a terminal of its own.
 struct Terminal {
@@ -268,11 +270,6 @@ fn the_window_is_resized() {
     terminal.expect("33 77");
     terminal.send("\x03");
     terminal.expect("prompt> ");
-}
-
-fn is_stopped(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit_once(") ").unwrap().1.starts_with('T')
 }
 
 /// The terminal of the shell that `script` has started.

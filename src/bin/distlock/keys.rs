@@ -50,6 +50,11 @@ impl OneKey {
     pub(crate) fn key(&self) -> Result<Key, Failure> {
         self.how.key(&self.name)
     }
+
+    pub(crate) fn not_obtained(&self) -> Failure {
+        let message = format!("somebody else has the lock {}", self.name);
+        Failure::new(Exit::NOT_OBTAINED, message)
+    }
 }
 
 /// A number, or two with a comma between them: what [`number`] shows. Two may be in parentheses.

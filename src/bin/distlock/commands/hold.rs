@@ -51,12 +51,8 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
     let interrupt = CancelToken::new();
     let signals = interrupting(&interrupt).map_err(|error| Failure::own("signals", error))?;
     let guard = match obtain(mgr.acquire(key).cancel(&interrupt), options) {
-        Ok(obtained) => answered(&mgr, obtained)?,
+        Ok(obtained) => answered(&mgr, obtained)?.ok_or_else(|| options.key.not_obtained())?,
         Err(error) => return signal(&signals).ok_or(error.into()),
-    };
-    let Some(guard) = guard else {
-        let message = format!("somebody else has the lock {}", options.key.name);
-        return Err(Failure::new(Exit::NOT_OBTAINED, message));
     };
     let line = match guard.token() {
         Some(token) => format!("key={} token={token}\n", number(*guard.key())),

@@ -30,9 +30,8 @@ pub(crate) fn run(connection: &Connection, options: &Options) -> Result<Exit, Fa
         Some(wait) => mgr.try_lock_shared_for(key, wait)?,
         None => Some(mgr.lock_shared(key)?),
     };
-    if answered(&mgr, share)?.is_none() {
-        let message = format!("somebody else has the lock {}", options.key.name);
-        return Err(Failure::new(Exit::NOT_OBTAINED, message));
+    match answered(&mgr, share)? {
+        Some(_) => Ok(Exit::SUCCESS),
+        None => Err(options.key.not_obtained()),
     }
-    Ok(Exit::SUCCESS)
 }

@@ -26,7 +26,7 @@ use signal_hook::consts as signals;
 use super::EXEC;
 use super::exec::NAME;
 use super::protocol::{LENGTH, Linger, Message, Order, Report, Terms};
-use super::tree::{self, AGAIN, SLOWEST};
+use super::tree::{self, Killing};
 use crate::clock::BootTime;
 use crate::exit::{Exit, Failure};
 use crate::{orphans, signals as our_signals};
@@ -52,10 +52,7 @@ pub(super) struct Guardian {
     /// When to kill what has been told to end, or is to be told.
     kill_at: BootTime,
     sigterm_is_due: bool,
-    /// How long after it has killed them it does so again.
-    again: Duration,
-    /// It is reported that one of them is not ours to kill.
-    is_refusal_told: bool,
+    killing: Killing,
     /// The duplicates of the supervisor's connections, which are open for as long as we live.
     connections: Vec<OwnedFd>,
 }
@@ -107,8 +104,7 @@ impl Guardian {
             warned_for: None,
             kill_at: BootTime::NEVER,
             sigterm_is_due: false,
-            again: AGAIN,
-            is_refusal_told: false,
+            killing: Killing::default(),
             connections: descriptors,
         }))
     }
@@ -170,18 +166,19 @@ impl Guardian {
             self.terminate();
         }
         let now = BootTime::now();
+        let warn_at = self.trusted_until.before(self.terms.notice);
+        let is_near = now >= warn_at;
+        let is_new = is_near && self.warn();
         let last = self.trusted_until.min(self.kill_at);
         if now >= last {
-            self.warn();
             self.kill();
-            return now.after(self.again);
+            return now.after(self.killing.pause());
         }
-        let warn_at = self.trusted_until.before(self.terms.notice);
-        let is_told = self.kill_at != BootTime::NEVER;
-        if now >= warn_at && self.warn() && !is_told {
+        // A command that is told to end already is not told again.
+        if is_new && self.kill_at == BootTime::NEVER {
             self.terminate();
         }
-        match now >= warn_at {
+        match is_near {
             true => last,
             false => last.min(warn_at),
         }
@@ -195,8 +192,7 @@ impl Guardian {
 
     /// Reports that the time of the lease is over, or nearly so. False if that is said already.
     fn warn(&mut self) -> bool {
-        let is_near = BootTime::now() >= self.trusted_until.before(self.terms.notice);
-        let is_new = is_near && self.warned_for != Some(self.trusted_until);
+        let is_new = self.warned_for != Some(self.trusted_until);
         if is_new {
             self.warned_for = Some(self.trusted_until);
             self.report(Report::Warned);
@@ -217,16 +213,11 @@ impl Guardian {
     }
 
     fn kill(&mut self) {
-        match tree::kill() {
-            Ok(Some(pid)) => {
-                if !mem::replace(&mut self.is_refusal_told, true) {
-                    self.report(Report::NotOurs(pid.as_raw_nonzero().get()));
-                }
-            }
+        match self.killing.kill(&[]) {
+            Ok(Some(pid)) => self.report(Report::NotOurs(pid.as_raw_nonzero().get())),
             Ok(None) => {}
             Err(_) => self.signal_leader(Signal::KILL),
         }
-        self.again = (self.again * 2).min(SLOWEST);
     }
 
     /// For when the others cannot be found.

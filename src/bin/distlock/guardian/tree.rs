@@ -19,11 +19,6 @@ use rustix::process::{Pid, Signal, getpid, kill_process};
 
 use crate::orphans;
 
-/// How long processes that were killed are waited for until they are killed again, at first and at
-/// most: some cannot be killed.
-pub(super) const AGAIN: Duration = Duration::from_millis(10);
-pub(super) const SLOWEST: Duration = Duration::from_secs(1);
-
 /// An error if they could not be found.
 pub(super) fn check() -> io::Result<()> {
     match fs::read_link("/proc/self")?.to_str() == Some(&getpid().to_string()) {
@@ -42,9 +37,36 @@ pub(super) fn signal(signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
-/// Kills all of them. The id of one that is not ours to kill, as one of another user.
-pub(super) fn kill() -> io::Result<Option<Pid>> {
-    kill_except(&[])
+/// Kills all of them, again and again: some cannot be killed.
+pub(super) struct Killing {
+    pause: Duration,
+    is_refusal_told: bool,
+}
+
+impl Default for Killing {
+    fn default() -> Killing {
+        Killing {
+            pause: Duration::from_millis(10),
+            is_refusal_told: false,
+        }
+    }
+}
+
+impl Killing {
+    const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+    /// Kills all but the trees of the `spared`. Once, the id of one that is not ours to kill, as one of
+    /// another user.
+    pub(super) fn kill(&mut self, spared: &[Pid]) -> io::Result<Option<Pid>> {
+        let refusing = kill_except(spared)?;
+        Ok(refusing.filter(|_| !mem::replace(&mut self.is_refusal_told, true)))
+    }
+
+    /// How long to wait for their ends before the next time.
+    pub(super) fn pause(&mut self) -> Duration {
+        let longer = (self.pause * 2).min(Killing::LONGEST_PAUSE);
+        mem::replace(&mut self.pause, longer)
+    }
 }
 
 fn kill_except(spared: &[Pid]) -> io::Result<Option<Pid>> {
@@ -81,17 +103,13 @@ pub(super) fn children() -> io::Result<Vec<Pid>> {
 /// Ends all but the trees of the `spared`, and waits for that. `on_refusal` learns of one that is not ours
 /// to kill.
 pub(super) fn end_all_but(spared: &[Pid], on_refusal: impl Fn(Pid)) {
-    let mut pause = AGAIN;
-    let mut is_told = false;
+    let mut killing = Killing::default();
     while !descendants(spared).is_ok_and(|found| found.is_empty()) {
-        if let Ok(Some(pid)) = kill_except(spared)
-            && !mem::replace(&mut is_told, true)
-        {
+        if let Ok(Some(pid)) = killing.kill(spared) {
             on_refusal(pid);
         }
         orphans::reap();
-        thread::sleep(pause);
-        pause = (pause * 2).min(SLOWEST);
+        thread::sleep(killing.pause());
     }
 }
 

@@ -57,8 +57,10 @@ impl Place {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let before = there;
-        Ok(Place::File { path, before })
+        Ok(Place::File {
+            path,
+            before: there,
+        })
     }
 
     fn path(&self) -> &Path {
